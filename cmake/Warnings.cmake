@@ -1,0 +1,29 @@
+# Warnings, hardening and sanitizers, for every target.
+add_compile_definitions(_GNU_SOURCE VMFERRY_VERSION="${PROJECT_VERSION}")
+add_compile_options(
+  -Wall -Wextra -Wshadow -Wvla -Wformat=2 -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wcast-qual -Wundef
+  -Wnull-dereference -Wswitch-enum -Werror
+  -fstack-protector-strong -fno-strict-aliasing)
+include_directories(${PROJECT_SOURCE_DIR})
+
+if(VMFERRY_SANITIZE)
+  add_compile_options(-fsanitize=${VMFERRY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1)
+  add_link_options(-fsanitize=${VMFERRY_SANITIZE})
+else()
+  add_compile_options(-O2 $<$<NOT:$<CONFIG:Debug>>:-D_FORTIFY_SOURCE=3>)
+  # -Wnull-dereference guesses under gcc's sanitizers, so it is only trusted here.
+  add_link_options(-Wl,-z,relro,-z,now)
+endif()
+if(VMFERRY_SANITIZE)
+  add_compile_options(-Wno-null-dereference)
+endif()
+if(VMFERRY_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+# A static library of every .c in its folder, with the folders it may see.
+function(vmferry_library name)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
+  add_library(${name} STATIC ${sources})
+  target_link_libraries(${name} PUBLIC ${ARGN})
+endfunction()
