@@ -2,11 +2,13 @@
 
 #include "base/child.h"
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libxml/parser.h>
 #include <libxml/xpath.h>
 #include <limits.h>
@@ -83,46 +85,62 @@ static int check_folder(virConnectPtr conn, const char *image_dir, const char *p
 			  dir);
 }
 
-static int create_one(const char *path, const char *format, json_int_t size, struct err *e)
+static int check_one(virConnectPtr conn, const char *image_dir, const json_t *disk, struct err *e)
 {
-	char bytes[32];
+	const char *path = json_string_value(json_object_get(disk, "path"));
+	const char *format = json_string_value(json_object_get(disk, "format"));
 	struct stat st;
 
+	if (!path || !format || path[0] != '/' || json_integer_value(json_object_get(disk, "virtual_size")) <= 0)
+		return err_set(e, ERR_PROTOCOL, "a disk without path, format or size");
+	if (strcmp(format, "qcow2") != 0 && strcmp(format, "raw") != 0)
+		return err_set(e, ERR_REFUSED, "image %s: format %s cannot be created, only raw and qcow2", path, format);
+	if (check_folder(conn, image_dir, path, e) != 0)
+		return -1;
 	if (lstat(path, &st) == 0) {
 		err_set(e, ERR_REFUSED, "image %s exists already", path);
 		return err_remedy(e, "it may hold data: look at it, then remove or rename it");
 	}
-	if (errno != ENOENT)
-		return err_sys(e, "image %s", path);
-	if (strcmp(format, "qcow2") != 0 && strcmp(format, "raw") != 0)
-		return err_set(e, ERR_REFUSED, "image %s: format %s cannot be created, only raw and qcow2", path, format);
-	if (size <= 0)
-		return err_set(e, ERR_PROTOCOL, "image %s: size %lld", path, (long long)size);
-	snprintf(bytes, sizeof bytes, "%lld", (long long)size);
-	const char *const argv[] = { "qemu-img", "create", "-q", "-f", format, path, bytes, NULL };
-	if (child_run(argv, clock_mono_ns() + CREATE_TIMEOUT_NS, NULL, NULL, e) != 0) {
-		unlink(path);
-		return err_wrap(e, "create image %s", path);
-	}
-	return 0;
+	return errno == ENOENT ? 0 : err_sys(e, "image %s", path);
 }
 
-int images_create(virConnectPtr conn, const char *image_dir, const json_t *disks, json_t *made, struct err *e)
+int images_check(virConnectPtr conn, const char *image_dir, const json_t *disks, struct err *e)
 {
 	size_t i;
 	json_t *disk;
 
 	json_array_foreach(disks, i, disk)
-	{
-		const char *path = json_string_value(json_object_get(disk, "path"));
-		const char *format = json_string_value(json_object_get(disk, "format"));
-		json_int_t size = json_integer_value(json_object_get(disk, "virtual_size"));
-		if (!path || !format)
-			return err_set(e, ERR_PROTOCOL, "a disk without path or format");
-		if (check_folder(conn, image_dir, path, e) != 0 || create_one(path, format, size, e) != 0)
+		if (check_one(conn, image_dir, disk, e) != 0)
 			return -1;
-		json_array_append_new(made, json_string(path));
-	}
+	return 0;
+}
+
+static int create_one(const char *path, const char *format, json_int_t size, json_t *made, struct err *e)
+{
+	char bytes[32];
+
+	/* qemu-img would overwrite: the name is taken first, by the one call that cannot. */
+	FD_AUTO int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_sys(e, "create image %s", path);
+	json_array_append_new(made, json_string(path));
+	snprintf(bytes, sizeof bytes, "%lld", (long long)size);
+	const char *const argv[] = { "qemu-img", "create", "-q", "-f", format, path, bytes, NULL };
+	if (child_run(argv, clock_mono_ns() + CREATE_TIMEOUT_NS, NULL, NULL, e) != 0)
+		return err_wrap(e, "create image %s", path);
+	return 0;
+}
+
+int images_create(const json_t *disks, json_t *made, struct err *e)
+{
+	size_t i;
+	json_t *disk;
+
+	json_array_foreach(disks, i, disk)
+		if (create_one(json_string_value(json_object_get(disk, "path")),
+			       json_string_value(json_object_get(disk, "format")),
+			       json_integer_value(json_object_get(disk, "virtual_size")), made, e) != 0)
+			return -1;
 	return 0;
 }
 

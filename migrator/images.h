@@ -12,10 +12,12 @@
 
 #include <jansson.h>
 
-/* Creates each of [{"path","format","virtual_size"}] that does not exist yet; an existing one is an error. Paths made are appended to
- * `made` (a JSON array), also when a later one fails: the caller removes them. */
-int images_create(virConnectPtr conn, const char *image_dir, const json_t *disks, json_t *made, struct err *e);
-/* Removes what images_create made. Logs what cannot be removed. */
+/* Are [{"path","format","virtual_size"}] images that this host would create: folder, format, and nothing there yet? */
+int images_check(virConnectPtr conn, const char *image_dir, const json_t *disks, struct err *e);
+/* Creates them, after images_check. Paths made are appended to `made` (a JSON array), also when a later one fails: the caller
+ * removes them. */
+int images_create(const json_t *disks, json_t *made, struct err *e);
+/* Removes what images_create made; a missing file is fine. Logs what cannot be removed. */
 void images_remove(const json_t *made);
 
 #endif

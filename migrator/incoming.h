@@ -1,0 +1,19 @@
+/*
+ * incoming.h - migrations to this host: what the target's agent does between migrate.begin and migrate.end.
+ *
+ * A session belongs to the control connection that began it and ends with it. However it ends, what libvirt says decides: if the VM is
+ * here, its images stay; if not, what the session made is removed.
+ */
+#ifndef VMFERRY_MIGRATOR_INCOMING_H
+#define VMFERRY_MIGRATOR_INCOMING_H
+
+#include "migrator/migrator_internal.h"
+
+/* Is a session for this VM open, or being wound up? */
+bool incoming_has(struct migrator *m, const char *uuid);
+/* Ends all sessions and waits; at shutdown. */
+void incoming_stop_all(struct migrator *m);
+/* A record of direction "in" whose agent died: 0 when in order and the record is gone, 1 when it must be tried again later. */
+int incoming_recover(struct migrator *m, const json_t *record);
+
+#endif
