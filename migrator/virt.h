@@ -10,6 +10,7 @@
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct virt;
@@ -37,7 +38,7 @@ int virt_err(struct err *e, const char *fmt, ...) __attribute__((format(printf, 
 /* True when the error is libvirt's and has this code. */
 bool virt_err_is(const struct err *e, int code);
 
-/* Cleanup attributes; NULL is fine. They keep the thread's last libvirt error. */
+/* Cleanup attributes; NULL is fine. They may reset the thread's last libvirt error: virt_err comes before. */
 void virt_conn_close(virConnectPtr *c);
 void virt_dom_free(virDomainPtr *d);
 void virt_str_free(char **s);
