@@ -1,0 +1,53 @@
+/*
+ * outgoing.h - the source's side of a session: migrate.begin at the target, data links, relay, gate, journal, migrate.end.
+ */
+#ifndef VMFERRY_MIGRATOR_OUTGOING_H
+#define VMFERRY_MIGRATOR_OUTGOING_H
+
+#include "migrator/gate.h"
+#include "migrator/migrator_internal.h"
+#include "migrator/relay.h"
+#include "migrator/virt.h"
+#include "migrator/where.h"
+
+struct outgoing_spec {
+	const char *uuid, *name, *host;
+	enum where was;       /* at the start: RUNNING, PAUSED, SHUTOFF */
+	const json_t *disks;  /* images for the target to create: [{"path","format","virtual_size"}]; borrowed */
+	uint64_t rate_limit;  /* bytes per second, 0 = none */
+	int level;            /* RELAY_LEVEL_AUTO, CODEC_RAW or zstd's */
+};
+
+struct outgoing;
+
+/* After failure nothing is left here or there. On success the sockets are there and migrations can connect. */
+struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *spec, struct err *e);
+
+const char *outgoing_session(const struct outgoing *o);
+/* "unix:///run/vmferry/SESSION/mig.sock" and nbd.sock: what libvirt is told. */
+const char *outgoing_migration_uri(const struct outgoing *o);
+const char *outgoing_disks_uri(const struct outgoing *o);
+const char *outgoing_nbd_path(const struct outgoing *o);
+struct rpc *outgoing_rpc(struct outgoing *o); /* borrowed */
+
+/* The target's libvirtd, through the relay. Without keepalive: only the agents decide that a peer is dead. */
+virConnectPtr outgoing_libvirt(struct outgoing *o, struct err *e);
+struct gate *outgoing_gate(struct outgoing *o);
+void outgoing_stats(struct outgoing *o, struct relay_stats *out);
+/* The end of RAM was seen in QEMU's stream: the guest is stopped and device state is on its way. Monotonic, 0 before. */
+int64_t outgoing_ram_end_ns(struct outgoing *o);
+
+/* Has the way to the target failed (control link dead, a data link or the relay broken)? Fills e with the first error. Any thread. */
+bool outgoing_broken(struct outgoing *o, struct err *e);
+/* Closes what the relay carries: QEMU and libvirt see their connections end. Any thread. */
+void outgoing_cut(struct outgoing *o);
+
+/* Ends the session at both ends and frees it. `done`: the VM has moved; what is still on its way is delivered first. *target (may be
+ * NULL) becomes where the target says the VM is there, WHERE_INCOMING if it did not answer. Failure: the target could not be told; it
+ * tidies up when its control link ends. */
+int outgoing_end(struct outgoing *o, bool done, enum where *target, struct err *e);
+
+/* Asks the host where the VM is there; connects anew if need be. */
+int outgoing_ask_where(struct migrator *m, const char *host, const char *uuid, enum where *out, struct err *e);
+
+#endif
