@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "migrator/gate.h"
 #include "migrator/images.h"
 #include "migrator/relay.h"
 #include "migrator/sessions.h"
@@ -43,6 +44,7 @@ struct incoming {
 
 	/* migrator.lock */
 	struct link_set forward, backward;
+	struct gate *gate; /* between the relay and libvirtd */
 	struct relay *relay;
 	bool ending;
 };
@@ -58,6 +60,7 @@ static void incoming_free(struct incoming *in)
 	if (!in)
 		return;
 	relay_free(in->relay);
+	gate_free(in->gate);
 	free_links(&in->forward);
 	free_links(&in->backward);
 	json_decref(in->record);
@@ -226,7 +229,16 @@ static int start_relay_locked(struct incoming *in, struct err *e)
 
 	snprintf(nbd_path, sizeof nbd_path, "%s/nbd.sock", in->dir);
 	snprintf(mig_path, sizeof mig_path, "%s/mig.sock", in->dir);
-	snprintf(libvirt_path, sizeof libvirt_path, "%s", in->m->opts.libvirt_socket);
+	snprintf(libvirt_path, sizeof libvirt_path, "%s/libvirt.sock", in->dir);
+	struct gate_opts go = {
+		.listen_path = libvirt_path,
+		.upstream_path = in->m->opts.libvirt_socket,
+		.filter = true,
+		.name = in->name,
+	};
+	in->gate = gate_start(&go, e);
+	if (!in->gate)
+		return -1;
 	struct relay_opts o = {
 		.source = false,
 		.path = { [RELAY_LIBVIRT] = libvirt_path, [RELAY_NBD] = nbd_path, [RELAY_MIGRATION] = mig_path },
