@@ -89,6 +89,19 @@ bool incoming_has(struct migrator *m, const char *uuid)
 	return find_uuid_locked(m, uuid) != NULL;
 }
 
+void incoming_list_locked(struct migrator *m, json_t *jobs)
+{
+	for (const struct incoming *in = m->incoming; in; in = in->next) {
+		struct relay_stats s = { 0 };
+		if (in->relay)
+			relay_get_stats(in->relay, &s);
+		json_array_append_new(jobs, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "vm", in->name, "uuid", in->uuid,
+						      "direction", "in", "peer", in->peer, "phase",
+						      in->ending ? "ending" : "incoming", "wire_bytes",
+						      (json_int_t)s.wire_bytes));
+	}
+}
+
 static void unlink_session(struct migrator *m, struct incoming *in)
 {
 	THREAD_LOCKED(&m->lock);

@@ -11,6 +11,8 @@
 
 /* Is a session for this VM open, or being wound up? */
 bool incoming_has(struct migrator *m, const char *uuid);
+/* Appends one object a session to an array, for `jobs`; migrator.lock is held. */
+void incoming_list_locked(struct migrator *m, json_t *jobs);
 /* Ends all sessions and waits; at shutdown. */
 void incoming_stop_all(struct migrator *m);
 /* A record of direction "in" whose agent died: 0 when in order and the record is gone, 1 when it must be tried again later. */
