@@ -1,0 +1,118 @@
+/* What SIGHUP may change, roles, and the did-you-mean helper. */
+#include "config/config.h"
+#include "config/nearest.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct config *load(const char *text)
+{
+	struct err e = ERR_INIT;
+	struct config *c = config_load_text(text, "t", NULL, NULL, &e);
+	ck_assert_msg(c != NULL, "%s", e.text);
+	return c;
+}
+
+static const struct {
+	const char *text, *key;
+	bool needs_restart;
+} changes[] = {
+    {"name = \"other\";", "name", true},
+    {"state_dir = \"/srv\";", "state_dir", true},
+    {"listen: { address = \"127.0.0.1\"; };", "listen.address", true},
+    {"listen: { port = 7; };", "listen.port", true},
+    {"tls: { ca = \"/x\"; };", "tls.ca", false},
+    {"tls: { cert = \"/x\"; };", "tls.cert", false},
+    {"tls: { key = \"/x\"; };", "tls.key", false},
+    {"libvirt: { uri = \"qemu:///session\"; };", "libvirt.uri", true},
+    {"libvirt: { socket = \"/x\"; };", "libvirt.socket", true},
+    {"libvirt: { qemu_group = \"\"; };", "libvirt.qemu_group", true},
+    {"migration: { bandwidth = \"1G\"; };", "migration.bandwidth", false},
+    {"migration: { max_downtime = \"1s\"; };", "migration.max_downtime", false},
+    {"migration: { channels = 1; };", "migration.channels", true},
+    {"control: { group = \"adm\"; };", "control.group", true},
+    {"control: { socket = \"/x\"; };", "control.socket", true},
+    {"log: { level = \"warn\"; };", "log.level", false},
+    {"peers = ( { name = \"b\"; } );", "peers", false},
+};
+
+START_TEST(each_key_is_live_or_fixed)
+{
+	struct config *running = load("name = \"one\";"), *loaded;
+	char text[300];
+	bool own_name = strncmp(changes[_i].text, "name", 4) == 0;
+	snprintf(text, sizeof(text), "%s%s", own_name ? "" : "name = \"one\";", changes[_i].text);
+	loaded = load(text);
+	struct config_change out[4];
+	ck_assert_uint_eq(config_reload_diff(running, loaded, out, 4), 1);
+	ck_assert_str_eq(out[0].key, changes[_i].key);
+	ck_assert_int_eq(out[0].needs_restart, changes[_i].needs_restart);
+	/* What needs a restart stays as it runs; what does not is taken over. */
+	config_keep_fixed(loaded, running);
+	ck_assert_uint_eq(config_reload_diff(running, loaded, out, 4), changes[_i].needs_restart ? 0 : 1);
+	config_free(running);
+	config_free(loaded);
+}
+END_TEST
+
+START_TEST(peers_differ_by_content_not_order)
+{
+	const char *ab = "name = \"n\"; peers = ( { name = \"a\"; roles = [ \"operate\" ]; }, { name = \"b\"; } );";
+	const char *ba = "name = \"n\"; peers = ( { name = \"b\"; }, { name = \"a\"; roles = [ \"operate\" ]; } );";
+	const char *weaker = "name = \"n\"; peers = ( { name = \"b\"; }, { name = \"a\"; roles = [ ]; } );";
+	struct config *x = load(ab), *y = load(ba), *z = load(weaker);
+	ck_assert_uint_eq(config_reload_diff(x, y, NULL, 0), 0);
+	ck_assert_uint_eq(config_reload_diff(x, z, NULL, 0), 1);
+	config_free(x);
+	config_free(y);
+	config_free(z);
+}
+END_TEST
+
+START_TEST(roles_have_names)
+{
+	char buf[64];
+	ck_assert_uint_eq(config_role_from_name("migrate-in"), ROLE_MIGRATE_IN);
+	ck_assert_uint_eq(config_role_from_name("operate"), ROLE_OPERATE);
+	ck_assert_uint_eq(config_role_from_name("root"), 0);
+	ck_assert_str_eq(config_roles_format(0, buf, sizeof(buf)), "none");
+	ck_assert_str_eq(config_roles_format(7, buf, sizeof(buf)), "migrate-in,replicate-in,operate");
+	ck_assert_str_eq(config_roles_format(ROLE_OPERATE, buf, sizeof(buf)), "operate");
+}
+END_TEST
+
+START_TEST(nearest_names)
+{
+	static const char *const names[] = {"listen", "libvirt", "log", "migration"};
+	ck_assert_uint_eq(nearest_distance("abc", "abc"), 0);
+	ck_assert_uint_eq(nearest_distance("abc", "acb"), 1);
+	ck_assert_uint_eq(nearest_distance("", "abc"), 3);
+	ck_assert_uint_eq(nearest_distance("delta-cache", "delta_cache"), 0);
+	ck_assert_uint_eq(nearest_distance("kitten", "sitting"), 3);
+	ck_assert_str_eq(nearest_of("listne", names, 4), "listen");
+	ck_assert_str_eq(nearest_of("lgo", names, 4), "log");
+	ck_assert_ptr_null(nearest_of("xyz", names, 4));
+	ck_assert_ptr_null(nearest_of("anything", names, 0));
+	char longer[200];
+	memset(longer, 'a', sizeof(longer) - 1);
+	longer[sizeof(longer) - 1] = '\0';
+	ck_assert_ptr_null(nearest_of(longer, names, 4));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("config_reload");
+	TCase *t = tcase_create("all");
+	tcase_add_loop_test(t, each_key_is_live_or_fixed, 0, (int)(sizeof(changes) / sizeof(changes[0])));
+	tcase_add_test(t, peers_differ_by_content_not_order);
+	tcase_add_test(t, roles_have_names);
+	tcase_add_test(t, nearest_names);
+	suite_add_tcase(s, t);
+	SRunner *r = srunner_create(s);
+	srunner_run_all(r, CK_NORMAL);
+	int failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed != 0;
+}
