@@ -33,7 +33,8 @@ virConnectPtr virt_get(struct virt *v, struct err *e);
 virConnectPtr virt_open(const char *uri, struct err *e);
 
 /* Copies this thread's last libvirt error: class ERR_LIBVIRT, errnum = libvirt's code (VIR_ERR_...), text "what: libvirt's message", and
- * a remedy where one is known. Must follow the failed call directly, on the same thread. Always returns -1. */
+ * a remedy where one is known. Must follow the failed call directly, on the same thread; nearly every libvirt call resets the error, also
+ * virDomainGetName(), so none may be among the arguments. Always returns -1. */
 int virt_err(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* True when the error is libvirt's and has this code. */
 bool virt_err_is(const struct err *e, int code);

@@ -139,8 +139,8 @@ START_TEST(the_rest)
 	ck_assert_str_eq(d->hostdevs[1].text, "USB device 0x1234:0xbeef");
 
 	ck_assert_uint_eq(d->n_devices, 2);
-	ck_assert_str_eq(d->devices[0].kind, "virtiofs");
-	ck_assert_str_eq(d->devices[1].kind, "launch-security");
+	ck_assert_str_eq(d->devices[1].kind, "virtiofs");
+	ck_assert_str_eq(d->devices[0].kind, "launch-security");
 
 	ck_assert_uint_eq(d->n_listen, 1);
 	ck_assert_str_eq(d->listen[0], "192.0.2.7");
