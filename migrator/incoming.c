@@ -7,6 +7,7 @@
 #include "base/thread.h"
 #include "migrator/gate.h"
 #include "migrator/images.h"
+#include "migrator/jobstats.h"
 #include "migrator/relay.h"
 #include "migrator/sessions.h"
 #include "migrator/virt.h"
@@ -428,6 +429,22 @@ static struct incoming *claim(struct migrator *m, const char *session, const str
 	return NULL;
 }
 
+/* What libvirt measured: the source has forgotten the VM, so only this host can say. */
+static void add_statistics(struct migrator *m, const char *uuid, json_t *answer)
+{
+	struct err e = ERR_INIT;
+	struct jobstats s;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(m->virt, &e);
+	VIRT_DOM_AUTO virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+
+	if (!dom || jobstats_get(dom, VIR_DOMAIN_JOB_STATS_COMPLETED, &s, &e) != 0)
+		return;
+	if (s.has_downtime)
+		json_object_set_new(answer, "downtime_ms", json_integer((json_int_t)s.downtime_ms));
+	json_object_set_new(answer, "iterations", json_integer((json_int_t)s.iteration));
+	json_object_set_new(answer, "memory_bytes", json_integer((json_int_t)s.memory_processed));
+}
+
 int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
 	const char *session = json_string_value(json_object_get(args, "session"));
@@ -440,8 +457,13 @@ int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *arg
 	struct incoming *in = claim(m, session, rpc);
 	if (!in)
 		return err_set(e, ERR_REFUSED, "no such session of %s", rpc_peer_name(rpc));
-	enum where w = wind_up(in, outcome && strcmp(outcome, "done") == 0);
+	char uuid[MIGRATOR_UUID_LEN];
+	memcpy(uuid, in->uuid, sizeof uuid);
+	bool done = outcome && strcmp(outcome, "done") == 0;
+	enum where w = wind_up(in, done);
 	*result = json_pack("{s:s}", "state", where_name(w));
+	if (done)
+		add_statistics(m, uuid, *result);
 	return 0;
 }
 

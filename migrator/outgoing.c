@@ -203,7 +203,6 @@ struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *
 {
 	struct outgoing *o = mem_alloc(sizeof *o);
 	unsigned channels = m->opts.channels < 1 ? 1 : m->opts.channels > MAX_CHANNELS ? MAX_CHANNELS : m->opts.channels;
-	struct err ignored = ERR_INIT;
 
 	o->m = m;
 	o->uuid = mem_strdup(spec->uuid);
@@ -224,7 +223,7 @@ struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *
 		goto fail;
 	return o;
 fail:
-	outgoing_end(o, false, NULL, &ignored);
+	outgoing_end(o, false, NULL);
 	return NULL;
 }
 
@@ -247,63 +246,55 @@ virConnectPtr outgoing_libvirt(struct outgoing *o, struct err *e)
 struct end_call {
 	struct outgoing *o;
 	bool done;
-	enum where state;
-	struct err err;
-	int rc;
+	json_t *answer;
 };
 
 static void *end_thread(void *arg)
 {
 	struct end_call *c = arg;
-	json_t *answer = NULL;
+	struct err e = ERR_INIT;
 	json_t *args = json_pack("{s:s, s:s}", "session", c->o->session, "outcome", c->done ? "done" : "failed");
 
-	c->rc = rpc_call(c->o->rpc, "migrate.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &answer, &c->err);
-	if (c->rc == 0)
-		c->state = where_from_name(json_string_value(json_object_get(answer, "state")));
-	json_decref(answer);
+	if (rpc_call(c->o->rpc, "migrate.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &c->answer, &e) != 0)
+		log_warn("outgoing_end", "session=%s vm=%s host=%s msg=%s", c->o->session, c->o->name, c->o->host,
+			 LOG_Q(e.text));
 	return NULL;
 }
 
 /* Tells the target. Both relays end together: each waits for the other's last bytes. */
-static int end_session(struct outgoing *o, bool done, enum where *target, struct err *e)
+static json_t *end_session(struct outgoing *o, bool done)
 {
-	struct end_call call = { .o = o, .done = done, .state = WHERE_INCOMING };
-	struct err relay_err = ERR_INIT;
+	struct end_call call = { .o = o, .done = done };
+	struct err e = ERR_INIT;
 	pthread_t t;
 
-	if (fault_point(FAULT_END_SOURCE, e) != 0)
-		return -1;
-	if (thread_start(&t, "migrate.end", end_thread, &call, e) != 0)
-		return -1;
-	if (o->relay && done && relay_finish(o->relay, clock_mono_ns() + DRAIN_NS, &relay_err) != 0)
-		log_warn("outgoing_relay_end", "session=%s msg=%s", o->session, LOG_Q(relay_err.text));
+	if (fault_point(FAULT_END_SOURCE, &e) != 0 || thread_start(&t, "migrate.end", end_thread, &call, &e) != 0) {
+		log_warn("outgoing_end", "session=%s msg=%s", o->session, LOG_Q(e.text));
+		return NULL;
+	}
+	if (o->relay && done && relay_finish(o->relay, clock_mono_ns() + DRAIN_NS, &e) != 0)
+		log_warn("outgoing_relay_end", "session=%s msg=%s", o->session, LOG_Q(e.text));
 	pthread_join(t, NULL);
-	*target = call.state;
-	if (call.rc != 0)
-		*e = call.err;
-	return call.rc;
+	return call.answer;
 }
 
-int outgoing_end(struct outgoing *o, bool done, enum where *target, struct err *e)
+void outgoing_end(struct outgoing *o, bool done, json_t **answer)
 {
-	enum where state = WHERE_INCOMING;
-	int rc = 0;
-	struct err ignored = ERR_INIT;
+	json_t *said = NULL;
+	struct err e = ERR_INIT;
 
 	gate_free(o->gate);
 	if (o->relay && !done)
 		relay_abort(o->relay);
 	if (o->session[0])
-		rc = end_session(o, done, &state, e);
+		said = end_session(o, done);
 	if (o->relay)
 		relay_abort(o->relay);
 	relay_free(o->relay);
 	if (o->dir[0])
 		session_remove_dir(o->dir);
-	/* The record is what recovery needs: it stays while it is not known where the VM is. */
-	if (o->record && (rc == 0 || !done) && sessions_remove(o->m->opts.state_dir, o->session, &ignored) != 0)
-		log_error("session_journal", "session=%s msg=%s", o->session, LOG_Q(ignored.text));
+	if (o->record && sessions_remove(o->m->opts.state_dir, o->session, &e) != 0)
+		log_error("session_journal", "session=%s msg=%s", o->session, LOG_Q(e.text));
 	rpc_unref(o->rpc);
 	json_decref(o->record);
 	pthread_mutex_destroy(&o->lock);
@@ -311,9 +302,10 @@ int outgoing_end(struct outgoing *o, bool done, enum where *target, struct err *
 	free(o->name);
 	free(o->host);
 	free(o);
-	if (target)
-		*target = state;
-	return rc;
+	if (answer)
+		*answer = said;
+	else
+		json_decref(said);
 }
 
 int outgoing_ask_where(struct migrator *m, const char *host, const char *uuid, enum where *out, struct err *e)

@@ -42,10 +42,10 @@ bool outgoing_broken(struct outgoing *o, struct err *e);
 /* Closes what the relay carries: QEMU and libvirt see their connections end. Any thread. */
 void outgoing_cut(struct outgoing *o);
 
-/* Ends the session at both ends and frees it. `done`: the VM has moved; what is still on its way is delivered first. *target (may be
- * NULL) becomes where the target says the VM is there, WHERE_INCOMING if it did not answer. Failure: the target could not be told; it
- * tidies up when its control link ends. */
-int outgoing_end(struct outgoing *o, bool done, enum where *target, struct err *e);
+/* Ends the session at both ends and frees it. `done`: the VM has moved; what is still on its way is delivered first. *answer (may be NULL;
+ * a new reference) is the target's, {"state", "downtime_ms"...}, or NULL if it could not be told: it tidies up by itself when its control
+ * link ends. */
+void outgoing_end(struct outgoing *o, bool done, json_t **answer);
 
 /* Asks the host where the VM is there; connects anew if need be. */
 int outgoing_ask_where(struct migrator *m, const char *host, const char *uuid, enum where *out, struct err *e);
