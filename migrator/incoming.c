@@ -1,5 +1,6 @@
 #include "migrator/incoming.h"
 
+#include "base/child.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -48,6 +49,8 @@ struct incoming {
 	struct gate *gate; /* between the relay and libvirtd */
 	struct relay *relay;
 	bool ending;
+	bool busy;    /* a call of offline.h is under way; winding up waits for it */
+	pid_t export; /* qemu-nbd, or -1 */
 };
 
 static void free_links(struct link_set *s)
@@ -213,6 +216,7 @@ int migrator_incoming_begin(struct migrator *m, struct rpc *rpc, const json_t *a
 
 	in->m = m;
 	in->owner = rpc;
+	in->export = -1;
 	snprintf(in->peer, sizeof in->peer, "%s", rpc_peer_name(rpc));
 	if (session_new_id(in->session, e) != 0 || parse_begin(in, args, e) != 0 || table_add(m, in, e) != 0) {
 		incoming_free(in);
@@ -396,6 +400,8 @@ static enum where wind_up(struct incoming *in, bool done)
 
 	pthread_mutex_lock(&m->lock);
 	in->ending = true;
+	while (in->busy)
+		pthread_cond_wait(&m->changed, &m->lock);
 	relay = in->relay;
 	pthread_mutex_unlock(&m->lock);
 
@@ -405,6 +411,7 @@ static enum where wind_up(struct incoming *in, bool done)
 		relay_abort(relay);
 	relay_free(relay);
 	in->relay = NULL;
+	child_stop(in->export);
 	if (in->record)
 		clean_up(m, in->record, &w);
 	else if (in->dir[0])
@@ -465,6 +472,76 @@ int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *arg
 	if (done)
 		add_statistics(m, uuid, *result);
 	return 0;
+}
+
+/* ---- a VM that is shut off (incoming_offline.c) ---- */
+
+/* Takes the session for one such call, or NULL with the error set. */
+static struct incoming *borrow(struct migrator *m, struct rpc *rpc, const json_t *args, struct err *e)
+{
+	const char *session = json_string_value(json_object_get(args, "session"));
+
+	if (session_check_id(session, e) != 0)
+		return NULL;
+	THREAD_LOCKED(&m->lock);
+	struct incoming *in = find_locked(m, session);
+	if (!in || in->ending || in->busy || in->owner != rpc) {
+		err_set(e, ERR_REFUSED, "no such session of %s", rpc_peer_name(rpc));
+		return NULL;
+	}
+	in->busy = true;
+	return in;
+}
+
+static void give_back(struct incoming *in)
+{
+	THREAD_LOCKED(&in->m->lock);
+	in->busy = false;
+	pthread_cond_broadcast(&in->m->changed);
+}
+
+static struct incoming_view view_of(const struct incoming *in)
+{
+	return (struct incoming_view){
+		.m = in->m, .uuid = in->uuid, .dir = in->dir, .images = json_object_get(in->record, "images")
+	};
+}
+
+int migrator_incoming_export(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
+{
+	struct incoming *in = borrow(m, rpc, args, e);
+	if (!in)
+		return -1;
+	struct incoming_view v = view_of(in);
+	int rc = in->export > 0 ? err_set(e, ERR_PROTOCOL, "an image is being copied already") :
+				  incoming_export_start(&v, args, &in->export, e);
+	give_back(in);
+	*result = NULL;
+	return rc;
+}
+
+int migrator_incoming_unexport(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
+{
+	struct incoming *in = borrow(m, rpc, args, e);
+	if (!in)
+		return -1;
+	struct incoming_view v = view_of(in);
+	incoming_export_stop(&v, &in->export);
+	give_back(in);
+	*result = NULL;
+	return 0;
+}
+
+int migrator_incoming_define(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
+{
+	struct incoming *in = borrow(m, rpc, args, e);
+	if (!in)
+		return -1;
+	struct incoming_view v = view_of(in);
+	int rc = incoming_define(&v, args, e);
+	give_back(in);
+	*result = NULL;
+	return rc;
 }
 
 static void *wind_up_thread(void *arg)

@@ -81,6 +81,10 @@ int migrator_drain(struct migrator *m, const json_t *args, const struct job_ctl 
 int migrator_incoming_begin(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 /* migrate.end {session,outcome} -> {state} */
 int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+/* migrate.export {session,path,format}, migrate.unexport {session}, migrate.define {session,xml}: offline.h. */
+int migrator_incoming_export(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+int migrator_incoming_unexport(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+int migrator_incoming_define(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 /* A data link came in (HELLO: session, index, direction). Takes the link; refuses it by itself. */
 void migrator_incoming_attach(struct migrator *m, struct link *l);
 /* A control connection ended: its sessions end too. */

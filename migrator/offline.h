@@ -1,0 +1,23 @@
+/*
+ * offline.h - moving a VM that is shut off: its disks through NBD (qemu-nbd at both ends, nbdcopy at the source, the relay between), then its
+ * definition. The target defines before the source undefines: power lost in between leaves it defined at both, running at none.
+ */
+#ifndef VMFERRY_MIGRATOR_OFFLINE_H
+#define VMFERRY_MIGRATOR_OFFLINE_H
+
+#include "migrator/migrator_internal.h"
+#include "migrator/outgoing.h"
+
+struct offline_disk {
+	const char *path;
+	const char *format;
+	uint64_t virtual_size;
+};
+
+/* Copies the disks into the images that the session made at the target. */
+int offline_copy(struct migrator *m, struct job *job, const struct job_ctl *ctl, struct outgoing *session,
+		 const struct offline_disk *disks, size_t n, struct err *e);
+/* Defines the VM at the target from that XML. */
+int offline_define(struct outgoing *session, const char *xml, struct err *e);
+
+#endif
