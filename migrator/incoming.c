@@ -9,6 +9,7 @@
 #include "migrator/gate.h"
 #include "migrator/images.h"
 #include "migrator/jobstats.h"
+#include "migrator/recover.h"
 #include "migrator/relay.h"
 #include "migrator/sessions.h"
 #include "migrator/virt.h"
@@ -452,6 +453,18 @@ static void add_statistics(struct migrator *m, const char *uuid, json_t *answer)
 	json_object_set_new(answer, "memory_bytes", json_integer((json_int_t)s.memory_processed));
 }
 
+/* The source's policy paused the guest so that the migration could end. */
+static enum where resume_here(struct migrator *m, const char *uuid)
+{
+	struct err e = ERR_INIT;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(m->virt, &e);
+
+	if (conn && recover_resume_vm(conn, uuid, &e) == 0)
+		return WHERE_RUNNING;
+	log_error("resume_failed", "uuid=%s msg=%s", uuid, LOG_Q(e.text));
+	return WHERE_PAUSED;
+}
+
 int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
 	const char *session = json_string_value(json_object_get(args, "session"));
@@ -468,6 +481,8 @@ int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *arg
 	memcpy(uuid, in->uuid, sizeof uuid);
 	bool done = outcome && strcmp(outcome, "done") == 0;
 	enum where w = wind_up(in, done);
+	if (done && w == WHERE_PAUSED && json_is_true(json_object_get(args, "resume")))
+		w = resume_here(m, uuid);
 	*result = json_pack("{s:s}", "state", where_name(w));
 	if (done)
 		add_statistics(m, uuid, *result);

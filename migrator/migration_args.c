@@ -31,22 +31,6 @@ static int take_bool(const json_t *json, const char *key, bool *out, struct err 
 	return 0;
 }
 
-static int take_on_stall(const json_t *json, enum migration_on_stall *out, struct err *e)
-{
-	static const char *const names[] = { "abort", "pause", "postcopy" };
-	const char *s = json_string_value(json_object_get(json, "on_stall"));
-
-	if (!s)
-		return 0;
-	for (int i = 0; i < 3; i++) {
-		if (strcmp(s, names[i]) != 0)
-			continue;
-		*out = (enum migration_on_stall)i;
-		return 0;
-	}
-	return err_set(e, ERR_CONFIG, "on_stall: expected abort, pause or postcopy, not %s", s);
-}
-
 static int take_level(const json_t *json, int *out, struct err *e)
 {
 	const char *s = json_string_value(json_object_get(json, "compression"));
@@ -73,6 +57,7 @@ int migration_args_parse(const json_t *json, struct migration_args *out, struct 
 		.auto_converge = true,
 		.level = RELAY_LEVEL_AUTO,
 	};
+	const char *on_stall = json_string_value(json_object_get(json, "on_stall"));
 	uint64_t parallel = 0;
 
 	if (!a.vm || !a.vm[0])
@@ -84,12 +69,13 @@ int migration_args_parse(const json_t *json, struct migration_args *out, struct 
 	    take_u64(json, "max_downtime_ms", 2000000, &a.max_downtime_ms, e) != 0 ||
 	    take_u64(json, "deadline_ms", UINT64_C(1) << 40, &a.deadline_ms, e) != 0 ||
 	    take_u64(json, "bandwidth", UINT64_C(1) << 50, &a.bandwidth, e) != 0 ||
-	    take_u64(json, "parallel", MAX_PARALLEL, &parallel, e) != 0 || take_on_stall(json, &a.on_stall, e) != 0 ||
-	    take_level(json, &a.level, e) != 0)
+	    take_u64(json, "parallel", MAX_PARALLEL, &parallel, e) != 0 || take_level(json, &a.level, e) != 0)
+		return -1;
+	if (on_stall && converge_parse_on_stall(on_stall, &a.on_stall, e) != 0)
 		return -1;
 	a.parallel = (unsigned)parallel;
 	if (a.max_downtime_ms == 0)
-		a.max_downtime_ms = MIGRATION_DEFAULT_DOWNTIME_MS;
+		a.max_downtime_ms = CONVERGE_DEFAULT_MAX_DOWNTIME_MS;
 	*out = a;
 	return 0;
 }

@@ -9,16 +9,11 @@
 #define VMFERRY_MIGRATOR_MIGRATION_ARGS_H
 
 #include "base/err.h"
+#include "migrator/converge.h"
 
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
-
-enum migration_on_stall {
-	MIGRATION_ON_STALL_ABORT,
-	MIGRATION_ON_STALL_PAUSE,
-	MIGRATION_ON_STALL_POSTCOPY,
-};
 
 struct migration_args {
 	const char *vm, *host; /* borrowed from the JSON */
@@ -27,13 +22,11 @@ struct migration_args {
 	uint64_t max_downtime_ms; /* 0: the default, 300 ms */
 	uint64_t deadline_ms;     /* 0: none */
 	uint64_t bandwidth;       /* bytes per second, 0: none */
-	enum migration_on_stall on_stall;
+	enum converge_on_stall on_stall;
 	bool auto_converge;
 	int level; /* RELAY_LEVEL_AUTO, CODEC_RAW or a zstd level */
 	unsigned parallel; /* multifd channels of QEMU, 0: none */
 };
-
-#define MIGRATION_DEFAULT_DOWNTIME_MS 300
 
 int migration_args_parse(const json_t *json, struct migration_args *out, struct err *e);
 

@@ -223,7 +223,7 @@ struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *
 		goto fail;
 	return o;
 fail:
-	outgoing_end(o, false, NULL);
+	outgoing_end(o, false, false, NULL);
 	return NULL;
 }
 
@@ -245,7 +245,7 @@ virConnectPtr outgoing_libvirt(struct outgoing *o, struct err *e)
 
 struct end_call {
 	struct outgoing *o;
-	bool done;
+	bool done, resume;
 	json_t *answer;
 };
 
@@ -253,7 +253,8 @@ static void *end_thread(void *arg)
 {
 	struct end_call *c = arg;
 	struct err e = ERR_INIT;
-	json_t *args = json_pack("{s:s, s:s}", "session", c->o->session, "outcome", c->done ? "done" : "failed");
+	json_t *args = json_pack("{s:s, s:s, s:b}", "session", c->o->session, "outcome", c->done ? "done" : "failed", "resume",
+				 (int)c->resume);
 
 	if (rpc_call(c->o->rpc, "migrate.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &c->answer, &e) != 0)
 		log_warn("outgoing_end", "session=%s vm=%s host=%s msg=%s", c->o->session, c->o->name, c->o->host,
@@ -262,9 +263,9 @@ static void *end_thread(void *arg)
 }
 
 /* Tells the target. Both relays end together: each waits for the other's last bytes. */
-static json_t *end_session(struct outgoing *o, bool done)
+static json_t *end_session(struct outgoing *o, bool done, bool resume)
 {
-	struct end_call call = { .o = o, .done = done };
+	struct end_call call = { .o = o, .done = done, .resume = resume };
 	struct err e = ERR_INIT;
 	pthread_t t;
 
@@ -278,7 +279,7 @@ static json_t *end_session(struct outgoing *o, bool done)
 	return call.answer;
 }
 
-void outgoing_end(struct outgoing *o, bool done, json_t **answer)
+void outgoing_end(struct outgoing *o, bool done, bool resume, json_t **answer)
 {
 	json_t *said = NULL;
 	struct err e = ERR_INIT;
@@ -287,13 +288,13 @@ void outgoing_end(struct outgoing *o, bool done, json_t **answer)
 	if (o->relay && !done)
 		relay_abort(o->relay);
 	if (o->session[0])
-		said = end_session(o, done);
+		said = end_session(o, done, resume);
 	if (o->relay)
 		relay_abort(o->relay);
 	relay_free(o->relay);
 	if (o->dir[0])
 		session_remove_dir(o->dir);
-	if (o->record && sessions_remove(o->m->opts.state_dir, o->session, &e) != 0)
+	if (o->record && done && sessions_remove(o->m->opts.state_dir, o->session, &e) != 0)
 		log_error("session_journal", "session=%s msg=%s", o->session, LOG_Q(e.text));
 	rpc_unref(o->rpc);
 	json_decref(o->record);

@@ -44,8 +44,9 @@ void outgoing_cut(struct outgoing *o);
 
 /* Ends the session at both ends and frees it. `done`: the VM has moved; what is still on its way is delivered first. *answer (may be NULL;
  * a new reference) is the target's, {"state", "downtime_ms"...}, or NULL if it could not be told: it tidies up by itself when its control
- * link ends. */
-void outgoing_end(struct outgoing *o, bool done, json_t **answer);
+ * link ends. `resume`: the guest was paused to finish the migration; the target lets it run. The journal's
+ * record goes when `done`; else the caller removes it once it is known that the VM stayed. */
+void outgoing_end(struct outgoing *o, bool done, bool resume, json_t **answer);
 
 /* Asks the host where the VM is there; connects anew if need be. */
 int outgoing_ask_where(struct migrator *m, const char *host, const char *uuid, enum where *out, struct err *e);
