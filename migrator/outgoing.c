@@ -31,6 +31,7 @@ struct outgoing {
 	struct relay *relay;
 	struct gate *gate;
 	json_t *record;
+	bool begun; /* a migration may have been tried: without that the journal has nothing to remember */
 
 	_Atomic int64_t ram_end_ns;
 
@@ -221,6 +222,7 @@ struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *
 			      (json_int_t)clock_wall_ns(), "dir", o->dir);
 	if (sessions_save(m->opts.state_dir, o->record, e) != 0 || start_relay(o, spec, channels, e) != 0)
 		goto fail;
+	o->begun = true;
 	return o;
 fail:
 	outgoing_end(o, false, false, NULL);
@@ -294,7 +296,7 @@ void outgoing_end(struct outgoing *o, bool done, bool resume, json_t **answer)
 	relay_free(o->relay);
 	if (o->dir[0])
 		session_remove_dir(o->dir);
-	if (o->record && done && sessions_remove(o->m->opts.state_dir, o->session, &e) != 0)
+	if (o->record && (done || !o->begun) && sessions_remove(o->m->opts.state_dir, o->session, &e) != 0)
 		log_error("session_journal", "session=%s msg=%s", o->session, LOG_Q(e.text));
 	rpc_unref(o->rpc);
 	json_decref(o->record);
