@@ -8,6 +8,7 @@
 #include "base/err.h"
 
 #include <pthread.h>
+#include <stdint.h>
 
 int thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg, struct err *e);
 /* As thread_start, detached. */

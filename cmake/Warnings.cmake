@@ -6,6 +6,11 @@ add_compile_options(
   -fstack-protector-strong -fno-strict-aliasing)
 include_directories(${PROJECT_SOURCE_DIR})
 
+# Invariants are asserted in every build.
+foreach(config DEBUG RELWITHDEBINFO RELEASE MINSIZEREL)
+  string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_${config} "${CMAKE_C_FLAGS_${config}}")
+endforeach()
+
 if(VMFERRY_SANITIZE)
   add_compile_options(-fsanitize=${VMFERRY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1)
   add_link_options(-fsanitize=${VMFERRY_SANITIZE})
@@ -24,6 +29,10 @@ endif()
 # A static library of every .c in its folder, with the folders it may see.
 function(vmferry_library name)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
+  if(NOT sources) # nothing written yet: an archive of nothing, so that the targets and their arrows exist
+    file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/${name}-empty.c CONTENT "extern int ${name}_is_empty;\n")
+    set(sources ${CMAKE_CURRENT_BINARY_DIR}/${name}-empty.c)
+  endif()
   add_library(${name} STATIC ${sources})
   target_link_libraries(${name} PUBLIC ${ARGN})
 endfunction()
