@@ -108,12 +108,14 @@ static void act_on_stall(struct converge *c, struct converge_advice *out)
 	out->action = actions[c->opts.on_stall];
 }
 
-/* Time to send everything if the guest stopped dirtying now: what is left of this pass, and what was dirtied behind its back. */
+/* Time to send everything if the guest stopped dirtying now: what is left of this pass, and what was dirtied behind its back. That is not
+ * counted before the next sync; it is taken to grow to what the last pass dirtied, quickly at first, as a working set does. */
 static double drain_ns(const struct converge *c, const struct jobstats *s, int64_t now_ns)
 {
-	double behind = (double)dirty_bps(c, s) * (double)(now_ns - c->pass_ns) / (double)NS_PER_S;
-	double most = needed_ms(s) / 1000.0 * (double)s->memory_bps;
-	return ((double)s->memory_remaining + (behind < most ? behind : most)) / (double)s->memory_bps * (double)NS_PER_S;
+	double last_pass = needed_ms(s) * (double)NS_PER_MS;
+	double behind = 3.0 * (double)(now_ns - c->pass_ns);
+	double rest = (double)s->memory_remaining / (double)s->memory_bps * (double)NS_PER_S;
+	return rest + (behind < last_pass ? behind : last_pass);
 }
 
 /* Pausing and post-copy still have to send what is left, so they start before the deadline; an abort waits for it. */
