@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "migrator/domain.h"
+#include "migrator/where.h"
 
 #include <ctype.h>
 #include <stdint.h>
@@ -12,25 +13,6 @@
 
 #define NEAREST_MAX 3
 #define NAME_MAX_LEN 128 /* longer names are compared by their beginning */
-
-const char *guests_state_name(enum guests_state state)
-{
-	switch (state) {
-	case GUESTS_ABSENT:
-		return "absent";
-	case GUESTS_SHUTOFF:
-		return "shutoff";
-	case GUESTS_RUNNING:
-		return "running";
-	case GUESTS_PAUSED:
-		return "paused";
-	case GUESTS_INCOMING:
-		return "incoming";
-	case GUESTS_CRASHED:
-		return "crashed";
-	}
-	return "absent";
-}
 
 static int minimum(int a, int b)
 {
@@ -178,91 +160,26 @@ static const char *paused_reason(int reason)
 	}
 }
 
-/* Whether libvirt's job on the domain is a migration to this host. */
-static bool is_incoming(virDomainPtr dom)
+const char *guests_paused_reason(virDomainPtr dom)
 {
-	virTypedParameterPtr params = NULL;
-	int n = 0;
-	int type = 0;
-	int operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
-
-	if (virDomainGetJobStats(dom, &type, &params, &n, 0) < 0)
-		return false;
-	(void)virTypedParamsGetInt(params, n, VIR_DOMAIN_JOB_OPERATION, &operation);
-	virTypedParamsFree(params, n);
-	return type != VIR_DOMAIN_JOB_NONE && operation == VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN;
-}
-
-int guests_state(virDomainPtr dom, enum guests_state *state, const char **reason, struct err *e)
-{
-	int st = 0;
-	int why = 0;
-
-	const char *name = virDomainGetName(dom);
-
-	*reason = NULL;
-	if (virDomainGetState(dom, &st, &why, 0) < 0) {
-		struct err got = ERR_INIT;
-		(void)virt_err(&got, "look at the state of VM '%s'", name);
-		if (virt_err_is(&got, VIR_ERR_NO_DOMAIN)) {
-			*state = GUESTS_ABSENT;
-			return 0;
-		}
-		*e = got;
-		return -1;
-	}
-	switch (st) {
-	case VIR_DOMAIN_PAUSED:
-		*reason = paused_reason(why);
-		*state = GUESTS_PAUSED;
-		if (why == VIR_DOMAIN_PAUSED_MIGRATION || why == VIR_DOMAIN_PAUSED_STARTING_UP)
-			*state = is_incoming(dom) ? GUESTS_INCOMING : GUESTS_PAUSED;
-		return 0;
-	case VIR_DOMAIN_SHUTOFF:
-		*state = GUESTS_SHUTOFF;
-		return 0;
-	case VIR_DOMAIN_CRASHED:
-		*state = GUESTS_CRASHED;
-		return 0;
-	case VIR_DOMAIN_PMSUSPENDED:
-		*reason = "pmsuspended";
-		*state = GUESTS_RUNNING;
-		return 0;
-	default:
-		*reason = why == VIR_DOMAIN_RUNNING_POSTCOPY && st == VIR_DOMAIN_RUNNING ? "postcopy" : NULL;
-		*state = GUESTS_RUNNING;
-		return 0;
-	}
-}
-
-int guests_where(virConnectPtr conn, const char *uuid, enum guests_state *state, const char **reason, struct err *e)
-{
-	VIRT_DOM_AUTO virDomainPtr dom = virDomainLookupByUUIDString(conn, uuid);
-	if (!dom) {
-		struct err got = ERR_INIT;
-		(void)virt_err(&got, "look up VM %s", uuid);
-		if (!virt_err_is(&got, VIR_ERR_NO_DOMAIN)) {
-			*e = got;
-			return -1;
-		}
-		*state = GUESTS_ABSENT;
-		*reason = NULL;
-		return 0;
-	}
-	return guests_state(dom, state, reason, e);
+	int state = 0;
+	int reason = 0;
+	if (virDomainGetState(dom, &state, &reason, 0) < 0 || state != VIR_DOMAIN_PAUSED)
+		return NULL;
+	return paused_reason(reason);
 }
 
 /* NULL when the domain vanished meanwhile. */
-static json_t *describe(virDomainPtr dom, const char *host)
+static json_t *describe(virConnectPtr conn, virDomainPtr dom, const char *host)
 {
-	enum guests_state state;
-	const char *reason;
 	struct err ignored = ERR_INIT;
-	char uuid[GUESTS_UUID_LEN];
+	enum where where;
+	bool persistent;
+	char uuid[VIR_UUID_STRING_BUFLEN];
 	int autostart = 0;
 
-	if (guests_state(dom, &state, &reason, &ignored) < 0 || state == GUESTS_ABSENT ||
-	    virDomainGetUUIDString(dom, uuid) < 0)
+	if (virDomainGetUUIDString(dom, uuid) < 0 || where_is(conn, uuid, &where, &persistent, &ignored) < 0 ||
+	    where == WHERE_ABSENT)
 		return NULL;
 	VIRT_STR_AUTO char *xml = virDomainGetXMLDesc(dom, 0);
 	DOMAIN_AUTO struct domain *d = xml ? domain_parse(xml, &ignored) : NULL;
@@ -270,9 +187,8 @@ static json_t *describe(virDomainPtr dom, const char *host)
 		return NULL;
 	(void)virDomainGetAutostart(dom, &autostart); /* a transient one has none */
 	return json_pack("{s:s,s:s,s:s,s:s?,s:i,s:I,s:b,s:b,s:s,s:o}", "name", d->name, "uuid", uuid, "state",
-			 guests_state_name(state), "reason", reason, "vcpus", (int)d->vcpus, "memory_bytes",
-			 (json_int_t)d->memory_bytes, "persistent", virDomainIsPersistent(dom) == 1, "autostart",
-			 autostart != 0, "host", host, "disks", domain_disks_json(d));
+			 where_name(where), "reason", guests_paused_reason(dom), "vcpus", (int)d->vcpus, "memory_bytes",
+			 (json_int_t)d->memory_bytes, "persistent", persistent, "autostart", autostart != 0, "host", host, "disks", domain_disks_json(d));
 }
 
 static int by_name(const void *a, const void *b)
@@ -293,7 +209,7 @@ int guests_list(virConnectPtr conn, const char *host, json_t **list, struct err 
 
 	json_t *out = json_array();
 	for (int i = 0; i < n; i++) {
-		json_t *vm = describe(doms[i], host);
+		json_t *vm = describe(conn, doms[i], host);
 		if (vm)
 			json_array_append_new(out, vm);
 		virDomainFree(doms[i]);

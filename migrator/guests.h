@@ -1,5 +1,5 @@
 /*
- * guests.h - the VMs of this host: listing, finding one by what an operator typed, and where one is in its life.
+ * guests.h - the VMs of this host: listing them, and finding one by what an operator typed. Where one is in its life: where.h.
  */
 #ifndef VMFERRY_MIGRATOR_GUESTS_H
 #define VMFERRY_MIGRATOR_GUESTS_H
@@ -10,28 +10,12 @@
 #include <jansson.h>
 #include <stddef.h>
 
-#define GUESTS_UUID_LEN 37 /* with NUL */
-
-enum guests_state {
-	GUESTS_ABSENT,
-	GUESTS_SHUTOFF,
-	GUESTS_RUNNING,  /* also when its vCPUs sleep (pmsuspended) or idle */
-	GUESTS_PAUSED,   /* by a person, an I/O error, or for the last moment of a migration away */
-	GUESTS_INCOMING, /* a migration to this host has not finished: the VM does not run here */
-	GUESTS_CRASHED,
-};
-
-/* "absent", "shutoff", "running", "paused", "incoming", "crashed". */
-const char *guests_state_name(enum guests_state state);
-
 /* Finds by name or UUID. Not found: ERR_CONFIG with the nearest names in the remedy. New reference. */
 virDomainPtr guests_find(virConnectPtr conn, const char *name_or_uuid, struct err *e);
-/* The state, and libvirt's reason for it as a word ("user", "migration", "ioerror" ...; may be NULL). A domain that vanished is ABSENT. */
-int guests_state(virDomainPtr dom, enum guests_state *state, const char **reason, struct err *e);
-/* By UUID; a domain that is not there is ABSENT, not an error. */
-int guests_where(virConnectPtr conn, const char *uuid, enum guests_state *state, const char **reason, struct err *e);
+/* Libvirt's reason why the VM is paused, as a word ("user", "ioerror", "migration" ...); NULL when it is not, or libvirt does not say. */
+const char *guests_paused_reason(virDomainPtr dom);
 
-/* [{"name","uuid","state","reason","vcpus","memory_bytes","persistent","autostart","host","disks":[...]}] by name, of every VM, running or not.
+/* [{"name","uuid","state" (where.h),"reason","vcpus","memory_bytes","persistent","autostart","host","disks":[...]}] by name, of every VM, running or not.
  * `host` is this host's name. VMs that vanish meanwhile are left out. */
 int guests_list(virConnectPtr conn, const char *host, json_t **list, struct err *e);
 

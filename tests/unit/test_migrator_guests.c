@@ -1,4 +1,5 @@
 #include "migrator/guests.h"
+#include "migrator/where.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -64,7 +65,7 @@ START_TEST(find)
 	VIRT_CONN_AUTO virConnectPtr conn = connect_test();
 	VIRT_DOM_AUTO virDomainPtr dom = guests_find(conn, "test", &e);
 	ck_assert_msg(dom != NULL, "%s", e.text);
-	char uuid[GUESTS_UUID_LEN];
+	char uuid[VIR_UUID_STRING_BUFLEN];
 	ck_assert_int_eq(virDomainGetUUIDString(dom, uuid), 0);
 	VIRT_DOM_AUTO virDomainPtr same = guests_find(conn, uuid, &e);
 	ck_assert_msg(same != NULL, "%s", e.text);
@@ -87,30 +88,31 @@ END_TEST
 START_TEST(states)
 {
 	struct err e = ERR_INIT;
-	enum guests_state state;
-	const char *reason;
-	char uuid[GUESTS_UUID_LEN];
+	enum where where;
+	bool persistent;
+	char uuid[VIR_UUID_STRING_BUFLEN];
 	VIRT_CONN_AUTO virConnectPtr conn = connect_test();
 	VIRT_DOM_AUTO virDomainPtr dom = guests_find(conn, "test", &e);
 
 	ck_assert_int_eq(virDomainGetUUIDString(dom, uuid), 0);
-	ck_assert_int_eq(guests_where(conn, uuid, &state, &reason, &e), 0);
-	ck_assert_int_eq(state, GUESTS_RUNNING);
+	ck_assert_int_eq(where_is(conn, uuid, &where, &persistent, &e), 0);
+	ck_assert_int_eq(where, WHERE_RUNNING);
+	ck_assert(persistent);
+	ck_assert_ptr_null(guests_paused_reason(dom));
 	ck_assert_int_eq(virDomainSuspend(dom), 0);
-	ck_assert_int_eq(guests_where(conn, uuid, &state, &reason, &e), 0);
-	ck_assert_int_eq(state, GUESTS_PAUSED);
-	ck_assert_str_eq(reason, "user");
+	ck_assert_int_eq(where_is(conn, uuid, &where, NULL, &e), 0);
+	ck_assert_int_eq(where, WHERE_PAUSED);
+	ck_assert_str_eq(guests_paused_reason(dom), "user");
 	ck_assert_int_eq(virDomainDestroy(dom), 0);
-	ck_assert_int_eq(guests_where(conn, uuid, &state, &reason, &e), 0);
-	ck_assert_int_eq(state, GUESTS_SHUTOFF);
+	ck_assert_int_eq(where_is(conn, uuid, &where, NULL, &e), 0);
+	ck_assert_int_eq(where, WHERE_SHUTOFF);
 	ck_assert_int_eq(virDomainUndefine(dom), 0);
-	ck_assert_int_eq(guests_where(conn, uuid, &state, &reason, &e), 0);
-	ck_assert_int_eq(state, GUESTS_ABSENT);
-	ck_assert_msg(guests_state(dom, &state, &reason, &e) == 0, "%s (%d)", e.text, e.errnum);
-	ck_assert_int_eq(state, GUESTS_ABSENT);
-	ck_assert_str_eq(guests_state_name(state), "absent");
+	ck_assert_int_eq(where_is(conn, uuid, &where, &persistent, &e), 0);
+	ck_assert_int_eq(where, WHERE_ABSENT);
+	ck_assert(!persistent);
+	ck_assert_ptr_null(guests_paused_reason(dom));
 
-	ck_assert_int_eq(guests_where(conn, "not-a-uuid", &state, &reason, &e), -1);
+	ck_assert_int_eq(where_is(conn, "not-a-uuid", &where, NULL, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_LIBVIRT);
 }
 END_TEST
