@@ -10,6 +10,7 @@
 #define VMFERRY_TRANSPORT_FRAME_H
 
 #include "base/err.h"
+#include "transport/codec.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,8 +27,8 @@ enum frame_type {
 	FRAME_BATCH = 5,     /* u32 stream, u64 number, then a batch of codec.h */
 	FRAME_ACK = 6,       /* u32 stream, u64 number: every batch below it was delivered */
 	FRAME_STREAM = 7,    /* stream control: open, opened, failed, end, reset (flow.h) */
-	FRAME_END = 8,       /* u64 frames, u64 payload bytes, u64 XXH3 of payloads: nothing follows */
-	FRAME_END_ACK = 9,   /* same contents, as received */
+	FRAME_END = 8,       /* u64 frames, u64 payload bytes, u64 XXH3-64 of the payloads, of all frames before: nothing follows */
+	FRAME_END_ACK = 9,   /* the same three, as received */
 };
 
 struct frame_header {
@@ -36,10 +37,29 @@ struct frame_header {
 	uint64_t seq;
 };
 
-/* 0 for types that are not known. */
+#define FRAME_MAX_HELLO ((size_t)64 * 1024)
+#define FRAME_MAX_MSG ((size_t)4 * 1024 * 1024) /* a domain's XML fits */
+#define FRAME_BATCH_HEAD 12                     /* stream and number */
+#define FRAME_MAX_BATCH ((size_t)CODEC_MAX_ENCODED + 64)
+#define FRAME_ACK_SIZE 12
+#define FRAME_MAX_STREAM ((size_t)1024)
+#define FRAME_END_SIZE 24
+#define FRAME_MAX_IGNORED ((size_t)64 * 1024) /* of a type that is skipped */
+
+/* The largest payload of a type; 0 for types that may not be ignored and are not known. */
 size_t frame_max_payload(uint16_t type);
+/* "HELLO", or "type 12"; returns buf, which has to hold 16 bytes. */
+const char *frame_type_name(uint16_t type, char *buf, size_t size);
 void frame_encode_header(const struct frame_header *h, uint8_t out[FRAME_HEADER_SIZE]);
-/* Checks limits, the reserved field, and that the type is known or may be ignored. */
+/* Checks limits, the reserved field, and that the type is known or may be ignored. ERR_PROTOCOL. */
 int frame_decode_header(const uint8_t in[FRAME_HEADER_SIZE], struct frame_header *h, struct err *e);
+
+struct frame_end {
+	uint64_t frames;
+	uint64_t bytes;
+	uint64_t hash;
+};
+void frame_encode_end(const struct frame_end *end, uint8_t out[FRAME_END_SIZE]);
+int frame_decode_end(const uint8_t *p, size_t len, struct frame_end *end, struct err *e);
 
 #endif
