@@ -6,6 +6,7 @@
 #include "base/thread.h"
 #include "migrator/incoming.h"
 #include "migrator/migrator_internal.h"
+#include "migrator/probe.h"
 #include "migrator/recover.h"
 #include "migrator/virt.h"
 #include "migrator/where.h"
@@ -131,6 +132,12 @@ int migrator_vm_where(struct migrator *m, const json_t *args, json_t **result, s
 	}
 	*result = json_pack("{s:s}", "state", where_name(w));
 	return 0;
+}
+
+void migrator_incoming_probe(struct migrator *m, struct link *l)
+{
+	(void)m;
+	probe_serve(l);
 }
 
 /* ---- life ---- */

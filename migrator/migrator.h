@@ -87,6 +87,8 @@ int migrator_incoming_unexport(struct migrator *m, struct rpc *rpc, const json_t
 int migrator_incoming_define(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 /* A data link came in (HELLO: session, index, direction). Takes the link; refuses it by itself. */
 void migrator_incoming_attach(struct migrator *m, struct link *l);
+/* A link of HELLO purpose "probe" came in: measures the way here. Takes the link; returns when it is over (seconds at most). */
+void migrator_incoming_probe(struct migrator *m, struct link *l);
 /* A control connection ended: its sessions end too. */
 void migrator_incoming_closed(struct migrator *m, struct rpc *rpc);
 
