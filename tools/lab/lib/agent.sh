@@ -1,0 +1,113 @@
+# agent.sh - the vmferryd of a host: certificates, configuration, start, stop.
+# shellcheck shell=bash
+
+lab_agent() { # start|stop|restart|kill|reload|log HOST...
+	local what=$1 host
+	shift
+	for host in "$@"; do
+		host_pid "$host" >/dev/null || die "$host is not up"
+		case $what in
+		start) agent_start "$host" ;;
+		stop) agent_signal "$host" TERM ;;
+		kill) agent_signal "$host" KILL ;;
+		restart) agent_signal "$host" TERM && agent_start "$host" ;;
+		reload) agent_pid "$host" >/dev/null && enter "$host" kill -HUP "$(agent_pid "$host")" ;;
+		log) cat "$LAB_DIR/$host/vmferryd.log" ;;
+		*) die "agent $what: start, stop, restart, kill, reload or log" ;;
+		esac || return 1
+	done
+}
+
+# ---- certificates ----
+
+# With `vmferry pki` where it is built; otherwise by openssl, with the same properties.
+pki_ca() {
+	local pki="$LAB_DIR/pki"
+	[ -e "$pki/ca.pem" ] && return 0
+	mkdir -p "$pki" && chmod 700 "$pki"
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=lab fleet CA" \
+		-addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign" \
+		-keyout "$pki/ca.key" -out "$pki/ca.pem" 2>"$pki/openssl.log" || die "no CA: $(tail -1 "$pki/openssl.log")"
+}
+
+# pki_issue NAME FILE [openssl x509 options]: FILE.pem and FILE.key, signed by the lab's CA.
+pki_issue() {
+	local name=$1 file=$2 log="$LAB_DIR/pki/openssl.log"
+	shift 2
+	openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$name" -keyout "$file.key" \
+		-out "$file.csr" 2>"$log" &&
+		openssl x509 -req -in "$file.csr" -CA "$LAB_DIR/pki/ca.pem" -CAkey "$LAB_DIR/pki/ca.key" -CAcreateserial \
+			-days 30 "$@" -out "$file.pem" -extfile <(
+				echo "subjectAltName=DNS:$name"
+				echo "extendedKeyUsage=serverAuth,clientAuth"
+				echo "keyUsage=critical,digitalSignature"
+				echo "basicConstraints=critical,CA:FALSE"
+			) 2>>"$log" || die "no certificate for $name: $(tail -1 "$log")"
+	rm -f "$file.csr"
+	chmod 600 "$file.key"
+}
+
+agent_certificates() { # HOST
+	local host=$1 etc="$LAB_DIR/$1/fs/etc/vmferry" tls="$LAB_DIR/$1/fs/etc/libvirt/pki" role
+	mkdir -p "$etc" "$tls"
+	[ -e "$etc/host.pem" ] || pki_issue "$host" "$etc/host" || return 1
+	cp "$LAB_DIR/pki/ca.pem" "$etc/ca.pem"
+	# The same for QEMU's own TLS, which `virsh migrate --tls` uses.
+	cp "$etc/ca.pem" "$tls/ca-cert.pem"
+	for role in server client; do
+		cp "$etc/host.pem" "$tls/$role-cert.pem"
+		cp "$etc/host.key" "$tls/$role-key.pem"
+	done
+	[ "$LAB_QEMU_USER" = root ] || chown -R "$LAB_QEMU_USER" "$tls"
+}
+
+# ---- configuration ----
+
+agent_configure() { # HOST: every other host of the lab may do everything here
+	local host=$1 etc="$LAB_DIR/$1/fs/etc/vmferry" group="" peer comma=
+	[ "$LAB_QEMU_USER" = root ] || group=kvm
+	mkdir -p "$etc"
+	{
+		echo "name = \"$host\";"
+		echo "libvirt: { qemu_group = \"$group\"; };"
+		echo "peers = ("
+		for peer in $(hosts_known); do
+			[ "$peer" = "$host" ] && continue
+			printf '%s  { name = "%s"; address = "%s"; roles = [ "migrate-in", "operate" ]; }' "$comma" "$peer" \
+				"$(host_address "$peer")"
+			comma=$',\n'
+		done
+		printf '\n);\n'
+	} >"$etc/vmferryd.conf"
+}
+
+# ---- the process ----
+
+agent_pid() { # HOST: as seen in the host
+	enter "$1" sh -c 'read -r pid 2>/dev/null </run/vmferryd.pid && read -r comm 2>/dev/null </proc/$pid/comm &&
+		[ "$comm" = vmferryd ] && echo "$pid"'
+}
+
+agent_listens() { # HOST
+	agent_pid "$1" >/dev/null || return 2
+	enter "$1" sh -c 'ss -lxH | grep -q /run/vmferry/control.sock && ss -ltH | grep -q :7350'
+}
+
+agent_start() { # HOST
+	local host=$1 log="$LAB_DIR/$1/vmferryd.log"
+	[ -x "$LAB_BUILD/tools/vmferryd/vmferryd" ] || die "no vmferryd in $LAB_BUILD: build it, or set VMFERRY_BUILD"
+	agent_pid "$host" >/dev/null && return 0
+	echo "--- start" >>"$log"
+	enter "$host" setsid sh -c 'echo $$ >/run/vmferryd.pid; exec "$@"' sh vmferryd \
+		--config /etc/vmferry/vmferryd.conf </dev/null >>"$log" 2>&1 &
+	disown $!
+	wait_for 10 "$host: vmferryd listens (see $log)" agent_listens "$host" && return 0
+	tail -5 "$log" >&2
+	return 1
+}
+
+agent_signal() { # HOST SIGNAL: and wait for the end, which a stuck agent does not delay for more than 20 s
+	enter "$1" sh -c 'read -r pid 2>/dev/null </run/vmferryd.pid && kill -'"$2"' "$pid" 2>/dev/null || exit 0
+		for i in $(seq 400); do kill -0 "$pid" 2>/dev/null || { rm -f /run/vmferryd.pid; exit 0; }; sleep 0.05; done
+		kill -KILL "$pid"; rm -f /run/vmferryd.pid; echo "vmferryd did not end within 20 s, killed" >&2; exit 1'
+}
