@@ -1,0 +1,21 @@
+/*
+ * interrupt.h - Ctrl-C during a long call: the first asks for cancellation, the second leaves at once.
+ */
+#ifndef VMFERRY_TOOLS_VMFERRY_INTERRUPT_H
+#define VMFERRY_TOOLS_VMFERRY_INTERRUPT_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+struct interrupt;
+
+/* Takes SIGINT, SIGTERM and SIGHUP over, in a thread of its own; call before other threads start. `first` runs once, when cancel has
+ * become true; `second` runs if it comes again, and the process then exits with EXIT_CODE_CANCELLED. */
+struct interrupt *interrupt_new(void (*first)(void *ctx), void (*second)(void *ctx), void *ctx, struct err *e);
+/* Becomes true at the first signal. */
+const volatile bool *interrupt_flag(const struct interrupt *i);
+/* Signals do what they did before. NULL is fine. */
+void interrupt_free(struct interrupt *i);
+
+#endif

@@ -1,0 +1,135 @@
+#include "tools/vmferry/report.h"
+
+#include "base/clock.h"
+#include "base/units.h"
+#include "tools/vmferry/cli.h"
+
+#include <string.h>
+
+#define LABEL "  %-16s"
+
+static void add_clean(struct buf *out, const char *text)
+{
+	char clean[1300];
+	buf_printf(out, "%s", cli_clean(text, clean, sizeof(clean)));
+}
+
+static void add_duration(struct buf *out, const char *label, json_int_t ms)
+{
+	char text[32];
+	if (ms >= 0)
+		buf_printf(out, LABEL "%s\n", label, units_format_duration((int64_t)ms * NS_PER_MS, text, sizeof(text)));
+}
+
+static void add_size(struct buf *out, const char *label, json_int_t bytes)
+{
+	char text[32];
+	if (bytes > 0)
+		buf_printf(out, LABEL "%s\n", label, units_format_size((uint64_t)bytes, text, sizeof(text)));
+}
+
+static void add_rate(struct buf *out, const char *label, json_int_t rate)
+{
+	char text[32];
+	if (rate > 0)
+		buf_printf(out, LABEL "%s\n", label, units_format_rate((uint64_t)rate, text, sizeof(text)));
+}
+
+void report_migration(const json_t *r, struct buf *out)
+{
+	char name[200], host[200], text[32];
+	const char *state = cli_str(r, "state", "running");
+	cli_clean(cli_str(r, "vm", "the VM"), name, sizeof(name));
+	cli_clean(cli_str(r, "runs_on", cli_str(r, "to", "?")), host, sizeof(host));
+	buf_printf(out, "%s is now on %s (", name, host);
+	add_clean(out, state);
+	buf_printf(out, ").\n");
+	if (cli_str(r, "from", NULL)) {
+		buf_printf(out, LABEL, "moved");
+		add_clean(out, cli_str(r, "from", ""));
+		buf_printf(out, " -> ");
+		add_clean(out, cli_str(r, "to", ""));
+		buf_printf(out, "\n");
+	}
+	add_duration(out, "total", cli_int(r, "total_ms", -1));
+	add_duration(out, "downtime", cli_int(r, "downtime_ms", -1));
+	add_size(out, "memory, by QEMU", cli_int(r, "qemu_bytes", -1));
+	add_size(out, "disks", cli_int(r, "disk_bytes", -1));
+	json_int_t wire = cli_int(r, "wire_bytes", -1);
+	double ratio = cli_real(r, "ratio", -1);
+	if (wire >= 0) {
+		buf_printf(out, LABEL "%s", "on the wire", units_format_size((uint64_t)wire, text, sizeof(text)));
+		if (ratio > 0)
+			buf_printf(out, ", %.1f times less", ratio);
+		buf_printf(out, "\n");
+	}
+	if (cli_int(r, "iterations", 0) > 0)
+		buf_printf(out, LABEL "%lld\n", "passes", (long long)cli_int(r, "iterations", 0));
+	if (cli_str(r, "passthrough", NULL)) {
+		buf_printf(out, LABEL "not compressed by pages: ", "note");
+		add_clean(out, cli_str(r, "passthrough", ""));
+		buf_printf(out, "\n");
+	}
+	size_t i;
+	const json_t *w;
+	json_array_foreach(json_object_get(r, "warnings"), i, w)
+	{
+		buf_printf(out, LABEL, "warning");
+		add_clean(out, json_is_string(w) ? json_string_value(w) : cli_str(w, "text", ""));
+		buf_printf(out, "\n");
+	}
+}
+
+static bool refuses(const json_t *finding)
+{
+	const char *severity = cli_str(finding, "severity", "error");
+	return strcmp(severity, "error") == 0 || strcmp(severity, "refuse") == 0 || strcmp(severity, "refused") == 0;
+}
+
+size_t report_refusals(const json_t *findings)
+{
+	size_t i, n = 0;
+	const json_t *f;
+	json_array_foreach(findings, i, f) n += refuses(f);
+	return n;
+}
+
+void report_findings(const json_t *findings, struct buf *out)
+{
+	size_t i;
+	const json_t *f;
+	json_array_foreach(findings, i, f)
+	{
+		const char *severity = cli_str(f, "severity", "error");
+		buf_printf(out, "  %s: ", refuses(f) ? "no" : strcmp(severity, "warning") == 0 ? "warning" : "note");
+		add_clean(out, cli_str(f, "text", cli_str(f, "code", "?")));
+		buf_printf(out, "\n");
+		if (*cli_str(f, "remedy", "")) {
+			buf_printf(out, "      what to do: ");
+			add_clean(out, cli_str(f, "remedy", ""));
+			buf_printf(out, "\n");
+		}
+	}
+}
+
+void report_forecast(const json_t *f, struct buf *out)
+{
+	if (!json_is_object(f))
+		return;
+	buf_printf(out, "Forecast\n");
+	add_duration(out, "total", cli_int(f, "total_ms", -1));
+	add_duration(out, "downtime", cli_int(f, "downtime_ms", -1));
+	add_size(out, "memory", cli_int(f, "ram_bytes", -1));
+	add_size(out, "disks", cli_int(f, "disk_bytes", -1));
+	add_size(out, "on the wire", cli_int(f, "wire_bytes", -1));
+	add_rate(out, "link", cli_int(f, "link_bytes_s", -1));
+	json_int_t dirty = cli_int(f, "dirty_bytes_s", -1);
+	char text[32];
+	if (dirty >= 0)
+		buf_printf(out, LABEL "%s/s\n", "guest writes", units_format_size((uint64_t)dirty, text, sizeof(text)));
+	if (*cli_str(f, "text", "")) {
+		buf_printf(out, "  ");
+		add_clean(out, cli_str(f, "text", ""));
+		buf_printf(out, "\n");
+	}
+}

@@ -1,0 +1,215 @@
+#include "tools/vmferryd/agent.h"
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "tools/vmferryd/control.h"
+#include "tools/vmferryd/listener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#define STOP_GRACE_NS (30 * NS_PER_S)
+#define STOP_LOOK_NS (20 * NS_PER_MS)
+
+_Static_assert(CONFIG_DEFAULT_PORT == LINK_DEFAULT_PORT, "one default port");
+
+bool agent_stopping(struct agent *a)
+{
+	return __atomic_load_n(&a->stopping, __ATOMIC_SEQ_CST);
+}
+
+void agent_event(void *ctx, const char *type, const char *vm_uuid, json_t *data)
+{
+	struct agent *a = ctx;
+	struct err e = ERR_INIT;
+	/* An event that cannot be kept is no reason to stop a migration; the log has it. */
+	if (outbox_append(a->outbox, type, vm_uuid, data, NULL, &e) < 0) {
+		char *text = json_dumps(data, JSON_COMPACT);
+		log_error("event_not_kept", "type=%s uuid=%s msg=%s data=%s", type, vm_uuid ? vm_uuid : "-", LOG_Q(e.text),
+			  LOG_Q(text ? text : "{}"));
+		free(text);
+	} else {
+		const char *vm = json_string_value(json_object_get(data, "vm"));
+		log_info("event", "type=%s uuid=%s vm=%s", type, vm_uuid ? vm_uuid : "-", LOG_Q(vm ? vm : ""));
+	}
+	json_decref(data);
+}
+
+static struct rpc *connect_peer(void *ctx, const char *host, struct err *e)
+{
+	const struct agent *a = ctx;
+	return peers_connect(a->peers, host, e);
+}
+
+static struct link *connect_data(void *ctx, const char *host, json_t *hello, struct err *e)
+{
+	const struct agent *a = ctx;
+	return peers_connect_data(a->peers, host, hello, e);
+}
+
+/* Two agents with one state folder would undo each other's migrations. */
+static int lock_state(const char *dir, struct err *e)
+{
+	MEM_AUTO char *path = mem_printf("%s/lock", dir);
+	FD_AUTO int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_sys(e, "open %s", path);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK)
+			return err_sys(e, "lock %s", path);
+		err_set(e, ERR_REFUSED, "another vmferryd runs with the state folder %s", dir);
+		return err_remedy(e, "stop it (systemctl stop vmferryd), or give this one a state_dir and run_dir of its own");
+	}
+	int out = fd;
+	fd = -1;
+	return out;
+}
+
+static struct outbox *open_outbox(const char *dir, struct err *e)
+{
+	MEM_AUTO char *path = mem_printf("%s/events.db", dir);
+	struct outbox *o = outbox_open(path, 0, e);
+	if (o || e->cls != ERR_CORRUPT)
+		return o;
+	/* Events are worth keeping, but not worth an agent that does not start. */
+	MEM_AUTO char *moved = NULL;
+	struct err why = *e;
+	err_clear(e);
+	if (outbox_set_aside(path, &moved, e) < 0)
+		return NULL;
+	log_error("events_set_aside", "from=%s to=%s msg=%s", LOG_Q(path), LOG_Q(moved), LOG_Q(why.text));
+	o = outbox_open(path, 0, e);
+	if (o) {
+		json_t *data = json_pack("{s:s, s:s}", "moved_to", moved, "reason", why.text);
+		struct err ignored = ERR_INIT;
+		outbox_append(o, "agent.events_set_aside", NULL, data, NULL, &ignored);
+		json_decref(data);
+	}
+	return o;
+}
+
+static int make_folders(const struct config *c, struct err *e)
+{
+	if (file_mkdirs(c->state_dir, 0700, e) < 0 || file_mkdirs(c->run_dir, 0755, e) < 0)
+		return err_remedy(e, "run as root, or let state_dir and run_dir name folders that this user may write to");
+	return 0;
+}
+
+static struct migrator *start_migrator(struct agent *a, const struct config *c, struct err *e)
+{
+	const struct migrator_opts opts = {
+	    .host_name = c->name,
+	    .libvirt_uri = c->libvirt.uri,
+	    .libvirt_socket = c->libvirt.socket,
+	    .run_dir = c->run_dir,
+	    .state_dir = c->state_dir,
+	    .qemu_group = c->libvirt.qemu_group[0] ? c->libvirt.qemu_group : NULL,
+	    .image_dir = c->migration.image_dir[0] ? c->migration.image_dir : NULL,
+	    .delta_cache = c->migration.delta_cache,
+	    .channels = c->migration.channels,
+	    .workers = c->migration.workers,
+	    .rate_limit = c->migration.bandwidth,
+	    .max_jobs = c->migration.max_jobs,
+	    .connect_peer = connect_peer,
+	    .connect_data = connect_data,
+	    .event = agent_event,
+	    .ctx = a,
+	};
+	return migrator_new(&opts, e);
+}
+
+static int start_parts(struct agent *a, const struct config *c, struct err *e)
+{
+	if (make_folders(c, e) < 0)
+		return -1;
+	a->lock_fd = lock_state(c->state_dir, e);
+	if (a->lock_fd < 0)
+		return -1;
+	a->outbox = open_outbox(c->state_dir, e);
+	if (!a->outbox)
+		return -1;
+	a->peers = peers_new(a->settings);
+	a->clients = clients_new(a, e);
+	if (!a->clients)
+		return -1;
+	a->migrator = start_migrator(a, c, e);
+	if (!a->migrator)
+		return -1;
+	a->control = control_start(a, e);
+	if (!a->control)
+		return -1;
+	a->listener = listener_start(a, e);
+	return a->listener ? 0 : -1;
+}
+
+struct agent *agent_start(struct settings *settings, struct err *e)
+{
+	struct agent *a = mem_alloc(sizeof(*a));
+	a->started_ns = clock_mono_ns();
+	a->lock_fd = -1;
+	a->settings = settings;
+	const struct settings_view *view = settings_get(settings);
+	int rc = start_parts(a, view->config, e);
+	if (rc == 0)
+		agent_event(a, "agent.started", NULL, json_pack("{s:s, s:s}", "host", view->config->name, "version",
+								VMFERRY_VERSION));
+	settings_put(settings, view);
+	if (rc == 0)
+		return a;
+	agent_stop(a);
+	return NULL;
+}
+
+void agent_reload(struct agent *a)
+{
+	struct err e = ERR_INIT;
+	if (settings_reload(a->settings, &e) < 0) {
+		log_error("reload_failed", "class=%s msg=%s remedy=%s", err_class_name(e.cls), LOG_Q(e.text), LOG_Q(e.remedy));
+		return;
+	}
+	peers_forget(a->peers);
+	clients_drop_unknown(a->clients);
+	log_info("reloaded", "state=%s", "ok");
+}
+
+/* The calls under way see agent_stopping and cancel what they do; their callers still get an answer. */
+static void wait_for_calls(struct agent *a)
+{
+	int64_t end = clock_mono_ns() + STOP_GRACE_NS;
+	while (__atomic_load_n(&a->calls, __ATOMIC_SEQ_CST) > 0 && clock_mono_ns() < end)
+		usleep((useconds_t)(STOP_LOOK_NS / 1000));
+	unsigned left = __atomic_load_n(&a->calls, __ATOMIC_SEQ_CST);
+	if (left)
+		log_warn("stop_impatient", "calls=%u", left);
+}
+
+void agent_stop(struct agent *a)
+{
+	if (!a)
+		return;
+	__atomic_store_n(&a->stopping, true, __ATOMIC_SEQ_CST);
+	if (a->outbox)
+		outbox_wake(a->outbox);
+	listener_stop(a->listener);
+	wait_for_calls(a);
+	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
+	clients_stop(a->clients);
+	migrator_free(a->migrator);
+	peers_free(a->peers);
+	clients_free(a->clients);
+	if (a->listener) {
+		const struct settings_view *view = settings_get(a->settings);
+		agent_event(a, "agent.stopped", NULL, json_pack("{s:s}", "host", view->config->name));
+		settings_put(a->settings, view);
+	}
+	outbox_close(a->outbox);
+	fd_close(&a->lock_fd);
+	settings_free(a->settings);
+	free(a);
+}

@@ -1,0 +1,160 @@
+#include "tools/vmferryd/listener.h"
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/door.h"
+#include "transport/link.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct listener {
+	struct agent *agent;
+	struct door *door;
+};
+
+static void refuse(struct link *l, struct err *why)
+{
+	log_warn("peer_refused", "peer=%s addr=%s class=%s msg=%s", link_peer_name(l), link_peer_addr(l),
+		 err_class_name(why->cls), LOG_Q(why->text));
+	link_refuse(l, why);
+}
+
+static int check_peer(struct agent *a, const struct link *l, const char *purpose, struct err *e)
+{
+	const char *name = link_peer_name(l);
+	const struct settings_view *view = settings_get(a->settings);
+	const char *self = view->config->name;
+	const struct config_peer *peer = config_peer_find(view->config, name);
+	bool data = strcmp(purpose, "data") == 0;
+	int rc = 0;
+	if (!peer) {
+		rc = err_set(e, ERR_REFUSED, "%s is not a peer of %s", name, self);
+		err_remedy(e, "add it to `peers' in vmferryd.conf of %s, then systemctl reload vmferryd there", self);
+	} else if (data && !(peer->roles & ROLE_MIGRATE_IN)) {
+		rc = err_set(e, ERR_REFUSED, "%s may not migrate VMs to %s", name, self);
+		err_remedy(e, "give it the role \"migrate-in\" in vmferryd.conf of %s, then systemctl reload vmferryd there", self);
+	} else if (!data && strcmp(purpose, "control") != 0) {
+		char clean[40];
+		/* Comes from the peer: shown in logs, so only a little of it, and no control characters. */
+		snprintf(clean, sizeof(clean), "%s", purpose);
+		for (char *p = clean; *p; p++)
+			if ((unsigned char)*p < 32 || *p == 127)
+				*p = '?';
+		rc = err_set(e, ERR_PROTOCOL, "a link for \"%s\" is not known here", clean);
+	}
+	settings_put(a->settings, view);
+	return rc;
+}
+
+static void greet(void *ctx, int fd, const char *addr)
+{
+	struct listener *l = ctx;
+	struct agent *a = l->agent;
+	struct err e = ERR_INIT;
+	struct tls_ctx *tls = settings_tls(a->settings);
+	struct link *link = link_accept(tls, fd, clock_mono_ns() + DOOR_WITHIN_NS, &e);
+	tls_ctx_free(tls);
+	if (!link) {
+		log_warn("connection_refused", "addr=%s class=%s msg=%s", addr, err_class_name(e.cls), LOG_Q(e.text));
+		return;
+	}
+	const char *purpose = json_string_value(json_object_get(link_hello(link), "purpose"));
+	if (!purpose)
+		purpose = "";
+	if (agent_stopping(a) && err_set(&e, ERR_REFUSED, "the agent is stopping") < 0) {
+		refuse(link, &e);
+	} else if (check_peer(a, link, purpose, &e) < 0) {
+		refuse(link, &e);
+	} else if (strcmp(purpose, "data") == 0) {
+		migrator_incoming_attach(a->migrator, link);
+	} else {
+		char who[400];
+		snprintf(who, sizeof(who), "peer=%s addr=%s", link_peer_name(link), link_peer_addr(link));
+		clients_serve(a->clients, link, false, who);
+	}
+}
+
+static int bind_to(const struct sockaddr *addr, socklen_t len, struct err *e)
+{
+	FD_AUTO int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int one = 1, off = 0;
+	if (fd < 0)
+		return err_sys(e, "socket");
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
+		return err_sys(e, "SO_REUSEADDR");
+	/* "*" is one socket for both families. */
+	const struct sockaddr_in6 *in6 = (const void *)addr;
+	if (addr->sa_family == AF_INET6 && memcmp(&in6->sin6_addr, &in6addr_any, sizeof(in6addr_any)) == 0 &&
+	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
+		return err_sys(e, "IPV6_V6ONLY");
+	if (bind(fd, addr, len) < 0)
+		return err_sys(e, "bind");
+	if (listen(fd, 128) < 0)
+		return err_sys(e, "listen");
+	int out = fd;
+	fd = -1;
+	return out;
+}
+
+static int open_socket(const char *address, unsigned port, struct err *e)
+{
+	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+	bool any = strcmp(address, "*") == 0;
+	int fd = -1;
+	if (any || inet_pton(AF_INET6, address, &in6.sin6_addr) == 1) {
+		fd = bind_to((const struct sockaddr *)&in6, sizeof(in6), e);
+		if (fd >= 0 || !any || e->errnum == EADDRINUSE)
+			goto out;
+		err_clear(e); /* a kernel without IPv6 */
+	}
+	if (any || inet_pton(AF_INET, address, &in.sin_addr) == 1)
+		fd = bind_to((const struct sockaddr *)&in, sizeof(in), e);
+	else
+		err_set(e, ERR_CONFIG, "not an IP address");
+out:
+	if (fd >= 0)
+		return fd;
+	int errnum = e->errnum;
+	err_wrap(e, "cannot listen on %s port %u", address, port);
+	if (errnum == EADDRINUSE)
+		err_remedy(e, "find out who has the port (ss -ltnp 'sport = :%u'), or set another in listen.port", port);
+	else if (errnum == EADDRNOTAVAIL)
+		err_remedy(e, "listen.address must be an address of this host; \"*\" takes all");
+	return -1;
+}
+
+struct listener *listener_start(struct agent *a, struct err *e)
+{
+	const struct settings_view *view = settings_get(a->settings);
+	int fd = open_socket(view->config->listen.address, view->config->listen.port, e);
+	if (fd >= 0)
+		log_info("listening", "address=%s port=%u", view->config->listen.address, view->config->listen.port);
+	settings_put(a->settings, view);
+	if (fd < 0)
+		return NULL;
+	struct listener *l = mem_alloc(sizeof(*l));
+	l->agent = a;
+	l->door = door_open(&(struct door_opts){.name = "greet-peer", .fd = fd, .greet = greet, .ctx = l}, e);
+	if (!l->door) {
+		free(l);
+		return NULL;
+	}
+	return l;
+}
+
+void listener_stop(struct listener *l)
+{
+	if (!l)
+		return;
+	door_close(l->door);
+	free(l);
+}
