@@ -359,6 +359,11 @@ const char *link_peer_name(const struct link *l)
 	return l->tls ? tls_peer_name(l->tls) : "local";
 }
 
+const char *link_own_name(const struct link *l)
+{
+	return l->tls ? tls_own_name(l->tls) : "local";
+}
+
 const char *link_peer_addr(const struct link *l)
 {
 	return l->tls ? tls_peer_addr(l->tls) : sock_addr(l->sock);

@@ -44,6 +44,7 @@ struct link *link_connect_local(const char *socket_path, json_t *hello, int64_t 
 struct link *link_accept_local(int fd, int64_t deadline_ns, struct err *e);
 
 const char *link_peer_name(const struct link *l); /* SAN; "local" for a UNIX socket */
+const char *link_own_name(const struct link *l);  /* who we are to the peer: our SAN, or "local" */
 const char *link_peer_addr(const struct link *l); /* "10.77.0.12:7350", for logs */
 const json_t *link_hello(const struct link *l);   /* the peer's HELLO */
 int link_fd(const struct link *l);

@@ -187,6 +187,11 @@ const char *tls_peer_name(const struct tls *t)
 	return t->peer;
 }
 
+const char *tls_own_name(const struct tls *t)
+{
+	return t->ctx->name;
+}
+
 const char *tls_peer_addr(const struct tls *t)
 {
 	return sock_addr(t->sock);

@@ -41,6 +41,7 @@ struct tls *tls_connect(struct tls_ctx *ctx, int fd, const char *expect_name, in
 struct tls *tls_accept(struct tls_ctx *ctx, int fd, int64_t deadline_ns, struct err *e);
 
 const char *tls_peer_name(const struct tls *t); /* SAN */
+const char *tls_own_name(const struct tls *t);  /* our SAN */
 const char *tls_peer_addr(const struct tls *t); /* "10.77.0.12:7350" */
 int tls_fd(const struct tls *t);
 /* tls_read may find bytes without the socket being readable. */
