@@ -32,10 +32,10 @@ static char *socket_path(const struct cli *cli)
 	return path;
 }
 
-static void explain(struct err *e, const char *path)
+static void explain(struct err *e)
 {
 	int errnum = e->errnum;
-	err_wrap(e, "cannot reach the agent at %s", path);
+	err_wrap(e, "cannot reach the agent");
 	e->cls = ERR_PEER;
 	if (errnum == EACCES || errnum == EPERM)
 		err_remedy(e, "run this as root, or as a member of the group that control.group in vmferryd.conf names");
@@ -49,7 +49,7 @@ struct client *client_open(const struct cli *cli, struct err *e)
 	struct link *l = link_connect_local(path, json_pack("{s:s}", "purpose", "control"),
 					    clock_mono_ns() + CONNECT_WITHIN_NS, e);
 	if (!l) {
-		explain(e, path);
+		explain(e);
 		return NULL;
 	}
 	struct rpc *rpc = rpc_start(l, NULL, e);
