@@ -143,6 +143,26 @@ static int capture(int fds[2], struct buf out[2], int64_t deadline_ns, const vol
 	return 0;
 }
 
+/* For the child that closed its pipes and goes on; stopped at the deadline or when cancelled. */
+static int wait_cancellable(pid_t pid, int64_t deadline_ns, const volatile bool *cancel, int *status, struct err *e)
+{
+	for (;;) {
+		const int64_t now = clock_mono_ns();
+		const int64_t slice = deadline_ns - now > POLL_SLICE_NS ? now + POLL_SLICE_NS : deadline_ns;
+		const int rc = child_wait(pid, slice, status, e);
+		if (rc <= 0)
+			return rc;
+		if (cancel && *cancel)
+			err_set(e, ERR_CANCELLED, "cancelled");
+		else if (clock_mono_ns() >= deadline_ns)
+			err_set(e, ERR_SYS, "took too long");
+		else
+			continue;
+		child_stop(pid);
+		return -1;
+	}
+}
+
 /* The last line that says something. */
 static const char *last_line(struct buf *b)
 {
@@ -179,8 +199,10 @@ int child_run(const char *const argv[], int64_t deadline_ns, const volatile bool
 		err_wrap(e, "%s", argv[0]);
 		goto out;
 	}
-	if (child_wait(pid, INT64_MAX, &status, e) != 0)
+	if (wait_cancellable(pid, deadline_ns, cancel, &status, e) != 0) {
+		err_wrap(e, "%s", argv[0]);
 		goto out;
+	}
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
 		if (WIFSIGNALED(status))
 			err_set(e, ERR_SYS, "%s was killed by signal %d", argv[0], WTERMSIG(status));

@@ -23,7 +23,8 @@ void *mem_alloc(size_t size)
 
 void *mem_alloc_array(size_t n, size_t size)
 {
-	void *p = calloc(n ? n : 1, size ? size : 1);
+	size_t total = 0;
+	void *p = mem_mul(n, size, &total) ? calloc(1, total ? total : 1) : NULL;
 
 	if (!p)
 		out_of_memory();
@@ -32,7 +33,8 @@ void *mem_alloc_array(size_t n, size_t size)
 
 void *mem_realloc_array(void *p, size_t n, size_t size)
 {
-	void *q = reallocarray(p, n ? n : 1, size ? size : 1);
+	size_t total = 0;
+	void *q = mem_mul(n, size, &total) ? realloc(p, total ? total : 1) : NULL;
 
 	if (!q)
 		out_of_memory();
@@ -64,7 +66,8 @@ char *mem_printf(const char *fmt, ...)
 
 void *mem_try(size_t n, size_t size, const char *what, struct err *e)
 {
-	void *p = calloc(n ? n : 1, size ? size : 1);
+	size_t total = 0;
+	void *p = mem_mul(n, size, &total) ? calloc(1, total ? total : 1) : NULL;
 
 	if (!p) {
 		errno = ENOMEM;

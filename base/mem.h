@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Zeroed; never NULL. */
+/* Zeroed; never NULL, not even for size 0. */
 void *mem_alloc(size_t size);
 void *mem_alloc_array(size_t n, size_t size);
 void *mem_realloc_array(void *p, size_t n, size_t size);

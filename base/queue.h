@@ -17,7 +17,7 @@ struct queue;
 struct queue *queue_new(size_t max_items, size_t max_weight, void (*drop)(void *item));
 /* Drops what is left. No thread may be inside. NULL is fine. */
 void queue_free(struct queue *q);
-/* Blocks while full. 0, or -1 when closed or aborted: the item is then still the caller's. */
+/* Blocks while full. The item is not NULL. 0, or -1 when closed or aborted: the item is then still the caller's. */
 int queue_push(struct queue *q, void *item, size_t weight);
 /* Blocks while empty. NULL when closed and drained, or aborted. */
 void *queue_pop(struct queue *q);
