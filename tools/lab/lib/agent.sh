@@ -20,17 +20,32 @@ lab_agent() { # start|stop|restart|kill|reload|log HOST...
 
 # ---- certificates ----
 
-# With `vmferry pki` where it is built; otherwise by openssl, with the same properties.
+VMFERRY=$LAB_BUILD/tools/vmferry/vmferry
+
+# By `vmferry pki` where it is built; otherwise by openssl, with the same names and properties.
 pki_ca() {
 	local pki="$LAB_DIR/pki"
 	[ -e "$pki/ca.pem" ] && return 0
+	if [ -x "$VMFERRY" ]; then
+		"$VMFERRY" pki init --ca "$pki" --name "lab" >/dev/null && return 0
+		die "no CA"
+	fi
 	mkdir -p "$pki" && chmod 700 "$pki"
-	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=lab fleet CA" \
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=lab" \
 		-addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign" \
 		-keyout "$pki/ca.key" -out "$pki/ca.pem" 2>"$pki/openssl.log" || die "no CA: $(tail -1 "$pki/openssl.log")"
 }
 
-# pki_issue NAME FILE [openssl x509 options]: FILE.pem and FILE.key, signed by the lab's CA.
+pki_host() { # HOST FOLDER: FOLDER/host.pem and host.key
+	if [ -x "$VMFERRY" ]; then
+		"$VMFERRY" pki issue "$1" --ca "$LAB_DIR/pki" --out "$2" >/dev/null || die "no certificate for $1"
+	else
+		pki_issue "$1" "$2/host"
+	fi
+}
+
+# pki_issue NAME FILE [openssl x509 options]: FILE.pem and FILE.key, signed by the lab's CA, by openssl: also such that
+# `vmferry pki` would not make.
 pki_issue() {
 	local name=$1 file=$2 log="$LAB_DIR/pki/openssl.log"
 	shift 2
@@ -50,8 +65,8 @@ pki_issue() {
 agent_certificates() { # HOST
 	local host=$1 etc="$LAB_DIR/$1/fs/etc/vmferry" tls="$LAB_DIR/$1/fs/etc/libvirt/pki" role
 	mkdir -p "$etc" "$tls"
-	[ -e "$etc/host.pem" ] || pki_issue "$host" "$etc/host" || return 1
-	cp "$LAB_DIR/pki/ca.pem" "$etc/ca.pem"
+	[ -e "$etc/host.pem" ] || pki_host "$host" "$etc" || return 1
+	cp -f "$LAB_DIR/pki/ca.pem" "$etc/ca.pem"
 	# The same for QEMU's own TLS, which `virsh migrate --tls` uses.
 	cp "$etc/ca.pem" "$tls/ca-cert.pem"
 	for role in server client; do
