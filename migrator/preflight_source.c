@@ -1,0 +1,193 @@
+/*
+ * preflight_source.c - preflight.h's facts of the source.
+ */
+#include "migrator/preflight.h"
+
+#include "base/mem.h"
+#include "migrator/guests.h"
+#include "migrator/image_facts.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+_Static_assert(IMAGE_FACTS_TOKEN_LEN == sizeof(((struct preflight_disk *)0)->token), "a probe's token");
+
+static int get_xml(struct preflight_source *s, virDomainPtr dom, const char *name, struct err *e)
+{
+	bool off = s->where == WHERE_SHUTOFF;
+
+	/* Live XML shows block jobs and backing chains; what libvirt would send to another host leaves them out. */
+	VIRT_STR_AUTO char *looked_at = virDomainGetXMLDesc(dom, off ? VIR_DOMAIN_XML_INACTIVE : 0);
+	if (!looked_at)
+		return virt_err(e, "read the definition of %s", name);
+	s->xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_SECURE |
+						  (unsigned)(off ? VIR_DOMAIN_XML_INACTIVE : VIR_DOMAIN_XML_MIGRATABLE));
+	if (!s->xml)
+		return virt_err(e, "read the definition of %s", name);
+	s->dom = domain_parse(looked_at, e);
+	return s->dom ? 0 : err_wrap(e, "VM %s", name);
+}
+
+static void get_job(struct preflight_source *s, virDomainPtr dom)
+{
+	virTypedParameterPtr params = NULL;
+	int n = 0;
+	int type = VIR_DOMAIN_JOB_NONE;
+	int operation = VIR_DOMAIN_JOB_OPERATION_UNKNOWN;
+
+	s->job = -1;
+	if (virDomainGetJobStats(dom, &type, &params, &n, 0) < 0)
+		return; /* shut off, or a driver without jobs */
+	(void)virTypedParamsGetInt(params, n, VIR_DOMAIN_JOB_OPERATION, &operation);
+	virTypedParamsFree(params, n);
+	if (type != VIR_DOMAIN_JOB_NONE && type != VIR_DOMAIN_JOB_COMPLETED)
+		s->job = operation;
+}
+
+static void get_memory(struct preflight_source *s, virDomainPtr dom)
+{
+	virDomainMemoryStatStruct stats[VIR_DOMAIN_MEMORY_STAT_NR];
+	int n = virDomainMemoryStats(dom, stats, VIR_DOMAIN_MEMORY_STAT_NR, 0);
+
+	for (int i = 0; i < n; i++)
+		if (stats[i].tag == VIR_DOMAIN_MEMORY_STAT_RSS)
+			s->rss_bytes = (uint64_t)stats[i].val << 10;
+}
+
+static void get_cpu(struct preflight_source *s, virConnectPtr conn)
+{
+	const struct domain *d = s->dom;
+	const struct cpu_scope scope = { d->emulator, d->arch, d->machine, d->type };
+	struct err ignored = ERR_INIT;
+	struct cpu_result here;
+
+	s->cpu_missing_here = json_array();
+	if (!d->cpu_mode)
+		return; /* the emulator's own default, which every host has */
+	if (strcmp(d->cpu_mode, "host-passthrough") == 0 || strcmp(d->cpu_mode, "maximum") == 0) {
+		s->cpu_xml = cpu_host_model(conn, &scope, &ignored);
+		return;
+	}
+	s->cpu_xml = mem_strdup(d->cpu_xml);
+	if (cpu_compare(conn, &scope, s->cpu_xml, &here, &ignored) < 0)
+		return;
+	json_decref(s->cpu_missing_here);
+	s->cpu_missing_here = json_incref(here.missing);
+	cpu_result_fini(&here);
+}
+
+static void get_file(const struct domain_disk *disk, struct preflight_disk *out)
+{
+	struct err ignored = ERR_INIT;
+	struct image_facts f;
+
+	image_facts_get(disk->path, &f);
+	if (!f.exists)
+		return;
+	out->inode = f.inode;
+	out->size = f.size;
+	out->mtime_ns = f.mtime_ns;
+	out->network_fs = f.network_fs;
+	out->allocated_bytes = f.allocated;
+	/* A copy has the content of the whole chain. */
+	for (size_t i = 0; i < disk->n_backing; i++) {
+		struct image_facts layer;
+		if (!disk->backing[i].path)
+			continue;
+		image_facts_get(disk->backing[i].path, &layer);
+		out->allocated_bytes += layer.allocated;
+	}
+	(void)image_facts_virtual_size(disk->path, disk->format, &out->virtual_bytes, &ignored);
+	out->device_id = image_facts_device_id(disk->path);
+	if (!f.device && !disk->readonly)
+		(void)image_facts_make_probe(disk->path, &out->probe, out->token, &ignored);
+}
+
+static void get_disks(struct preflight_source *s, virDomainPtr dom)
+{
+	s->disks = mem_alloc_array(s->dom->n_disks ? s->dom->n_disks : 1, sizeof(*s->disks));
+	for (size_t i = 0; i < s->dom->n_disks; i++) {
+		const struct domain_disk *disk = &s->dom->disks[i];
+		struct preflight_disk *out = &s->disks[i];
+		virDomainBlockInfo info = { 0 };
+
+		if (disk->path)
+			get_file(disk, out);
+		/* A running QEMU knows better than the image's header. */
+		if (disk->source != DOMAIN_SOURCE_NONE && virDomainGetBlockInfo(dom, disk->target, &info, 0) == 0 && info.capacity)
+			out->virtual_bytes = info.capacity;
+		if (out->virtual_bytes && out->allocated_bytes > out->virtual_bytes)
+			out->allocated_bytes = out->virtual_bytes;
+	}
+}
+
+int preflight_gather(virConnectPtr conn, virDomainPtr dom, struct preflight_source *out, struct err *e)
+{
+	struct preflight_source s = { .job = -1 };
+	char uuid[VIR_UUID_STRING_BUFLEN];
+	const char *name = virDomainGetName(dom);
+
+	if (virDomainGetUUIDString(dom, uuid) < 0)
+		return virt_err(e, "look at VM %s", name);
+	if (where_is(conn, uuid, &s.where, &s.persistent, e) < 0)
+		return -1;
+	if (get_xml(&s, dom, name, e) < 0) {
+		preflight_source_fini(&s);
+		return -1;
+	}
+	s.paused_reason = guests_paused_reason(dom);
+	get_job(&s, dom);
+	int n = virDomainSnapshotNum(dom, 0);
+	s.snapshots = n > 0 ? (unsigned)n : 0;
+	n = virDomainListAllCheckpoints(dom, NULL, 0);
+	s.checkpoints = n > 0 ? (unsigned)n : 0;
+	s.managed_save = virDomainHasManagedSaveImage(dom, 0) == 1;
+	(void)virConnectGetLibVersion(conn, &s.libvirt_version);
+	(void)virConnectGetVersion(conn, &s.qemu_version);
+	get_memory(&s, dom);
+	get_cpu(&s, conn);
+	get_disks(&s, dom);
+	*out = s;
+	return 0;
+}
+
+void preflight_remove_probes(struct preflight_source *s)
+{
+	for (size_t i = 0; s->disks && i < s->dom->n_disks; i++) {
+		if (!s->disks[i].probe)
+			continue;
+		(void)unlink(s->disks[i].probe);
+		free(s->disks[i].probe);
+		s->disks[i].probe = NULL;
+	}
+}
+
+void preflight_source_fini(struct preflight_source *s)
+{
+	preflight_remove_probes(s);
+	for (size_t i = 0; s->disks && i < s->dom->n_disks; i++)
+		free(s->disks[i].device_id);
+	free(s->disks);
+	free(s->xml);
+	free(s->cpu_xml);
+	json_decref(s->cpu_missing_here);
+	domain_free(s->dom);
+	*s = (struct preflight_source){ .job = -1 };
+}
+
+json_t *preflight_request(const struct preflight_source *s, const struct migration_args *args)
+{
+	json_t *disks = json_array();
+	for (size_t i = 0; i < s->dom->n_disks; i++) {
+		const struct preflight_disk *d = &s->disks[i];
+		const char *slash = d->probe ? strrchr(d->probe, '/') : NULL;
+		json_array_append_new(
+			disks, json_pack("{s:s,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?}", "target", s->dom->disks[i].target, "virtual_bytes",
+					 (json_int_t)d->virtual_bytes, "probe", slash ? slash + 1 : NULL, "token", d->token, "inode",
+					 (json_int_t)d->inode, "size", (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns,
+					 "network_fs", d->network_fs, "device_id", d->device_id));
+	}
+	return json_pack("{s:s,s:b,s:b,s:s?,s:o}", "xml", s->xml, "copy_storage", args->copy_storage, "offline", args->offline, "cpu_xml",
+			 s->cpu_xml, "disks", disks);
+}
