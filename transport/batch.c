@@ -122,15 +122,16 @@ static void add_delta(struct batch *b, struct op *op, uint8_t *old, const uint8_
 	b->counts.delta_pages++;
 	ops_add(&b->writer, op);
 	buf_put_uleb(&b->ops, p->runs - 1);
-	uint8_t *xor = buf_reserve(&b->delta, p->bytes);
+	uint8_t *bytes = buf_reserve(&b->delta, p->bytes);
 	b->delta.len += p->bytes;
 	unsigned end = 0;
 	for (unsigned i = 0; i < p->runs; i++) {
 		unsigned at = p->run[i].at, len = p->run[i].len;
 		buf_put_uleb(&b->ops, at - end);
 		buf_put_uleb(&b->ops, len - 1);
-		patch_take(old + at, data + at, xor, len);
-		xor += len;
+		memcpy(bytes, data + at, len);
+		memcpy(old + at, data + at, len);
+		bytes += len;
 		end = at + len;
 	}
 }

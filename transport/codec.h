@@ -3,8 +3,9 @@
  * exactly the same ones. Pure functions; the bytes are specified in PROTOCOL.md section "Batches".
  *
  * A batch is a list of operations that reproduce the stream (a literal run of bytes; a run of pages with QEMU's CONTINUE headers; a run of
- * zero pages; the data of one page whose header was literal), the plain pages, and the pages that are XOR against a version
- * the peer already has. Plain and XOR bytes are compressed apart, whole. A hash of the reproduced bytes closes the batch.
+ * zero pages; the data of one page whose header was literal), the plain pages, and the bytes that changed in pages of which the peer
+ * already has a version ("delta": cheaper and smaller than their XOR, see patch.h). Operations, plain and delta bytes are compressed
+ * apart, whole. A hash of the reproduced bytes closes the batch.
  *
  * The old versions live in slots (page_cache.h). The encoding side alone decides what goes into which slot; the decoding side is an array
  * that does as told. So building and emitting happen in order, one thread each; encoding and decoding are independent

@@ -22,7 +22,7 @@ enum op_kind {
 	OP_LITERAL = 0, /* bytes of the plain section */
 	OP_ZEROS = 1,   /* zero pages */
 	OP_PLAIN = 2,   /* pages of the plain section */
-	OP_DELTA = 3,   /* one page: the slot's contents, patched by bytes of the delta section; the slot keeps the result */
+	OP_DELTA = 3,   /* one page: the slot's contents after its runs were replaced by bytes of the delta section */
 	OP_SAME = 4,    /* pages equal to slots */
 };
 

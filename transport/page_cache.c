@@ -19,9 +19,8 @@
  * come before. */
 #define SEEN_BITS  (UINT64_C(1) << 26)
 #define SECRET_LEN 192
-#define HEAT_MAX   3
-/* The clock's hand moves at most so far for one page; if all of these are hot, the page is not hotter. */
-#define SWEEP_MAX 4096u
+/* The clock's hand moves at most so far for one page; if all of these are in use, the page is not kept. */
+#define SWEEP_MAX 1024u
 #define WAYS      4u
 
 /* Entry of map and index: a tag in the high half that saves looking at the slot, the slot in the low half. 0: none (tags are odd). */
@@ -50,12 +49,14 @@ struct page_cache {
 	uint64_t *index; /* contents -> slot, sets of WAYS; may be stale, see `tag` */
 	uint64_t *owner; /* per slot: its page; of a free slot the next free one */
 	uint32_t *tag;   /* per slot: as in its index entry, or 0: not found by content */
-	uint8_t *heat;   /* per slot: 0..HEAT_MAX */
+	uint16_t *last;  /* per slot: the pass in which its page last came */
 	uint8_t *seen;   /* SEEN_BITS */
 
 	uint32_t used; /* slots [0, used) have been handed out once */
 	uint32_t free; /* list through owner, or NO_SLOT */
 	uint32_t hand;
+	uint16_t pass;    /* of the guest's RAM; counts round */
+	uint64_t page_no; /* where the pass is */
 };
 
 static void *map_lazily(size_t size, const char *what, struct err *e)
@@ -103,7 +104,7 @@ struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 		mem_free_ptr(&c);
 		return NULL;
 	}
-	c->mapped = n * CODEC_PAGE_SIZE + 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 1) + SEEN_BITS / 8 + 8 * 64;
+	c->mapped = n * CODEC_PAGE_SIZE + 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 + 8 * 64;
 	uint8_t *at = map_lazily(c->mapped, "old versions of pages", e);
 	if (!at) {
 		mem_free_ptr(&c);
@@ -114,7 +115,7 @@ struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 	c->index = carve(&at, (size_t)entries * sizeof(uint64_t));
 	c->owner = carve(&at, n * sizeof(uint64_t));
 	c->tag = carve(&at, n * sizeof(uint32_t));
-	c->heat = carve(&at, n);
+	c->last = carve(&at, n * sizeof(uint16_t));
 	c->seen = carve(&at, SEEN_BITS / 8);
 	return c;
 }
@@ -176,14 +177,22 @@ static void map_remove(struct page_cache *c, uint64_t hole)
 	c->map[hole] = 0;
 }
 
+/* QEMU goes through RAM in ascending order, again and again: a step back begins a new pass. */
+static inline void follow(struct page_cache *c, uint64_t page_no)
+{
+	if (page_no < c->page_no)
+		c->pass++;
+	c->page_no = page_no;
+}
+
 uint32_t page_cache_find(struct page_cache *c, uint64_t page_no)
 {
+	follow(c, page_no);
 	uint64_t e = c->map[map_position(c, page_no)];
 	if (!e)
 		return PAGE_CACHE_NO_SLOT;
 	uint32_t slot = entry_slot(e);
-	if (c->heat[slot] < HEAT_MAX)
-		c->heat[slot]++;
+	c->last[slot] = c->pass;
 	return slot;
 }
 
@@ -204,16 +213,21 @@ static bool was_seen(struct page_cache *c, uint64_t page_no)
 	return seen;
 }
 
+/* A whole pass has gone by the page in this slot without it: in this pass already if the pass is beyond it, else in the one before. */
+static bool is_cold(const struct page_cache *c, uint32_t slot)
+{
+	uint16_t age = (uint16_t)(c->pass - c->last[slot]);
+	return age > (c->owner[slot] < c->page_no ? 0 : 1);
+}
+
 /* A cold slot by the clock, no longer owned; or NO_SLOT. */
 static uint32_t evict(struct page_cache *c)
 {
-	for (uint32_t n = 0; n < SWEEP_MAX && n / (HEAT_MAX + 1) < c->slots; n++) {
+	for (uint32_t n = 0; n < SWEEP_MAX && n < c->slots; n++) {
 		uint32_t slot = c->hand;
 		c->hand = slot + 1 == c->slots ? 0 : slot + 1;
-		if (c->heat[slot] > 0) {
-			c->heat[slot]--;
+		if (!is_cold(c, slot))
 			continue;
-		}
 		map_remove(c, map_position(c, c->owner[slot]));
 		return slot;
 	}
@@ -241,7 +255,7 @@ uint32_t page_cache_admit(struct page_cache *c, uint64_t page_no)
 	c->map[at] = entry_of(map_tag(page_no), slot);
 	c->owner[slot] = page_no;
 	c->tag[slot] = 0;
-	c->heat[slot] = again;
+	c->last[slot] = c->pass;
 	return slot;
 }
 
@@ -253,7 +267,6 @@ void page_cache_drop(struct page_cache *c, uint64_t page_no)
 	uint32_t slot = entry_slot(c->map[at]);
 	map_remove(c, at);
 	c->tag[slot] = 0;
-	c->heat[slot] = 0;
 	c->owner[slot] = c->free;
 	c->free = slot;
 }

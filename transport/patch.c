@@ -77,17 +77,3 @@ enum patch_kind patch_diff(struct patch *p, const uint8_t *old, const uint8_t *n
 	}
 	return p->runs ? PATCH_SMALL : PATCH_EQUAL;
 }
-
-void patch_take(uint8_t *page, const uint8_t *new_page, uint8_t *xor_out, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		xor_out[i] = page[i] ^ new_page[i];
-		page[i] = new_page[i];
-	}
-}
-
-void patch_apply(uint8_t *page, const uint8_t *xor_in, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		page[i] ^= xor_in[i];
-}
