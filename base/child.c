@@ -46,6 +46,8 @@ static int spawn(const char *const argv[], int out_fd, int err_fd, pid_t *pid, s
 	posix_spawn_file_actions_adddup2(&actions, out_fd >= 0 ? out_fd : 2, 1);
 	if (err_fd >= 0)
 		posix_spawn_file_actions_adddup2(&actions, err_fd, 2);
+	/* Ours are all CLOEXEC; whoever started us may have left us others. */
+	posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 	/* execvp does not change the strings; its prototype predates const. */
 	union {
 		const char *const *in;
