@@ -1,0 +1,736 @@
+#include "transport/flow.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/mem.h"
+#include "base/thread.h"
+#include "transport/flow_window.h"
+
+#include <assert.h>
+#include <linux/sockios.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#define MAX_LINKS 32
+#define TLS_RECORD 16384u
+#define TLS_OVERHEAD 22u
+/* A limit is about the link, and there every segment has its headers. In between, so that both who counts payload and who counts packets of
+ * 1500 bytes find the limit held within 3 %. */
+#define PACKET_OVERHEAD 0.02
+#define METER_SLOT_NS (100 * NS_PER_MS)
+#define METER_SLOTS 10
+#define HINT_NS (10 * NS_PER_MS)
+#define HINT_MIN ((size_t)64 * 1024)
+#define HINT_MAX ((size_t)1024 * 1024)
+/* How many raw bytes it takes until the ratio of a stream is believed. */
+#define RATIO_BYTES (2.0 * 1024 * 1024)
+#define RATIO_MIN (1.0 / 256)
+
+enum record_state { RECORD_RESERVED, RECORD_QUEUED, RECORD_SENT };
+
+struct record {
+	enum record_state state;
+	uint32_t raw;
+	uint32_t wire; /* an estimate until it is queued */
+	struct flow_mark mark;
+};
+
+struct tx_stream {
+	uint32_t id;
+	bool urgent;
+	bool forgotten;
+	bool ack_queued;
+	uint64_t ack; /* to be sent, if ack_queued */
+	uint64_t reserved, acked;
+	double ratio; /* wire bytes per raw byte, of late */
+	struct record *ring; /* [number % FLOW_MAX_BATCHES]; NULL before the first and after forget */
+	struct tx_stream *next_ack;
+};
+
+struct tx_frame {
+	struct tx_frame *next;
+	struct tx_stream *stream; /* of a batch; NULL for a control frame */
+	uint64_t number;
+	struct buf payload;
+};
+
+struct frame_list {
+	struct tx_frame *first;
+	struct tx_frame **last;
+};
+
+struct tx_link {
+	struct flow_tx *flow;
+	struct link *link;
+	pthread_t thread;
+};
+
+struct meter {
+	uint64_t slot[METER_SLOTS + 1];
+	int64_t at; /* number of the slot that is being filled */
+	int64_t since_ns;
+};
+
+struct flow_tx {
+	/* fixed after the start */
+	struct flow_tx_opts opts;
+	uint64_t max_raw;
+
+	pthread_mutex_t lock;
+	pthread_cond_t work; /* a sender has something to do */
+	pthread_cond_t room; /* the window moved */
+	pthread_cond_t done; /* a sender has ended */
+	/* under lock */
+	struct tx_link *links[MAX_LINKS];
+	size_t n_links;
+	size_t running;
+	bool dead;      /* error or abort */
+	bool failed;    /* on_error was or will be called */
+	bool finishing;
+	int64_t finish_deadline_ns;
+	struct err error;
+	struct frame_list control, urgent, bulk;
+	struct tx_frame *spare;
+	struct tx_stream *first_ack, **last_ack;
+	struct tx_stream *streams[FLOW_MAX_STREAMS + 1];
+	struct flow_window window;
+	struct flow_bucket bucket;
+	uint64_t raw, wire, queued; /* in flight; of these not yet handed to a link */
+	uint64_t batches;
+	struct meter meter;
+};
+
+/* ---- small things; all under lock ---- */
+
+static void list_init(struct frame_list *l)
+{
+	l->first = NULL;
+	l->last = &l->first;
+}
+
+static void list_push(struct frame_list *l, struct tx_frame *fr)
+{
+	fr->next = NULL;
+	*l->last = fr;
+	l->last = &fr->next;
+}
+
+static struct tx_frame *list_pop(struct frame_list *l)
+{
+	struct tx_frame *fr = l->first;
+
+	if (fr) {
+		l->first = fr->next;
+		if (!l->first)
+			l->last = &l->first;
+	}
+	return fr;
+}
+
+static struct tx_frame *frame_get(struct flow_tx *f)
+{
+	struct tx_frame *fr = f->spare;
+
+	if (!fr)
+		return mem_alloc(sizeof(*fr));
+	f->spare = fr->next;
+	return fr;
+}
+
+static void frame_put(struct flow_tx *f, struct tx_frame *fr)
+{
+	fr->stream = NULL;
+	fr->next = f->spare;
+	f->spare = fr;
+}
+
+static void recycle(struct flow_tx *f, struct buf *payload)
+{
+	if (f->opts.recycle && payload->data)
+		f->opts.recycle(f->opts.ctx, payload);
+	else
+		buf_fini(payload);
+	*payload = (struct buf)BUF_INIT;
+}
+
+static struct tx_stream *stream_of(struct flow_tx *f, uint32_t id)
+{
+	assert(id > 0 && id <= FLOW_MAX_STREAMS && f->streams[id]);
+	return f->streams[id];
+}
+
+static struct record *record_of(struct tx_stream *s, uint64_t number)
+{
+	return &s->ring[number % FLOW_MAX_BATCHES];
+}
+
+static uint32_t wire_of(size_t payload)
+{
+	const size_t framed = payload + FRAME_HEADER_SIZE + FLOW_BATCH_HEAD;
+
+	return (uint32_t)(framed + (framed / TLS_RECORD + 1) * TLS_OVERHEAD);
+}
+
+static void meter_add(struct meter *m, uint64_t bytes, int64_t now)
+{
+	const int64_t at = now / METER_SLOT_NS;
+
+	if (at - m->at > METER_SLOTS)
+		memset(m->slot, 0, sizeof(m->slot));
+	else
+		for (int64_t i = m->at + 1; i <= at; i++)
+			m->slot[i % (METER_SLOTS + 1)] = 0;
+	m->at = at;
+	m->slot[at % (METER_SLOTS + 1)] += bytes;
+}
+
+static uint64_t meter_rate(struct meter *m, int64_t now)
+{
+	uint64_t sum = 0;
+	int64_t span = now % METER_SLOT_NS + METER_SLOTS * METER_SLOT_NS;
+
+	meter_add(m, 0, now);
+	for (size_t i = 0; i <= METER_SLOTS; i++)
+		sum += m->slot[i];
+	if (span > now - m->since_ns)
+		span = now - m->since_ns > NS_PER_MS ? now - m->since_ns : NS_PER_MS;
+	return (uint64_t)((double)sum * 1e9 / (double)span);
+}
+
+/* ---- the end ---- */
+
+static void die_locked(struct flow_tx *f)
+{
+	f->dead = true;
+	for (size_t i = 0; i < f->n_links; i++)
+		link_shutdown(f->links[i]->link);
+	pthread_cond_broadcast(&f->work);
+	pthread_cond_broadcast(&f->room);
+	pthread_cond_broadcast(&f->done);
+}
+
+static void fail(struct flow_tx *f, const struct err *e)
+{
+	{
+		THREAD_LOCKED(&f->lock);
+		if (f->dead)
+			return;
+		f->failed = true;
+		f->error = *e;
+		die_locked(f);
+	}
+	if (f->opts.on_error)
+		f->opts.on_error(f->opts.ctx, e);
+}
+
+void flow_tx_abort(struct flow_tx *f)
+{
+	THREAD_LOCKED(&f->lock);
+	if (!f->dead)
+		die_locked(f);
+}
+
+static int cancelled(struct err *e)
+{
+	return err_set(e, ERR_CANCELLED, "the session has ended");
+}
+
+/* ---- sender threads ---- */
+
+/* The next frame for any link, or NULL with the time until which there is none (INT64_MAX: until signalled). Under lock. */
+static struct tx_frame *next_frame(struct flow_tx *f, int64_t *until)
+{
+	struct tx_frame *fr;
+
+	*until = INT64_MAX;
+	if ((fr = list_pop(&f->control)) != NULL)
+		return fr;
+	if (!f->urgent.first && !f->bulk.first)
+		return NULL;
+	const int64_t now = clock_mono_ns();
+	const int64_t wait = flow_bucket_wait(&f->bucket, now);
+	if (wait > 0) {
+		*until = now + wait;
+		return NULL;
+	}
+	fr = list_pop(&f->urgent);
+	return fr ? fr : list_pop(&f->bulk);
+}
+
+static int send_acks(struct flow_tx *f, struct link *l, struct err *e)
+{
+	struct tx_stream *s;
+
+	while (!f->dead && (s = f->first_ack) != NULL) {
+		uint8_t head[FLOW_BATCH_HEAD];
+		const struct iovec iov = { .iov_base = head, .iov_len = sizeof(head) };
+		f->first_ack = s->next_ack;
+		if (!f->first_ack)
+			f->last_ack = &f->first_ack;
+		s->ack_queued = false;
+		flow_head_encode(s->id, s->ack, head);
+		pthread_mutex_unlock(&f->lock);
+		const int rc = link_send(l, FRAME_ACK, &iov, 1, INT64_MAX, e);
+		pthread_mutex_lock(&f->lock);
+		const uint32_t wire = wire_of(0);
+		flow_bucket_take(&f->bucket, wire);
+		meter_add(&f->meter, wire, clock_mono_ns());
+		if (rc < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int send_control(struct flow_tx *f, struct link *l, struct tx_frame *fr, struct err *e)
+{
+	const struct iovec iov = { .iov_base = fr->payload.data, .iov_len = fr->payload.len };
+
+	pthread_mutex_unlock(&f->lock);
+	const int rc = link_send(l, FRAME_STREAM, &iov, 1, INT64_MAX, e);
+	pthread_mutex_lock(&f->lock);
+	flow_bucket_take(&f->bucket, wire_of(fr->payload.len));
+	buf_fini(&fr->payload);
+	frame_put(f, fr);
+	return rc;
+}
+
+static int send_batch(struct flow_tx *f, struct link *l, struct tx_frame *fr, struct err *e)
+{
+	uint8_t head[FLOW_BATCH_HEAD];
+	const struct iovec iov[] = { { .iov_base = head, .iov_len = sizeof(head) },
+				     { .iov_base = fr->payload.data, .iov_len = fr->payload.len } };
+	const bool forgotten = fr->stream->forgotten;
+	const uint32_t wire = wire_of(fr->payload.len);
+	int rc = 0;
+
+	if (!forgotten) {
+		record_of(fr->stream, fr->number)->state = RECORD_SENT;
+		f->queued -= wire;
+		f->batches++;
+		flow_bucket_take(&f->bucket, (uint64_t)(wire * (1 + PACKET_OVERHEAD)));
+		flow_head_encode(fr->stream->id, fr->number, head);
+	}
+	pthread_mutex_unlock(&f->lock);
+	if (!forgotten)
+		rc = fault_point(FAULT_CHANNEL_SEND, e) < 0 ? -1 : link_send(l, FRAME_BATCH, iov, 2, INT64_MAX, e);
+	recycle(f, &fr->payload);
+	pthread_mutex_lock(&f->lock);
+	if (!forgotten)
+		meter_add(&f->meter, wire, clock_mono_ns());
+	frame_put(f, fr);
+	return rc;
+}
+
+/* 0 when there is nothing left to send and the flow finishes. */
+static int send_all(struct flow_tx *f, struct link *l, struct err *e)
+{
+	int64_t until;
+
+	THREAD_LOCKED(&f->lock);
+	for (;;) {
+		if (send_acks(f, l, e) < 0)
+			return -1;
+		if (f->dead)
+			return -1;
+		struct tx_frame *fr = next_frame(f, &until);
+		if (fr) {
+			if ((fr->stream ? send_batch : send_control)(f, l, fr, e) < 0)
+				return -1;
+		} else if (f->finishing && until == INT64_MAX) {
+			return 0;
+		} else {
+			thread_cond_wait_until(&f->work, &f->lock, until);
+		}
+	}
+}
+
+static void *sender(void *arg)
+{
+	struct tx_link *tl = arg;
+	struct flow_tx *f = tl->flow;
+	struct err e = ERR_INIT;
+	int64_t deadline;
+
+	int rc = send_all(f, tl->link, &e);
+	if (rc == 0) {
+		{
+			THREAD_LOCKED(&f->lock);
+			deadline = f->finish_deadline_ns;
+		}
+		rc = link_finish(tl->link, deadline, &e);
+	}
+	if (rc < 0)
+		fail(f, &e);
+	THREAD_LOCKED(&f->lock);
+	f->running--;
+	pthread_cond_broadcast(&f->done);
+	return NULL;
+}
+
+/* ---- start ---- */
+
+struct flow_tx *flow_tx_new(const struct flow_tx_opts *opts, struct err *e)
+{
+	(void)e;
+	struct flow_tx *f = mem_alloc(sizeof(*f));
+
+	f->opts = *opts;
+	f->max_raw = opts->max_raw ? opts->max_raw : FLOW_MAX_RAW;
+	pthread_mutex_init(&f->lock, NULL);
+	thread_cond_init(&f->work);
+	thread_cond_init(&f->room);
+	thread_cond_init(&f->done);
+	list_init(&f->control);
+	list_init(&f->urgent);
+	list_init(&f->bulk);
+	f->last_ack = &f->first_ack;
+	flow_window_init(&f->window);
+	flow_bucket_set(&f->bucket, opts->rate_limit, clock_mono_ns());
+	f->meter.since_ns = clock_mono_ns();
+	return f;
+}
+
+int flow_tx_add_link(struct flow_tx *f, struct link *l, struct err *e)
+{
+	struct tx_link *tl = mem_alloc(sizeof(*tl));
+
+	tl->flow = f;
+	tl->link = l;
+	THREAD_LOCKED(&f->lock);
+	if (f->dead || f->finishing || f->n_links == MAX_LINKS) {
+		if (f->n_links == MAX_LINKS)
+			err_set(e, ERR_CONFIG, "more than %d data links", MAX_LINKS);
+		else
+			cancelled(e);
+		goto fail;
+	}
+	if (thread_start(&tl->thread, "flow-tx", sender, tl, e) < 0)
+		goto fail;
+	f->links[f->n_links++] = tl;
+	f->running++;
+	return 0;
+fail:
+	link_free(l);
+	free(tl);
+	return -1;
+}
+
+void flow_tx_add_stream(struct flow_tx *f, uint32_t stream, bool urgent)
+{
+	struct tx_stream *s = mem_alloc(sizeof(*s));
+
+	s->id = stream;
+	s->urgent = urgent;
+	s->ratio = 1;
+	THREAD_LOCKED(&f->lock);
+	assert(stream > 0 && stream <= FLOW_MAX_STREAMS && !f->streams[stream]);
+	f->streams[stream] = s;
+}
+
+/* ---- batches ---- */
+
+static uint32_t estimate(const struct tx_stream *s, size_t raw)
+{
+	return wire_of((size_t)((double)raw * s->ratio));
+}
+
+/* *limited is set if it is the window that says no. */
+static bool has_room(const struct flow_tx *f, const struct tx_stream *s, size_t raw, bool *limited)
+{
+	if (s->reserved - s->acked >= FLOW_MAX_BATCHES)
+		return false;
+	if (f->raw == 0)
+		return true;
+	if (f->raw + raw > f->max_raw)
+		return false;
+	if (s->urgent || f->wire + estimate(s, raw) <= flow_window_bytes(&f->window))
+		return true;
+	*limited = true;
+	return false;
+}
+
+int flow_tx_reserve(struct flow_tx *f, uint32_t stream, size_t raw_bytes, uint64_t *number, struct err *e)
+{
+	bool limited = false;
+
+	THREAD_LOCKED(&f->lock);
+	struct tx_stream *s = stream_of(f, stream);
+	for (;;) {
+		if (f->dead || f->finishing || s->forgotten)
+			return cancelled(e);
+		if (has_room(f, s, raw_bytes, &limited))
+			break;
+		thread_cond_wait_until(&f->room, &f->lock, INT64_MAX);
+	}
+	if (!s->ring)
+		s->ring = mem_alloc_array(FLOW_MAX_BATCHES, sizeof(*s->ring));
+	struct record *r = record_of(s, s->reserved);
+	*r = (struct record){ .state = RECORD_RESERVED, .raw = (uint32_t)raw_bytes, .wire = estimate(s, raw_bytes) };
+	flow_window_sent(&f->window, clock_mono_ns(), f->raw == 0, limited, &r->mark);
+	f->raw += r->raw;
+	f->wire += r->wire;
+	*number = s->reserved++;
+	return 0;
+}
+
+static void learn_ratio(struct tx_stream *s, const struct record *r, size_t payload)
+{
+	if (r->raw == 0)
+		return;
+	const double weight = r->raw / (r->raw + RATIO_BYTES);
+	s->ratio += ((double)payload / r->raw - s->ratio) * weight;
+	if (s->ratio < RATIO_MIN)
+		s->ratio = RATIO_MIN;
+}
+
+int flow_tx_batch(struct flow_tx *f, uint32_t stream, uint64_t number, struct buf *payload, struct err *e)
+{
+	int rc = 0;
+
+	{
+		THREAD_LOCKED(&f->lock);
+		struct tx_stream *s = stream_of(f, stream);
+		if (f->dead) {
+			rc = cancelled(e);
+		} else if (!s->forgotten) {
+			struct record *r = record_of(s, number);
+			assert(number < s->reserved && number >= s->acked && r->state == RECORD_RESERVED);
+			const uint32_t wire = wire_of(payload->len);
+			f->wire = f->wire - r->wire + wire;
+			f->queued += wire;
+			r->wire = wire;
+			r->state = RECORD_QUEUED;
+			learn_ratio(s, r, payload->len);
+			struct tx_frame *fr = frame_get(f);
+			fr->stream = s;
+			fr->number = number;
+			fr->payload = *payload;
+			*payload = (struct buf)BUF_INIT;
+			list_push(s->urgent ? &f->urgent : &f->bulk, fr);
+			pthread_cond_signal(&f->work);
+			return 0;
+		}
+	}
+	recycle(f, payload);
+	return rc;
+}
+
+size_t flow_tx_batch_hint(struct flow_tx *f, uint32_t stream)
+{
+	THREAD_LOCKED(&f->lock);
+	const struct tx_stream *s = stream_of(f, stream);
+	const double quarter = (double)flow_window_bytes(&f->window) / 4;
+	double rate = f->window.rate;
+
+	if (f->bucket.rate && (rate <= 0 || (double)f->bucket.rate < rate))
+		rate = (double)f->bucket.rate;
+	double wire = rate > 0 ? rate * (double)HINT_NS / 1e9 : quarter;
+	if (wire > quarter)
+		wire = quarter;
+	const double raw = wire / s->ratio;
+	if (raw < (double)HINT_MIN)
+		return HINT_MIN;
+	return raw > (double)HINT_MAX ? HINT_MAX : (size_t)raw;
+}
+
+/* ---- acknowledgements and control ---- */
+
+int flow_tx_ack(struct flow_tx *f, uint32_t stream, uint64_t number)
+{
+	THREAD_LOCKED(&f->lock);
+	if (f->dead)
+		return -1;
+	struct tx_stream *s = stream_of(f, stream);
+	s->ack = number;
+	if (s->ack_queued)
+		return 0;
+	s->ack_queued = true;
+	s->next_ack = NULL;
+	*f->last_ack = s;
+	f->last_ack = &s->next_ack;
+	pthread_cond_signal(&f->work);
+	return 0;
+}
+
+int flow_tx_stream(struct flow_tx *f, const struct flow_stream_msg *m)
+{
+	THREAD_LOCKED(&f->lock);
+	if (f->dead)
+		return -1;
+	struct tx_frame *fr = frame_get(f);
+	fr->payload.len = flow_msg_encode(m, buf_reserve(&fr->payload, FLOW_MSG_MAX));
+	list_push(&f->control, fr);
+	pthread_cond_signal(&f->work);
+	return 0;
+}
+
+int flow_tx_acked(struct flow_tx *f, uint32_t stream, uint64_t number, struct err *e)
+{
+	struct flow_mark mark = { 0 };
+	uint64_t wire = 0;
+
+	THREAD_LOCKED(&f->lock);
+	if (stream == 0 || stream > FLOW_MAX_STREAMS || !f->streams[stream])
+		return err_set(e, ERR_PROTOCOL, "the peer acknowledges batches of stream %u, which does not exist", stream);
+	struct tx_stream *s = f->streams[stream];
+	if (s->forgotten || number <= s->acked) /* overtaken on another link */
+		return 0;
+	if (number > s->reserved || record_of(s, number - 1)->state != RECORD_SENT)
+		goto lie;
+	for (; s->acked < number; s->acked++) {
+		const struct record *r = record_of(s, s->acked);
+		if (r->state != RECORD_SENT)
+			goto lie;
+		wire += r->wire;
+		f->raw -= r->raw;
+		f->wire -= r->wire;
+		mark = r->mark;
+	}
+	flow_window_acked(&f->window, &mark, wire, clock_mono_ns());
+	pthread_cond_broadcast(&f->room);
+	return 0;
+lie:
+	return err_set(e, ERR_PROTOCOL, "the peer acknowledges batch %llu of stream %u, which was not sent",
+		       (unsigned long long)number - 1, stream);
+}
+
+void flow_tx_forget(struct flow_tx *f, uint32_t stream)
+{
+	THREAD_LOCKED(&f->lock);
+	struct tx_stream *s = stream_of(f, stream);
+	if (s->forgotten)
+		return;
+	s->forgotten = true;
+	for (; s->acked < s->reserved; s->acked++) {
+		const struct record *r = record_of(s, s->acked);
+		f->raw -= r->raw;
+		f->wire -= r->wire;
+		if (r->state == RECORD_QUEUED)
+			f->queued -= r->wire;
+	}
+	free(s->ring);
+	s->ring = NULL;
+	pthread_cond_broadcast(&f->room);
+}
+
+void flow_tx_progress(struct flow_tx *f, uint32_t stream, uint64_t *reserved, uint64_t *acked)
+{
+	THREAD_LOCKED(&f->lock);
+	const struct tx_stream *s = stream_of(f, stream);
+	*reserved = s->reserved;
+	*acked = s->acked;
+}
+
+void flow_tx_set_rate_limit(struct flow_tx *f, uint64_t bytes_per_s)
+{
+	THREAD_LOCKED(&f->lock);
+	flow_bucket_set(&f->bucket, bytes_per_s, clock_mono_ns());
+	pthread_cond_broadcast(&f->work);
+}
+
+/* ---- looking ---- */
+
+/* What the kernels' queues on this host hold: it is there because the network does not take it faster. */
+static uint64_t unsent_in_kernel(const struct flow_tx *f)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < f->n_links; i++) {
+		int bytes = 0;
+		if (ioctl(link_fd(f->links[i]->link), SIOCOUTQ, &bytes) == 0 && bytes > 0)
+			sum += (uint64_t)bytes;
+	}
+	return sum;
+}
+
+void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
+{
+	THREAD_LOCKED(&f->lock);
+	const uint64_t window = flow_window_bytes(&f->window);
+	uint64_t wire = 0;
+
+	for (size_t i = 0; i < f->n_links; i++) {
+		uint64_t sent, received;
+		link_wire_bytes(f->links[i]->link, &sent, &received);
+		wire += sent;
+	}
+	const double fill = (double)(f->queued + unsent_in_kernel(f)) / (double)window;
+	*out = (struct flow_stats){
+		.wire_bytes = wire,
+		.batches = f->batches,
+		.in_flight_bytes = f->wire,
+		.in_flight_raw = f->raw,
+		.rate = meter_rate(&f->meter, clock_mono_ns()),
+		.delivery_rate = (uint64_t)f->window.rate,
+		.window = window,
+		.rtt_ns = flow_window_rtt(&f->window),
+		.queue_fill = fill > 1 ? 1 : fill,
+	};
+}
+
+/* ---- finish ---- */
+
+int flow_tx_finish(struct flow_tx *f, int64_t deadline_ns, struct err *e)
+{
+	THREAD_LOCKED(&f->lock);
+	if (!f->dead) {
+		f->finishing = true;
+		f->finish_deadline_ns = deadline_ns;
+		pthread_cond_broadcast(&f->work);
+		pthread_cond_broadcast(&f->room);
+		while (f->running > 0 && !f->dead) {
+			if (thread_cond_wait_until(&f->done, &f->lock, deadline_ns) < 0 && f->running > 0) {
+				die_locked(f);
+				return err_set(e, ERR_PEER, "what is on its way could not be delivered in time");
+			}
+		}
+	}
+	if (!f->dead)
+		return 0;
+	if (f->failed)
+		*e = f->error;
+	else
+		cancelled(e);
+	return -1;
+}
+
+static void drop_list(struct flow_tx *f, struct frame_list *l)
+{
+	struct tx_frame *fr;
+
+	while ((fr = list_pop(l)) != NULL) {
+		recycle(f, &fr->payload);
+		free(fr);
+	}
+}
+
+void flow_tx_free(struct flow_tx *f)
+{
+	if (!f)
+		return;
+	flow_tx_abort(f);
+	for (size_t i = 0; i < f->n_links; i++) {
+		pthread_join(f->links[i]->thread, NULL);
+		link_free(f->links[i]->link);
+		free(f->links[i]);
+	}
+	drop_list(f, &f->control);
+	drop_list(f, &f->urgent);
+	drop_list(f, &f->bulk);
+	while (f->spare) {
+		struct tx_frame *fr = f->spare;
+		f->spare = fr->next;
+		free(fr);
+	}
+	for (size_t i = 0; i <= FLOW_MAX_STREAMS; i++) {
+		if (f->streams[i])
+			free(f->streams[i]->ring);
+		free(f->streams[i]);
+	}
+	pthread_mutex_destroy(&f->lock);
+	pthread_cond_destroy(&f->work);
+	pthread_cond_destroy(&f->room);
+	pthread_cond_destroy(&f->done);
+	free(f);
+}

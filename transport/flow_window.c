@@ -1,0 +1,132 @@
+#include "transport/flow_window.h"
+
+#include <string.h>
+
+#define NS 1e9
+/* The rate follows the samples with this time constant, once the start is over. */
+#define RATE_TAU_NS 100e6
+#define RTT_EPOCH_NS (INT64_C(5) * 1000000000)
+/* Shorter than this an interval says more about wake-ups than about the way. */
+#define SAMPLE_MIN_NS 50000
+#define STARTUP_GROWTH 1.25
+#define STARTUP_ROUNDS 3
+
+void flow_window_init(struct flow_window *w)
+{
+	memset(w, 0, sizeof(*w));
+	w->rtt[0] = w->rtt[1] = INT64_MAX;
+	w->startup = true;
+}
+
+void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool limited, struct flow_mark *out)
+{
+	/* The time in which there was nothing to send is not the way's. */
+	if (idle)
+		w->delivered_ns = now_ns;
+	*out = (struct flow_mark){ .sent_ns = now_ns,
+				   .delivered = w->delivered,
+				   .delivered_ns = w->delivered_ns,
+				   .limited = limited };
+}
+
+static void note_rtt(struct flow_window *w, int64_t rtt, int64_t now_ns)
+{
+	if (now_ns - w->epoch_ns > RTT_EPOCH_NS) {
+		w->rtt[1] = w->rtt[0];
+		w->rtt[0] = INT64_MAX;
+		w->epoch_ns = now_ns;
+	}
+	if (rtt < w->rtt[0])
+		w->rtt[0] = rtt;
+}
+
+int64_t flow_window_rtt(const struct flow_window *w)
+{
+	int64_t least = w->rtt[0] < w->rtt[1] ? w->rtt[0] : w->rtt[1];
+
+	return least == INT64_MAX ? 0 : least;
+}
+
+static void note_round(struct flow_window *w, const struct flow_mark *m)
+{
+	if (!w->startup || m->delivered < w->round_end)
+		return;
+	w->round_end = w->delivered;
+	if (!m->limited)
+		return;
+	if (w->rate >= w->round_rate * STARTUP_GROWTH) {
+		w->round_rate = w->rate;
+		w->flat_rounds = 0;
+	} else if (++w->flat_rounds >= STARTUP_ROUNDS) {
+		w->startup = false;
+	}
+}
+
+void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t now_ns)
+{
+	w->delivered += bytes;
+	w->delivered_ns = now_ns;
+	const int64_t rtt = now_ns - m->sent_ns;
+	note_rtt(w, rtt, now_ns);
+
+	int64_t took = now_ns - m->delivered_ns;
+	if (took < SAMPLE_MIN_NS)
+		took = SAMPLE_MIN_NS;
+	const double sample = (double)(w->delivered - m->delivered) * NS / (double)took;
+	/* A sample is about the way if the window held the sender back, or if the queue is too long even so. A sender that had little to send
+	 * says only that the way is at least as fast. */
+	const bool telling = m->limited || rtt > FLOW_WINDOW_TARGET_NS + flow_window_rtt(w);
+	if (sample > w->rate && (w->startup || !telling)) {
+		w->rate = sample;
+	} else if (telling) {
+		const double dt = (double)(now_ns - w->rate_ns);
+		w->rate += (sample - w->rate) * (dt < RATE_TAU_NS ? dt / RATE_TAU_NS : 1);
+	} else {
+		return;
+	}
+	w->rate_ns = now_ns;
+	note_round(w, m);
+}
+
+uint64_t flow_window_bytes(const struct flow_window *w)
+{
+	const double rtt = (double)flow_window_rtt(w) * (w->startup ? 2 : 1);
+	const double bytes = w->rate * ((double)FLOW_WINDOW_TARGET_NS + rtt) / NS;
+
+	if (bytes < (double)FLOW_WINDOW_FLOOR)
+		return FLOW_WINDOW_FLOOR;
+	return bytes > (double)FLOW_WINDOW_CAP ? FLOW_WINDOW_CAP : (uint64_t)bytes;
+}
+
+/* ---- rate limit ---- */
+
+static double burst(const struct flow_bucket *b)
+{
+	return (double)b->rate * (double)FLOW_BUCKET_BURST_NS / NS;
+}
+
+void flow_bucket_set(struct flow_bucket *b, uint64_t rate, int64_t now_ns)
+{
+	b->rate = rate;
+	b->tokens = 0;
+	b->at_ns = now_ns;
+}
+
+int64_t flow_bucket_wait(struct flow_bucket *b, int64_t now_ns)
+{
+	if (b->rate == 0)
+		return 0;
+	b->tokens += (double)b->rate * (double)(now_ns - b->at_ns) / NS;
+	b->at_ns = now_ns;
+	if (b->tokens > burst(b))
+		b->tokens = burst(b);
+	if (b->tokens >= 0)
+		return 0;
+	return (int64_t)(-b->tokens * NS / (double)b->rate) + 1;
+}
+
+void flow_bucket_take(struct flow_bucket *b, uint64_t bytes)
+{
+	if (b->rate)
+		b->tokens -= (double)bytes;
+}

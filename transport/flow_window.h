@@ -1,0 +1,62 @@
+/*
+ * flow_window.h - how many bytes may be in flight, and when the next may go: the arithmetic of flow_tx, without threads or clocks.
+ *
+ * The window is rate * (FLOW_WINDOW_TARGET + least round trip). As the rate is what was delivered per time, a window that is
+ * full for less than that long makes itself larger (on a LAN tenfold and more per round trip), and the fixed point is a queue
+ * of FLOW_WINDOW_TARGET on the bottleneck, wherever that is: rate limit, network, decoder, or the reader at the other end.
+ */
+#ifndef VMFERRY_TRANSPORT_FLOW_WINDOW_H
+#define VMFERRY_TRANSPORT_FLOW_WINDOW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define FLOW_WINDOW_TARGET_NS (INT64_C(50) * 1000000)
+#define FLOW_WINDOW_FLOOR (UINT64_C(512) * 1024)
+#define FLOW_WINDOW_CAP (UINT64_C(64) * 1024 * 1024)
+
+struct flow_window {
+	uint64_t delivered;   /* bytes acknowledged so far */
+	int64_t delivered_ns; /* when last */
+	double rate;          /* bytes per second; 0: not known */
+	int64_t rate_ns;      /* time of the last sample that counted */
+	int64_t rtt[2];       /* least of this and of the epoch before; INT64_MAX: none */
+	int64_t epoch_ns;
+	/* Until the rate stops growing, the round trip counts double, so that the window doubles on long ways too. */
+	bool startup;
+	double round_rate;
+	uint64_t round_end;
+	unsigned flat_rounds;
+};
+
+/* Kept with each batch. */
+struct flow_mark {
+	int64_t sent_ns;
+	uint64_t delivered;
+	int64_t delivered_ns;
+	bool limited; /* it had to wait for the window */
+};
+
+void flow_window_init(struct flow_window *w);
+void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool limited, struct flow_mark *out);
+/* `bytes` were acknowledged together; m is the mark of the latest of them. */
+void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t now_ns);
+uint64_t flow_window_bytes(const struct flow_window *w);
+int64_t flow_window_rtt(const struct flow_window *w); /* 0: none yet */
+
+/* A token bucket that lets a frame go as soon as it is not in debt, and charges it in full: exact on the average, and the burst
+ * is one frame and FLOW_BUCKET_BURST. */
+#define FLOW_BUCKET_BURST_NS (INT64_C(10) * 1000000)
+
+struct flow_bucket {
+	uint64_t rate; /* bytes per second, 0: no limit */
+	double tokens;
+	int64_t at_ns;
+};
+
+void flow_bucket_set(struct flow_bucket *b, uint64_t rate, int64_t now_ns);
+/* 0: go; else nanoseconds to wait. */
+int64_t flow_bucket_wait(struct flow_bucket *b, int64_t now_ns);
+void flow_bucket_take(struct flow_bucket *b, uint64_t bytes);
+
+#endif
