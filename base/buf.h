@@ -13,7 +13,9 @@ struct buf {
 	size_t cap;
 };
 
+/* clang-format off */
 #define BUF_INIT { 0 }
+/* clang-format on */
 
 void buf_fini(struct buf *b);
 #define BUF_AUTO __attribute__((cleanup(buf_fini)))

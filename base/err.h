@@ -11,15 +11,15 @@
 #include <stdbool.h>
 
 /* The class drives policy and exit codes; the name is stable (JSON, logs). */
-#define ERR_CLASSES(X)                                                                             \
-	X(ERR_NONE, "none")           /* no error */                                               \
-	X(ERR_SYS, "sys")             /* a system call; errnum says which error */                 \
-	X(ERR_CONFIG, "config")       /* configuration or command line */                          \
-	X(ERR_PROTOCOL, "protocol")   /* the peer broke the protocol */                            \
-	X(ERR_CORRUPT, "corrupt")     /* bytes do not verify */                                    \
-	X(ERR_PEER, "peer")           /* the peer is unreachable, dead, or said no */              \
-	X(ERR_REFUSED, "refused")     /* we will not do it: preflight, roles, policy */            \
-	X(ERR_LIBVIRT, "libvirt")     /* libvirt or QEMU reported it; errnum is libvirt's code */  \
+#define ERR_CLASSES(X)                                                                            \
+	X(ERR_NONE, "none")           /* no error */                                              \
+	X(ERR_SYS, "sys")             /* a system call; errnum says which error */                \
+	X(ERR_CONFIG, "config")       /* configuration or command line */                         \
+	X(ERR_PROTOCOL, "protocol")   /* the peer broke the protocol */                           \
+	X(ERR_CORRUPT, "corrupt")     /* bytes do not verify */                                   \
+	X(ERR_PEER, "peer")           /* the peer is unreachable, dead, or said no */             \
+	X(ERR_REFUSED, "refused")     /* we will not do it: preflight, roles, policy */           \
+	X(ERR_LIBVIRT, "libvirt")     /* libvirt or QEMU reported it; errnum is libvirt's code */ \
 	X(ERR_CANCELLED, "cancelled") /* someone asked us to stop */
 
 enum err_class {
@@ -35,7 +35,9 @@ struct err {
 	char remedy[600]; /* what to do about it, or empty */
 };
 
+/* clang-format off */
 #define ERR_INIT { 0 }
+/* clang-format on */
 
 /* Set the error, replacing what was there. Always returns -1, so that `return err_set(...)` reads well. */
 int err_set(struct err *e, enum err_class cls, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

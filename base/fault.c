@@ -112,7 +112,8 @@ static int parse_item(char *item, struct armed *out, struct err *e)
 			return err_set(e, ERR_CONFIG, "fault '%s': '@%s' is not a count from 1", item, nth);
 	}
 	if (parse_action(action, &a) < 0)
-		return err_set(e, ERR_CONFIG, "fault '%s': '%s' is not fail, kill, stop, hang or delay:MS", item, action);
+		return err_set(e, ERR_CONFIG, "fault '%s': '%s' is not fail, kill, stop, hang or delay:MS", item,
+			       action);
 	*out = a;
 	return 0;
 }

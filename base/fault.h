@@ -10,34 +10,36 @@
 
 #include "base/err.h"
 
-#define FAULT_POINTS(X)                                                                            \
-	X(FAULT_PREFLIGHT_GATHER, "preflight.gather")   /* source: before the target is asked */   \
-	X(FAULT_PREFLIGHT_JUDGE, "preflight.judge")     /* source: facts at hand */                \
-	X(FAULT_BEGIN_SOURCE, "begin.source")           /* source: before migrate.begin is sent */ \
-	X(FAULT_BEGIN_TARGET, "begin.target")           /* target: before images are created */    \
-	X(FAULT_IMAGES_TARGET, "images.target")         /* target: images created, not answered */ \
-	X(FAULT_CHANNEL_CONNECT, "channel.connect")     /* source: before a data channel */        \
-	X(FAULT_CHANNEL_ACCEPT, "channel.accept")       /* target: data channel came in */         \
-	X(FAULT_CHANNEL_SEND, "channel.send")           /* either: before a batch frame is sent */ \
-	X(FAULT_CHANNEL_RECV, "channel.recv")           /* either: a batch frame has come in */    \
-	X(FAULT_RELAY_OPEN_SOURCE, "relay.open.source") /* source: a local connection came in */   \
-	X(FAULT_RELAY_OPEN_TARGET, "relay.open.target") /* target: before the local connect */     \
-	X(FAULT_RELAY_READ, "relay.read")               /* either: bytes read from a local socket */ \
+#define FAULT_POINTS(X)                                                                               \
+	X(FAULT_PREFLIGHT_GATHER, "preflight.gather")   /* source: before the target is asked */      \
+	X(FAULT_PREFLIGHT_JUDGE, "preflight.judge")     /* source: facts at hand */                   \
+	X(FAULT_BEGIN_SOURCE, "begin.source")           /* source: before migrate.begin is sent */    \
+	X(FAULT_BEGIN_TARGET, "begin.target")           /* target: before images are created */       \
+	X(FAULT_IMAGES_TARGET, "images.target")         /* target: images created, not answered */    \
+	X(FAULT_CHANNEL_CONNECT, "channel.connect")     /* source: before a data channel */           \
+	X(FAULT_CHANNEL_ACCEPT, "channel.accept")       /* target: data channel came in */            \
+	X(FAULT_CHANNEL_SEND, "channel.send")           /* either: before a batch frame is sent */    \
+	X(FAULT_CHANNEL_RECV, "channel.recv")           /* either: a batch frame has come in */       \
+	X(FAULT_RELAY_OPEN_SOURCE, "relay.open.source") /* source: a local connection came in */      \
+	X(FAULT_RELAY_OPEN_TARGET, "relay.open.target") /* target: before the local connect */        \
+	X(FAULT_RELAY_READ, "relay.read")               /* either: bytes read from a local socket */  \
 	X(FAULT_RELAY_WRITE, "relay.write")             /* either: before bytes are written to one */ \
-	X(FAULT_RELAY_ENCODE, "relay.encode")           /* source: before a batch is encoded */    \
-	X(FAULT_RELAY_DECODE, "relay.decode")           /* target: before a batch is decoded */    \
-	X(FAULT_MIGRATE_START, "migrate.start")         /* source: before virDomainMigrate3 */     \
-	X(FAULT_MIGRATE_SWITCH, "migrate.switch")       /* source: end of RAM seen in the stream */ \
-	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */   \
-	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */   \
+	X(FAULT_RELAY_ENCODE, "relay.encode")           /* source: before a batch is encoded */       \
+	X(FAULT_RELAY_DECODE, "relay.decode")           /* target: before a batch is decoded */       \
+	X(FAULT_MIGRATE_START, "migrate.start")         /* source: before virDomainMigrate3 */        \
+	X(FAULT_MIGRATE_SWITCH, "migrate.switch")       /* source: end of RAM seen in the stream */   \
+	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */      \
+	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */      \
 	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */
 
+/* clang-format off */
 enum fault_id {
 #define X(id, name) id,
 	FAULT_POINTS(X)
 #undef X
 	FAULT_COUNT
 };
+/* clang-format on */
 
 /* 0, or -1 with the error set (ERR_SYS, EIO, "fault injected at NAME") if the point is armed to fail now. */
 int fault_point(enum fault_id id, struct err *e);

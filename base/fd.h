@@ -25,7 +25,8 @@ ssize_t fd_read_some(int fd, void *buf, size_t len, struct err *e);
 
 int fd_set_nonblock(int fd, bool on, struct err *e);
 
-/* UNIX stream sockets. Listening unlinks a socket that was there and refuses anything else; the socket file has `mode`, at no moment more. */
+/* UNIX stream sockets. Listening unlinks a socket that was there and refuses anything else; the socket file has `mode`,
+ * at no moment more. */
 int fd_unix_listen(const char *path, mode_t mode, struct err *e);
 int fd_unix_connect(const char *path, struct err *e);
 

@@ -45,8 +45,8 @@ void log_write(enum log_level level, const char *event, const char *fmt, ...)
 	const int saved = errno;
 	char line[LINE_MAX_BYTES + 1];
 	char ts[32];
-	int n = snprintf(line, sizeof(line), "ts=%s level=%s event=%s ", clock_format_wall(clock_wall_ns(), ts, sizeof(ts)),
-			 level_names[level], event);
+	int n = snprintf(line, sizeof(line), "ts=%s level=%s event=%s ",
+			 clock_format_wall(clock_wall_ns(), ts, sizeof(ts)), level_names[level], event);
 	size_t len = n < 0 ? 0 : (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1;
 
 	va_list ap;
@@ -73,7 +73,8 @@ void log_write(enum log_level level, const char *event, const char *fmt, ...)
 const char *log_quote(struct log_quoted *q, const char *value)
 {
 	static const char cut[] = "...";
-	const size_t room = sizeof(q->text) - sizeof(cut) - 1; /* the closing quote, the mark of a cut and NUL fit behind */
+	/* The closing quote, the mark of a cut and a NUL fit behind it. */
+	const size_t room = sizeof(q->text) - sizeof(cut) - 1;
 	size_t len = 0;
 
 	q->text[len++] = '"';

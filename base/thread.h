@@ -16,9 +16,9 @@ int thread_start_detached(const char *name, void *(*fn)(void *), void *arg, stru
 
 void thread_unlock_ptr(pthread_mutex_t **m);
 /* Holds the mutex until the end of the scope. */
-#define THREAD_LOCKED(m)                                                                           \
-	__attribute__((cleanup(thread_unlock_ptr), unused)) pthread_mutex_t *thread_locked_ =      \
-		(pthread_mutex_lock(m), (m))
+#define THREAD_LOCKED(m)                                    \
+	__attribute__((cleanup(thread_unlock_ptr), unused)) \
+	pthread_mutex_t *thread_locked_ = (pthread_mutex_lock(m), (m))
 /* A condition variable on the monotonic clock. */
 void thread_cond_init(pthread_cond_t *c);
 /* Waits until signalled or the monotonic deadline (INT64_MAX: for ever); 0, or -1 on time-out. */

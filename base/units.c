@@ -25,7 +25,8 @@ static bool parse_number(const char **s, struct number *out)
 	if (!isdigit((unsigned char)*p))
 		return false;
 	for (; isdigit((unsigned char)*p); p++)
-		if (__builtin_mul_overflow(n.whole, 10, &n.whole) || __builtin_add_overflow(n.whole, (uint64_t)(*p - '0'), &n.whole))
+		if (__builtin_mul_overflow(n.whole, 10, &n.whole) ||
+		    __builtin_add_overflow(n.whole, (uint64_t)(*p - '0'), &n.whole))
 			return false;
 	if (*p == '.') {
 		p++;
@@ -43,8 +44,8 @@ static bool parse_number(const char **s, struct number *out)
 /* n * unit, rounded down; false above max. */
 static bool scale(const struct number *n, uint64_t unit, uint64_t max, uint64_t *out)
 {
-	const unsigned __int128 v =
-		(unsigned __int128)n->whole * unit + (unsigned __int128)n->billionths * unit / BILLION;
+	const unsigned __int128 v = (unsigned __int128)n->whole * unit +
+				    (unsigned __int128)n->billionths * unit / BILLION;
 
 	if (v > max)
 		return false;
@@ -168,7 +169,8 @@ int units_parse_rate(const char *s, uint64_t *bytes_per_s, struct err *e)
 		}
 	}
 	err_set(e, ERR_CONFIG, "'%s' is not a rate", s);
-	return err_remedy(e, "Write bits per second (1G, 200M, 800kbit, 1Gbit/s), bytes per second (50MB/s), or 'unlimited'.");
+	return err_remedy(
+		e, "Write bits per second (1G, 200M, 800kbit, 1Gbit/s), bytes per second (50MB/s), or 'unlimited'.");
 }
 
 /* A value in units of `unit` with one decimal below 100, as tenths: "1.5", "99.9", "948". */
@@ -204,7 +206,8 @@ const char *units_format_duration(int64_t ns, char *buf, size_t size)
 	else if (to_tenths(v, (uint64_t)NS_PER_S) < 600)
 		format_tenths(to_tenths(v, (uint64_t)NS_PER_S), " s", text, sizeof(text));
 	else if (s < 3600)
-		snprintf(text, sizeof(text), "%llu min %02llu s", (unsigned long long)(s / 60), (unsigned long long)(s % 60));
+		snprintf(text, sizeof(text), "%llu min %02llu s", (unsigned long long)(s / 60),
+			 (unsigned long long)(s % 60));
 	else if (min < 24 * 60)
 		snprintf(text, sizeof(text), "%llu h %02llu min", (unsigned long long)(min / 60),
 			 (unsigned long long)(min % 60));
@@ -216,7 +219,8 @@ const char *units_format_duration(int64_t ns, char *buf, size_t size)
 }
 
 /* The largest unit in which the rounded value is at least 1. */
-static const char *format_scaled(uint64_t v, uint64_t step, const char *const *suffixes, unsigned n, char *buf, size_t size)
+static const char *format_scaled(uint64_t v, uint64_t step, const char *const *suffixes, unsigned n, char *buf,
+				 size_t size)
 {
 	uint64_t unit = 1;
 	unsigned i = 0;

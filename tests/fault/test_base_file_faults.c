@@ -31,9 +31,9 @@ static const char *const call_names[] = { "open", "read", "write", "fsync", "ren
 /* What is to happen, and what has. */
 static struct {
 	enum call call;
-	int nth;    /* of that call; 0: never */
-	int errnum; /* 0: the process ends there */
-	bool any;   /* count every call, not only `call` */
+	int nth;     /* of that call; 0: never */
+	int errnum;  /* 0: the process ends there */
+	bool any;    /* count every call, not only `call` */
 	bool always; /* from the n-th on */
 	int seen;
 	bool fired;

@@ -265,7 +265,8 @@ int main(int argc, char **argv)
 		run(c.inputs[i].data, c.inputs[i].len);
 	for (; mutated < runs && clock_mono_ns() < end; mutated++)
 		run_mutation(&c, seed, mutated);
-	printf("fuzz: %zu inputs and %" PRIu64 " of %" PRIu64 " mutations ran, seed %" PRIu64 "\n", c.n, mutated, runs, seed);
+	printf("fuzz: %zu inputs and %" PRIu64 " of %" PRIu64 " mutations ran, seed %" PRIu64 "\n", c.n, mutated, runs,
+	       seed);
 	for (size_t i = 0; i < c.n; i++)
 		free(c.inputs[i].data);
 	free(c.inputs);

@@ -43,7 +43,8 @@ START_TEST(much_output_neither_blocks_nor_fills_memory)
 	struct err e = ERR_INIT;
 	MEM_AUTO char *out = NULL;
 
-	ck_assert_msg(shell("head -c 1000000 /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero >&2", in_s(20), &out, &e) == 0,
+	ck_assert_msg(shell("head -c 1000000 /dev/zero | tr '\\0' x; head -c 1000000 /dev/zero >&2", in_s(20), &out,
+			    &e) == 0,
 		      "%s", e.text);
 	ck_assert_uint_ge(strlen(out), 64 * 1024);
 	ck_assert_uint_le(strlen(out), 64 * 1024 + 4096);

@@ -94,9 +94,9 @@ END_TEST
 
 START_TEST(class_names_round_trip)
 {
-#define X(id, name)                                                                                                            \
-	ck_assert_str_eq(err_class_name(id), name);                                                                            \
-	if (id != ERR_NONE)                                                                                                    \
+#define X(id, name)                                 \
+	ck_assert_str_eq(err_class_name(id), name); \
+	if (id != ERR_NONE)                         \
 		ck_assert_int_eq(err_class_from_name(name), id);
 	ERR_CLASSES(X)
 #undef X

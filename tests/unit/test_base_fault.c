@@ -85,11 +85,13 @@ END_TEST
 
 START_TEST(bad_specifications_change_nothing)
 {
-	static const char *const bad[] = { "channel.send",	    "no.such.point=fail",	 "channel.send=explode",
-					   "channel.send=fail@0",   "channel.send=fail@",	 "channel.send=fail@-1",
-					   "channel.send=delay",    "channel.send=delay:",	 "channel.send=delay:9999999",
-					   "channel.send=delay:1x", "relay.read=fail,what=fail", "channel.send=fail@99999999999999999999",
-					   "channel.send=" };
+	static const char *const bad[] = {
+		"channel.send",          "no.such.point=fail",        "channel.send=explode",
+		"channel.send=fail@0",   "channel.send=fail@",        "channel.send=fail@-1",
+		"channel.send=delay",    "channel.send=delay:",       "channel.send=delay:9999999",
+		"channel.send=delay:1x", "relay.read=fail,what=fail", "channel.send=fail@99999999999999999999",
+		"channel.send="
+	};
 
 	arm("channel.recv=fail");
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

@@ -47,8 +47,9 @@ static bool matches(const char *text, const char *pattern)
 START_TEST(a_line_has_time_level_event_and_values)
 {
 	log_info("migration_done", "vm=%s total_ms=%d", "web1", 1234);
-	ck_assert_msg(matches(logged(), "^ts=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\\.[0-9]{3}Z level=info event=migration_done "
-					"vm=web1 total_ms=1234\n$"),
+	ck_assert_msg(matches(logged(),
+			      "^ts=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\\.[0-9]{3}Z level=info event=migration_done "
+			      "vm=web1 total_ms=1234\n$"),
 		      "%s", logged());
 }
 END_TEST
@@ -154,7 +155,8 @@ START_TEST(lines_of_threads_do_not_mix)
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(t[i], NULL);
 	for (char *line = strtok(logged(), "\n"); line; line = strtok(NULL, "\n")) {
-		ck_assert_msg(matches(line, "^ts=[^ ]+ level=info event=line who=[a-d] value=[0-9]{40} end$"), "%s", line);
+		ck_assert_msg(matches(line, "^ts=[^ ]+ level=info event=line who=[a-d] value=[0-9]{40} end$"), "%s",
+			      line);
 		lines++;
 	}
 	ck_assert_int_eq(lines, THREADS * LINES);

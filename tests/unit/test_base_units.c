@@ -29,9 +29,27 @@ START_TEST(durations)
 		{ "0s", 0 },
 		{ "9223372036854775807ns", INT64_MAX },
 	};
-	static const char *const bad[] = { "",     "5",    "s",    "-5s",  "+5s",		   "5 s", " 5s",
-					   "5s ",  "1e3s", "1.s",  ".5s",  "1..5s",		   "5S",  "0x5s",
-					   "1,5s", "nan",  "5sec", "1h3m", "9223372036854775808ns", "9999999999999d", "inf",
+	static const char *const bad[] = { "",
+					   "5",
+					   "s",
+					   "-5s",
+					   "+5s",
+					   "5 s",
+					   " 5s",
+					   "5s ",
+					   "1e3s",
+					   "1.s",
+					   ".5s",
+					   "1..5s",
+					   "5S",
+					   "0x5s",
+					   "1,5s",
+					   "nan",
+					   "5sec",
+					   "1h3m",
+					   "9223372036854775808ns",
+					   "9999999999999d",
+					   "inf",
 					   "99999999999999999999999999s" };
 
 	for (size_t i = 0; i < COUNT(good); i++) {
@@ -70,8 +88,9 @@ START_TEST(sizes)
 		{ "1B", 1 },
 		{ "18446744073709551615", UINT64_MAX },
 	};
-	static const char *const bad[] = { "", "B", "-1", "1 KiB", "1KiBx", "1X", "1iB", "18446744073709551616", "16777216TiB",
-					   "1Kb", "1.GiB" };
+	static const char *const bad[] = {
+		"", "B", "-1", "1 KiB", "1KiBx", "1X", "1iB", "18446744073709551616", "16777216TiB", "1Kb", "1.GiB"
+	};
 
 	for (size_t i = 0; i < COUNT(good); i++) {
 		struct err e = ERR_INIT;
@@ -95,14 +114,23 @@ START_TEST(rates)
 		const char *text;
 		uint64_t bytes;
 	} good[] = {
-		{ "1G", 125000000 },	     { "200M", 25000000 },	 { "1Gbit/s", 125000000 },
-		{ "800kbit", 100000 },	     { "1.5Gbps", 187500000 },	 { "50MB/s", 50000000 },
-		{ "50MiB/s", 50 * 1048576 }, { "0", 0 },		 { "unlimited", 0 },
-		{ "8000", 1000 },	     { "8", 1 },		 { "1B/s", 1 },
+		{ "1G", 125000000 },
+		{ "200M", 25000000 },
+		{ "1Gbit/s", 125000000 },
+		{ "800kbit", 100000 },
+		{ "1.5Gbps", 187500000 },
+		{ "50MB/s", 50000000 },
+		{ "50MiB/s", 50 * 1048576 },
+		{ "0", 0 },
+		{ "unlimited", 0 },
+		{ "8000", 1000 },
+		{ "8", 1 },
+		{ "1B/s", 1 },
 		{ "8b/s", 1 },
 	};
 	/* "1" would be zero bytes per second, which means unlimited: the opposite of what was asked. */
-	static const char *const bad[] = { "", "fast", "-1G", "1G/s", "1GBit", "1Gb/h", "1", "7bit/s", "0.5B/s", "99999999999999T" };
+	static const char *const bad[] = { "",      "fast", "-1G",    "1G/s",   "1GBit",
+					   "1Gb/h", "1",    "7bit/s", "0.5B/s", "99999999999999T" };
 
 	for (size_t i = 0; i < COUNT(good); i++) {
 		struct err e = ERR_INIT;
