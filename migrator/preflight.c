@@ -46,9 +46,13 @@ void preflight_add(struct preflight_findings *f, enum preflight_severity severit
 
 void preflight_add_err(struct preflight_findings *f, const char *host, const struct err *why)
 {
-	bool refused = why->cls == ERR_REFUSED;
-	preflight_add(f, PREFLIGHT_ERROR, refused ? "peer-refused" : "peer-unreachable", why->remedy, "%s %s: %s", host,
-		      refused ? "refuses" : "can't be asked", why->text);
+	if (why->cls == ERR_REFUSED)
+		preflight_add(f, PREFLIGHT_ERROR, "peer-refused", why->remedy, "%s refuses: %s", host, why->text);
+	else if (why->cls == ERR_LIBVIRT)
+		preflight_add(f, PREFLIGHT_ERROR, "target-libvirt", why->remedy, "the agent of %s can't use its libvirt: %s", host,
+			      why->text);
+	else
+		preflight_add(f, PREFLIGHT_ERROR, "peer-unreachable", why->remedy, "%s can't be asked: %s", host, why->text);
 }
 
 const json_t *preflight_find(const struct preflight_findings *f, const char *code)
@@ -269,17 +273,33 @@ static void judge_names(const struct judge *j)
 	}
 }
 
-void preflight_judge(const struct preflight_source *s, const json_t *target, const struct migration_args *args, int64_t skew_ns,
-		     struct preflight_verdict *out)
+static struct judge begin(const struct preflight_source *s, const json_t *target, const struct migration_args *args,
+			  struct preflight_verdict *out)
 {
 	const char *host = str(target, "host");
+
 	*out = (struct preflight_verdict){ .n_disks = s->dom->n_disks };
 	out->actions = mem_alloc_array(s->dom->n_disks ? s->dom->n_disks : 1, sizeof(*out->actions));
 	preflight_findings_init(&out->findings);
-	const struct judge j = {
+	return (struct judge){
 		.s = s, .dom = s->dom, .t = target, .host = host ? host : args->host ? args->host : "the target", .args = args,
 		.offline = args->offline, .f = &out->findings, .v = out,
 	};
+}
+
+void preflight_judge_alone(const struct preflight_source *s, const struct migration_args *args, struct preflight_verdict *out)
+{
+	const struct judge j = begin(s, NULL, args, out);
+
+	judge_state(&j);
+	judge_work(&j);
+	judge_one_host(&j, "this host", s->libvirt_version, s->qemu_version);
+}
+
+void preflight_judge(const struct preflight_source *s, const json_t *target, const struct migration_args *args, int64_t skew_ns,
+		     struct preflight_verdict *out)
+{
+	const struct judge j = begin(s, target, args, out);
 
 	if (!json_is_array(json_object_get(target, "disks")) || !json_is_object(json_object_get(target, "machine")))
 		preflight_add(j.f, PREFLIGHT_ERROR, "target-answer", "see that both hosts run the same version of vmferryd",

@@ -11,7 +11,7 @@
  * A finding is {"code","severity":"error"|"warning"|"info","text","remedy"}. Codes are stable. One error is enough to refuse.
  *
  *	VM      vm-running vm-shut-off vm-state vm-transient vm-paused job-active block-job-active snapshots checkpoints managed-save
- *	host    peer-unreachable peer-refused target-answer target-busy libvirt-too-old qemu-too-old qemu-older clock-skew
+ *	host    peer-unreachable peer-refused target-libvirt target-answer target-busy libvirt-too-old qemu-too-old qemu-older clock-skew
  *	CPU     accelerator-missing emulator-missing machine-unknown cpu-features-missing cpu-passthrough cpu-not-checked invariant-tsc
  *	memory  memory-short hugepages-short memory-locked
  *	disks   disk-not-shared disk-shared disk-unknown disk-transient disk-unsupported disk-flattened image-exists image-size image-format
@@ -53,7 +53,8 @@ void preflight_findings_fini(struct preflight_findings *f);
 /* remedy may be "". */
 void preflight_add(struct preflight_findings *f, enum preflight_severity severity, const char *code, const char *remedy,
 		   const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-/* An error that kept us from asking the target, as a finding: peer-refused for ERR_REFUSED, peer-unreachable otherwise. */
+/* An error that kept us from asking the target, as a finding: peer-refused for ERR_REFUSED, target-libvirt for ERR_LIBVIRT, else
+ * peer-unreachable. */
 void preflight_add_err(struct preflight_findings *f, const char *host, const struct err *why);
 /* The finding of that code, borrowed, or NULL. */
 const json_t *preflight_find(const struct preflight_findings *f, const char *code);
@@ -142,6 +143,8 @@ struct preflight_verdict {
 /* `skew_ns`: the target's clock less ours. */
 void preflight_judge(const struct preflight_source *s, const json_t *target, const struct migration_args *args, int64_t skew_ns,
 		     struct preflight_verdict *out);
+/* What can be said before the target has answered: the VM's state, jobs, versions here. Nothing is to be copied by this verdict. */
+void preflight_judge_alone(const struct preflight_source *s, const struct migration_args *args, struct preflight_verdict *out);
 void preflight_verdict_fini(struct preflight_verdict *v);
 /* [{"target","action":"create"|"overwrite"|"leave","path","format","virtual_bytes","allocated_bytes"}]. New reference. */
 json_t *preflight_disks_json(const struct preflight_source *s, const struct preflight_verdict *v);

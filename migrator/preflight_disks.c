@@ -143,6 +143,11 @@ static void judge_overwrite(const struct disk_judge *d)
 			      device ? "make the device large enough" : "remove or rename it there: it is then made anew",
 			      "disk %s is %s, and what %s has under that name is %s", d->label,
 			      units_format_size(d->here->virtual_bytes, a, sizeof(a)), d->host, units_format_size(size, b, sizeof(b)));
+	else if (d->args->offline)
+		preflight_add(d->f, PREFLIGHT_ERROR, "image-exists",
+			      device ? "start the VM and move it live" : "remove or rename it there: it is then made anew",
+			      "%s has %s of the name of disk %s, and an offline move only fills images that it has made", d->host,
+			      device ? "a device" : "an image", d->label);
 	else {
 		*d->action = PREFLIGHT_OVERWRITE;
 		preflight_add(d->f, PREFLIGHT_WARNING, "image-exists", "if it holds anything of worth, move it away first",

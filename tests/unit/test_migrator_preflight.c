@@ -248,6 +248,8 @@ static const struct test_case cases[] = {
 	{ "error disk-unknown", "onto itself", COPY, 0, BLOCK, THERE("'shared':null,'virtual_bytes':10737418240"), 0 },
 	{ "warning image-exists", "overwritten", COPY, 0, 0, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
 	{ "warning image-exists", "a device", COPY, 0, BLOCK, THERE("'shared':false,'virtual_bytes':21474836480"), 0 },
+	{ "error image-exists", "images that it has made", COPY | OFFLINE | OFF, 0, 0, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
+	{ "ok", 0, COPY | OFFLINE | OFF, 0, 0, "{" NOT_THERE "}", 0 },
 	{ "error image-size", 0, COPY, 0, 0, THERE("'shared':false,'virtual_bytes':21474836480"), 0 },
 	{ "error image-size", "large enough", COPY, 0, BLOCK, THERE("'shared':false,'virtual_bytes':1073741824"), 0 },
 	{ "error device-missing", 0, COPY, 0, BLOCK, "{" NOT_THERE "}", 0 },
@@ -485,6 +487,21 @@ START_TEST(hostile_answers)
 }
 END_TEST
 
+START_TEST(without_the_target)
+{
+	struct preflight_source s;
+	struct preflight_verdict v;
+	make_source(&s, &(struct test_case){ .change = has_job });
+	preflight_judge_alone(&s, &(struct migration_args){ .host = "host2", .copy_storage = true }, &v);
+	ck_assert_ptr_nonnull(preflight_find(&v.findings, "job-active"));
+	ck_assert_uint_eq(v.findings.errors, 1);
+	ck_assert_int_eq(v.actions[0], PREFLIGHT_LEAVE);
+	ck_assert_uint_eq(v.copy_bytes, 0);
+	preflight_verdict_fini(&v);
+	preflight_source_fini(&s);
+}
+END_TEST
+
 START_TEST(findings)
 {
 	struct preflight_findings f;
@@ -513,7 +530,10 @@ START_TEST(findings)
 	err_set(&down, ERR_REFUSED, "no role");
 	preflight_add_err(&f, "host2", &down);
 	ck_assert_ptr_nonnull(preflight_find(&f, "peer-refused"));
-	ck_assert_uint_eq(f.errors, 2);
+	err_set(&down, ERR_LIBVIRT, "libvirtd is down");
+	preflight_add_err(&f, "host2", &down);
+	ck_assert_ptr_nonnull(preflight_find(&f, "target-libvirt"));
+	ck_assert_uint_eq(f.errors, 3);
 	preflight_findings_fini(&f);
 
 	/* Many long ones are cut, not overrun. */
@@ -537,6 +557,7 @@ int main(void)
 	tcase_add_test(tc, unsafe_flag);
 	tcase_add_test(tc, clock_skew);
 	tcase_add_test(tc, hostile_answers);
+	tcase_add_test(tc, without_the_target);
 	tcase_add_test(tc, findings);
 	suite_add_tcase(s, tc);
 	SRunner *r = srunner_create(s);
