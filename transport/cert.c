@@ -105,6 +105,7 @@ int cert_identity(X509 *cert, char out[CERT_MAX_NAME + 1], struct err *e)
 		if (rc < 0) {
 			err_wrap(e, "the certificate's name");
 			e->cls = ERR_REFUSED;
+			e->remedy[0] = '\0'; /* of another situation */
 		}
 	}
 	if (rc < 0)

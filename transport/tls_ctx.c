@@ -51,7 +51,7 @@ int tls_ctx_verify(int ok, X509_STORE_CTX *store)
 	const SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
 	struct tls *t = tls_of(ssl);
 	X509 *cert = X509_STORE_CTX_get_current_cert(store);
-	const int depth = X509_STORE_CTX_get_error_depth(store);
+	int depth = X509_STORE_CTX_get_error_depth(store);
 	int why = X509_STORE_CTX_get_error(store);
 
 	err_clear(&t->refusal);
@@ -61,6 +61,11 @@ int tls_ctx_verify(int ok, X509_STORE_CTX *store)
 			X509_STORE_CTX_set_error(store, why);
 			ok = 0;
 		}
+	}
+	/* A chain to a stranger's CA is the fault of the certificate that it is for. */
+	if (!ok && depth > 0 && why != X509_V_ERR_CERT_HAS_EXPIRED && why != X509_V_ERR_CERT_NOT_YET_VALID) {
+		cert = X509_STORE_CTX_get0_cert(store);
+		depth = 0;
 	}
 	if (!ok && !err_is_set(&t->refusal))
 		tls_why_refused(t, cert, why, depth, &t->refusal);
@@ -159,7 +164,8 @@ static void set_policy(SSL_CTX *ssl)
 	SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, tls_ctx_verify);
 	SSL_CTX_set_read_ahead(ssl, 1);
 	SSL_CTX_set_default_read_buffer_len(ssl, READ_BUFFER_BYTES);
-	SSL_CTX_set_mode(ssl, SSL_MODE_AUTO_RETRY);
+	/* The peer has the CA; it need not travel. */
+	SSL_CTX_set_mode(ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
 }
 
 struct tls_ctx *tls_ctx_new(const struct tls_files *files, struct err *e)

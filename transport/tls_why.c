@@ -131,6 +131,7 @@ static int why_reason(struct tls *t, int reason, const char *doing, struct err *
 	case SSL_R_HTTP_REQUEST:
 	case SSL_R_HTTPS_PROXY_REQUEST:
 	case SSL_R_PACKET_LENGTH_TOO_LONG:
+	case SSL_R_ENCRYPTED_LENGTH_TOO_LONG:
 	case SSL_R_BAD_RECORD_TYPE:
 		err_set(e, ERR_PROTOCOL, "the peer does not speak TLS");
 		return err_remedy(e, "Check that a vmferryd is at that address and port.");
