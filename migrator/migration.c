@@ -13,6 +13,7 @@
 #include "migrator/migrator_internal.h"
 #include "migrator/offline.h"
 #include "migrator/outgoing.h"
+#include "migrator/plan.h"
 #include "migrator/recover.h"
 #include "migrator/sessions.h"
 #include "migrator/watch.h"
@@ -34,7 +35,7 @@ struct migration {
 	char name[256], uuid[MIGRATOR_UUID_LEN];
 	enum where was;
 	bool persistent;
-	json_t *plan; /* migrator_plan's answer */
+	json_t *plan; /* plan.h */
 	struct job *job;
 	struct outgoing *session;
 	char session_id[SESSION_ID_LEN]; /* of the last session; empty: there was none */
@@ -93,7 +94,7 @@ static int check_plan(struct migration *g, const json_t *args, struct err *e)
 	size_t i, errors = 0;
 	char first[600] = "", remedy[400] = "";
 
-	if (fault_point(FAULT_PREFLIGHT_GATHER, e) != 0 || migrator_plan(g->m, args, g->ctl, &g->plan, e) != 0)
+	if (fault_point(FAULT_PREFLIGHT_GATHER, e) != 0 || plan_make(g->m, args, PLAN_QUICK, g->ctl, &g->plan, e) != 0)
 		return -1;
 	if (fault_point(FAULT_PREFLIGHT_JUDGE, e) != 0)
 		return -1;
@@ -132,6 +133,9 @@ static unsigned libvirt_flags(const struct migration *g)
 		flags |= VIR_MIGRATE_PERSIST_DEST | VIR_MIGRATE_UNDEFINE_SOURCE;
 	if (json_array_size(copy) > 0)
 		flags |= VIR_MIGRATE_NON_SHARED_DISK;
+	/* Preflight has proved the storage to be shared; libvirt only knows kinds of file systems. */
+	if (json_is_true(json_object_get(json_object_get(g->plan, "disks"), "unsafe")))
+		flags |= VIR_MIGRATE_UNSAFE;
 	if (g->args.auto_converge)
 		flags |= VIR_MIGRATE_AUTO_CONVERGE;
 	if (g->args.on_stall == CONVERGE_POSTCOPY)
