@@ -4,6 +4,7 @@
  *
  *	"instant"   succeeds at once          "slow"     notes until cancelled
  *	"refused"   preflight finds something "stall"    does not converge
+ *	"deaf"      ignores being cancelled, until fake_listen is set
  *	"begin"     calls migrate.begin at the target, waits until cancelled
  */
 #ifndef VMFERRY_TESTS_AGENT_FAKE_MIGRATOR_H
@@ -25,7 +26,7 @@ struct migrator {
 
 /* What the tests look at; atomically. */
 static int fake_begun, fake_closed, fake_attached, fake_freed;
-static bool fake_no_libvirt;
+static bool fake_no_libvirt, fake_listen;
 
 #define FAKE_COUNT(x) __atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)
 #define FAKE_GET(x) __atomic_load_n(&(x), __ATOMIC_SEQ_CST)
@@ -177,6 +178,11 @@ int migrator_migrate(struct migrator *m, const json_t *args, const struct job_ct
 	fake_note(ctl, "memory", 10);
 	if (strcmp(vm, "slow") == 0)
 		return fake_until_cancelled(ctl, vm, m->name, e);
+	if (strcmp(vm, "deaf") == 0) {
+		for (int64_t end = clock_mono_ns() + 30 * NS_PER_S; !FAKE_GET(fake_listen) && clock_mono_ns() < end;)
+			usleep(5000);
+		return err_set(e, ERR_CANCELLED, "cancelled late");
+	}
 	if (strcmp(vm, "stall") == 0)
 		return err_set(e, ERR_REFUSED, "%s writes 90 MiB/s, the link carries 20; it is running on %s as before", vm, m->name);
 	*result = fake_report(m, vm, host);

@@ -15,8 +15,8 @@ struct migrate {
 
 	/* while it runs */
 	struct live *live;
-	json_t *findings;     /* of preflight, from a note; the note thread's until the call has returned */
-	bool not_converged;   /* same */
+	json_t *findings; /* of preflight, from a note; the note thread's until the call has returned */
+	bool under_way;   /* same: bytes of the guest have travelled */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -62,8 +62,9 @@ static void on_note(void *ctx, const json_t *note)
 		json_decref(m->findings);
 		m->findings = json_incref(findings);
 	}
-	if (strcmp(cli_str(note, "outcome", ""), "not-converged") == 0)
-		m->not_converged = true;
+	const char *phase = cli_str(note, "phase", "");
+	if (strcmp(phase, "disks") == 0 || strcmp(phase, "memory") == 0)
+		m->under_way = true;
 	live_note(m->live, note);
 }
 
@@ -117,7 +118,8 @@ static int finish(struct migrate *m, int rc, const json_t *result, const struct 
 	json_decref(extra);
 	if (!m->cli->json)
 		print_findings(m);
-	return m->not_converged ? EXIT_CODE_NOT_CONVERGED : code;
+	/* Preflight and roles refuse before anything travels; after that only the convergence policy does. */
+	return e->cls == ERR_REFUSED && m->under_way ? EXIT_CODE_NOT_CONVERGED : code;
 }
 
 int cmd_migrate(struct cli *cli, int argc, char **argv)

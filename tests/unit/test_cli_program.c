@@ -1,0 +1,348 @@
+/* The vmferry program against agents in this process: what it prints, where, and how it exits; Ctrl-C; a terminal. */
+#include "tests/unit/agent_fake_migrator.h"
+#include "tests/unit/agent_fixture.h"
+
+#include "base/buf.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/wait.h>
+
+struct run {
+	pid_t pid;
+	int out, err; /* pipes, or the terminal's master in err */
+	struct buf out_text, err_text;
+};
+#define ARGS_MAX 16
+
+static void exec_child(const char *const args[])
+{
+	const char *argv[ARGS_MAX + 4] = {VMFERRY_PROGRAM};
+	int n = 1;
+	for (int i = 0; args[i] && n < ARGS_MAX; i++)
+		argv[n++] = args[i];
+	signal(SIGPIPE, SIG_DFL);
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setenv("VMFERRY_SOCKET", fixture_path("run1/control.sock"), 1);
+	execv(VMFERRY_PROGRAM, (char *const *)(uintptr_t)argv);
+	_exit(127);
+}
+
+static void start(struct run *r, bool terminal, const char *const args[])
+{
+	int out[2], err[2] = {-1, -1}, master = -1, slave = -1;
+	*r = (struct run){.out = -1, .err = -1};
+	ck_assert_int_eq(pipe2(out, O_CLOEXEC), 0);
+	if (terminal) {
+		struct winsize size = {.ws_col = 60, .ws_row = 24};
+		ck_assert_int_eq(openpty(&master, &slave, NULL, NULL, &size), 0);
+	} else {
+		ck_assert_int_eq(pipe2(err, O_CLOEXEC), 0);
+	}
+	r->pid = fork();
+	ck_assert_int_ge(r->pid, 0);
+	if (r->pid == 0) {
+		dup2(out[1], STDOUT_FILENO);
+		dup2(terminal ? slave : err[1], STDERR_FILENO);
+		setenv("TERM", "xterm", 1);
+		exec_child(args);
+	}
+	close(out[1]);
+	close(terminal ? slave : err[1]);
+	r->out = out[0];
+	r->err = terminal ? master : err[0];
+}
+
+/* Takes in what there is; false when both have ended. */
+static bool take(struct run *r)
+{
+	struct pollfd p[2] = {{.fd = r->out, .events = POLLIN}, {.fd = r->err, .events = POLLIN}};
+	struct buf *texts[2] = {&r->out_text, &r->err_text};
+	int *fds[2] = {&r->out, &r->err};
+	if (r->out < 0 && r->err < 0)
+		return false;
+	poll(p, 2, 100);
+	for (int i = 0; i < 2; i++) {
+		char chunk[4096];
+		if (*fds[i] < 0 || !p[i].revents)
+			continue;
+		ssize_t n = read(*fds[i], chunk, sizeof(chunk));
+		if (n > 0) {
+			buf_printf(texts[i], "%.*s", (int)n, chunk);
+		} else {
+			close(*fds[i]);
+			*fds[i] = -1;
+		}
+	}
+	return true;
+}
+
+static const char *text(const struct buf *b)
+{
+	return b->data ? (const char *)b->data : "";
+}
+
+static void wait_for_text(struct run *r, const char *fragment)
+{
+	int64_t end = SOON;
+	while (!strstr(text(&r->err_text), fragment) && clock_mono_ns() < end)
+		if (!take(r))
+			break;
+	ck_assert_msg(strstr(text(&r->err_text), fragment) != NULL, "no \"%s\" in: %s", fragment, text(&r->err_text));
+}
+
+static int finish(struct run *r)
+{
+	int64_t end = SOON;
+	while (clock_mono_ns() < end && take(r))
+		;
+	int status = 0;
+	ck_assert_int_eq(waitpid(r->pid, &status, 0), r->pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+static void done(struct run *r)
+{
+	buf_fini(&r->out_text);
+	buf_fini(&r->err_text);
+}
+
+#define RUN(r, ...) start(&(r), false, (const char *const[]){__VA_ARGS__, NULL})
+
+static void expect(int code, const char *out, const char *err, const char *const args[])
+{
+	struct run r;
+	start(&r, false, args);
+	int got = finish(&r);
+	ck_assert_msg(got == code, "exit %d, not %d: %s%s", got, code, text(&r.out_text), text(&r.err_text));
+	ck_assert_msg(strstr(text(&r.out_text), out) != NULL, "stdout lacks \"%s\": %s", out, text(&r.out_text));
+	ck_assert_msg(strstr(text(&r.err_text), err) != NULL, "stderr lacks \"%s\": %s", err, text(&r.err_text));
+	done(&r);
+}
+#define EXPECT(code, out, err, ...) expect(code, out, err, (const char *const[]){__VA_ARGS__, NULL})
+
+START_TEST(usage)
+{
+	EXPECT(2, "", "Usage:", "--json");
+	EXPECT(2, "", "there is no command", "");
+	EXPECT(2, "", "did you mean \"migrate\"?", "migrte");
+	EXPECT(2, "", "which VM, and to which host?", "migrate");
+	EXPECT(2, "", "to which host?", "migrate", "web1");
+	EXPECT(2, "", "one argument too many", "migrate", "web1", "node2", "node3");
+	EXPECT(2, "", "unrecognized option", "vms", "--loud");
+	EXPECT(2, "", "is out of range", "drain", "--jobs=99");
+	EXPECT(2, "", "not a number", "events", "--since=x");
+	EXPECT(2, "", "which VM?", "cancel");
+	EXPECT(2, "", "init, issue or show?", "pki");
+	static const char *const commands[] = {"pki",    "check", "hosts", "vms",          "plan",  "migrate",
+					       "cancel", "jobs",  "drain", "cpu-baseline", "events"};
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		EXPECT(0, "--json", "", commands[i], "--help");
+		EXPECT(0, "vmferry 0.", "", commands[i], "--version");
+	}
+	EXPECT(0, "cpu-baseline", "", "--help");
+}
+END_TEST
+
+START_TEST(no_agent)
+{
+	EXPECT(4, "", "cannot reach the agent", "vms");
+	EXPECT(4, "", "systemctl status vmferryd", "migrate", "a", "b");
+	EXPECT(4, "\"class\": \"peer\"", "", "--json", "vms");
+	EXPECT(4, "agent", "", "check");
+}
+END_TEST
+
+START_TEST(tables)
+{
+	fixture_start_two();
+	EXPECT(0, "vm-of-node1 running node1", "", "vms");
+	EXPECT(0, "vm-of-node2 running node2", "", "--host=node2", "vms");
+	EXPECT(0, "vm-of-node2 running node2", "", "vms", "--host", "node2");
+	EXPECT(4, "vm-of-node2 running node2", "not listed", "vms", "--all");
+	EXPECT(0, "\"name\": \"vm-of-node1\"", "", "vms", "--json");
+	EXPECT(4, "unreachable", "node3", "hosts");
+	EXPECT(4, "migrate-in,operate", "", "hosts");
+	EXPECT(0, "No migration is under way.", "", "jobs");
+	EXPECT(0, "<cpu mode='custom'/>", "", "cpu-baseline", "node2");
+	EXPECT(0, "node2 loses nothing", "", "cpu-baseline", "node2");
+	EXPECT(4, "", "node3", "cpu-baseline");
+	EXPECT(1, "checks", "", "check");
+	EXPECT(1, "b stayed:\n  too big", "", "drain", "--dry-run");
+	EXPECT(0, "instant can move to node2", "", "plan", "instant", "node2");
+	EXPECT(3, "refused cannot move to node2", "", "plan", "refused", "node2");
+	EXPECT(3, "", "no migration of x is under way", "cancel", "x");
+	EXPECT(3, "", "did you mean node2?", "--host", "nde2", "vms");
+	EXPECT(0, "agent.started", "", "events");
+	EXPECT(0, "{\"seq\":", "", "events", "--json", "-n", "1");
+}
+END_TEST
+
+START_TEST(migrations)
+{
+	fixture_start_two();
+	EXPECT(0, "instant is now on node2 (running).", "instant -> node2  memory   10 %", "migrate", "instant", "node2");
+	EXPECT(0, "\"runs_on\": \"node2\"", "", "migrate", "--json", "instant", "node2");
+	EXPECT(0, "\"copy_storage\": true", "", "--json", "migrate", "instant", "node2", "--copy-storage");
+	EXPECT(3, "", "the CPU of node2 lacks avx2", "migrate", "refused", "node2");
+	EXPECT(3, "", "  no: the CPU of node2 lacks avx2\n      what to do: baseline", "migrate", "refused", "node2");
+	EXPECT(3, "\"findings\"", "", "migrate", "--json", "refused", "node2");
+	EXPECT(6, "", "stall writes 90 MiB/s", "migrate", "stall", "node2");
+}
+END_TEST
+
+START_TEST(ctrl_c_cancels_and_waits)
+{
+	struct run r;
+	fixture_start_two();
+	RUN(r, "migrate", "slow", "node2");
+	wait_for_text(&r, "memory");
+	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
+	ck_assert_int_eq(finish(&r), 5);
+	ck_assert_msg(strstr(text(&r.err_text), "cancelling; press Ctrl-C again") != NULL, "%s", text(&r.err_text));
+	ck_assert_msg(strstr(text(&r.err_text), "slow is running on node1 as before") != NULL, "%s", text(&r.err_text));
+	done(&r);
+}
+END_TEST
+
+START_TEST(a_second_ctrl_c_leaves)
+{
+	struct run r;
+	fixture_start_two();
+	RUN(r, "migrate", "deaf", "node2");
+	wait_for_text(&r, "memory");
+	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
+	wait_for_text(&r, "cancelling");
+	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
+	ck_assert_int_eq(finish(&r), 5);
+	ck_assert_msg(strstr(text(&r.err_text), "When last heard of, deaf ran on this host") != NULL, "%s", text(&r.err_text));
+	ck_assert_msg(strstr(text(&r.err_text), "vmferry jobs") != NULL, "%s", text(&r.err_text));
+	done(&r);
+	__atomic_store_n(&fake_listen, true, __ATOMIC_SEQ_CST);
+}
+END_TEST
+
+START_TEST(following_events)
+{
+	struct run r;
+	fixture_start_two();
+	RUN(r, "events", "-f", "--json");
+	int64_t end = SOON;
+	while (!strstr(text(&r.out_text), "agent.started") && clock_mono_ns() < end)
+		take(&r);
+	agent_event(fixture_agents[0], "test.later", NULL, json_pack("{s:s}", "vm", "x"));
+	while (!strstr(text(&r.out_text), "test.later") && clock_mono_ns() < end)
+		take(&r);
+	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
+	ck_assert_int_eq(finish(&r), 0);
+	ck_assert_msg(strstr(text(&r.out_text), "\"type\":\"test.later\"") != NULL, "%s", text(&r.out_text));
+	done(&r);
+}
+END_TEST
+
+START_TEST(a_line_on_a_terminal)
+{
+	struct run r;
+	fixture_start_two();
+	start(&r, true, (const char *const[]){"migrate", "slow", "node2", NULL});
+	wait_for_text(&r, "memory");
+	int64_t end = clock_mono_ns() + NS_PER_S / 2;
+	while (clock_mono_ns() < end)
+		take(&r);
+	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
+	ck_assert_int_eq(finish(&r), 5);
+	/* Every redraw fits the 60 columns; the line is gone before the last words. */
+	const char *p = text(&r.err_text);
+	unsigned redraws = 0;
+	for (const char *line = strstr(p, "\rslow"); line; line = strstr(line + 1, "\rslow")) {
+		const char *stop = strstr(line, "\033[K");
+		ck_assert_ptr_nonnull(stop);
+		ck_assert_int_le(stop - line - 1, 59);
+		redraws++;
+	}
+	ck_assert_uint_ge(redraws, 3);
+	const char *last = strstr(p, "vmferry: ");
+	ck_assert_ptr_nonnull(last);
+	ck_assert_msg(strncmp(last - 4, "\r\033[K", 4) == 0, "%s", p);
+	done(&r);
+}
+END_TEST
+
+START_TEST(certificates_without_an_agent)
+{
+	struct run r;
+	char ca[200], out[200];
+	snprintf(ca, sizeof(ca), "--ca=%s/fleet", fixture_dir);
+	snprintf(out, sizeof(out), "--out=%s/host9", fixture_dir);
+	EXPECT(0, "certificate authority is in", "", "pki", "init", ca);
+	EXPECT(3, "", "", "pki", "init", ca);
+	EXPECT(0, "good for 730 days", "", "pki", "issue", "host9", ca, out);
+	EXPECT(3, "", "", "pki", "issue", "host9", ca, out);
+	EXPECT(0, "good for 10 days", "", "pki", "issue", "host9", ca, out, "--renew", "--days=10", "--address=192.0.2.1");
+	EXPECT(2, "", "allowed: 1 to", "pki", "issue", "host9", "--days=0");
+	EXPECT(2, "", "for which host?", "pki", "issue");
+	EXPECT(2, "", "", "pki", "issue", "not a name", ca, out);
+	EXPECT(2, "", "there is no \"revoke\"", "pki", "revoke", "x");
+	char file[200];
+	snprintf(file, sizeof(file), "%s/host9/host.pem", fixture_dir);
+	RUN(r, "pki", "show", file, "--json");
+	ck_assert_int_eq(finish(&r), 0);
+	json_t *shown = json_loads(text(&r.out_text), 0, NULL);
+	const json_t *cert = json_array_get(json_object_get(shown, "certificates"), 0);
+	ck_assert_str_eq(json_string_value(json_object_get(cert, "name")), "host9");
+	ck_assert_int_eq(json_integer_value(json_object_get(cert, "days_left")), 10);
+	json_decref(shown);
+	done(&r);
+}
+END_TEST
+
+START_TEST(output_that_cannot_be_written)
+{
+	struct run r;
+	fixture_start_two();
+	start(&r, false, (const char *const[]){"vms", NULL});
+	finish(&r);
+	done(&r);
+	pid_t pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (pid == 0) {
+		int full = open("/dev/full", O_WRONLY | O_CLOEXEC), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+		dup2(full, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		exec_child((const char *const[]){"vms", NULL});
+	}
+	int status = 0;
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFEXITED(status));
+	ck_assert_int_eq(WEXITSTATUS(status), 1);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("cli_program");
+	TCase *t = tcase_create("all");
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, fixture_set_up, fixture_tear_down);
+	tcase_add_test(t, usage);
+	tcase_add_test(t, no_agent);
+	tcase_add_test(t, tables);
+	tcase_add_test(t, migrations);
+	tcase_add_test(t, ctrl_c_cancels_and_waits);
+	tcase_add_test(t, a_second_ctrl_c_leaves);
+	tcase_add_test(t, following_events);
+	tcase_add_test(t, a_line_on_a_terminal);
+	tcase_add_test(t, certificates_without_an_agent);
+	tcase_add_test(t, output_that_cannot_be_written);
+	suite_add_tcase(s, t);
+	SRunner *r = srunner_create(s);
+	srunner_run_all(r, CK_NORMAL);
+	int failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed != 0;
+}
