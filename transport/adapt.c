@@ -1,0 +1,319 @@
+#include "transport/adapt.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+/* Levels worth having, and what they do to the RAM of an idle Linux guest: only the shape of these curves is used, to infer levels that were
+ * not tried from those that were. Cost in ns of CPU a byte. Level 4 is left out: as slow as 5 for the ratio of 3. */
+static const struct {
+	int level;
+	double ratio;
+	double cost;
+} prior[] = {
+	{ CODEC_RAW, 1.00, 0.10 }, { -5, 1.86, 1.13 }, { -3, 2.02, 1.20 }, { -1, 2.26, 1.37 }, { 1, 2.55, 1.66 },
+	{ 2, 2.67, 2.03 },	   { 3, 2.77, 3.08 },  { 5, 2.86, 5.65 },  { 6, 2.90, 7.80 },  { 9, 2.97, 16.0 },
+};
+#define LEVELS      (sizeof(prior) / sizeof(prior[0]))
+#define RAW_INDEX   0u
+#define START_INDEX 4u
+
+/* A measurement counts fully once it rests on this much, and is forgotten for older ones at the same pace. */
+#define EVIDENCE_BYTES (4.0 * 1024 * 1024)
+/* Smaller samples say little about speed. */
+#define SAMPLE_MIN (32u * 1024u)
+/* A level not measured for so long is inferred again: the guest's memory is not the same everywhere. */
+#define STALE_NS (3 * NS_PER_S)
+#define TICK_MIN_NS (8 * NS_PER_MS)
+/* Ticks with less traffic than this say nothing about the link. */
+#define TICK_TRAFFIC_MIN (64u * 1024u)
+#define FULL  0.5 /* queue fill above which the link is what is scarce */
+#define SLACK 0.3 /* and below which it is not */
+#define BUSY  0.7 /* workers busier than this may be what is scarce */
+/* All the workers' CPU counts like this part of the throughput. */
+#define CPU_WEIGHT 0.25
+/* A change must promise this much more; or the same for much less CPU time. */
+#define GAIN_MIN    1.03
+#define SAME_MIN    0.99
+#define CHEAPER_MAX 0.7
+#define DWELL_NS (40 * NS_PER_MS)
+#define RETRY_FIRST_NS (100 * NS_PER_MS)
+#define RETRY_LAST_NS (6400 * NS_PER_MS)
+
+struct measured {
+	double ratio;
+	double cost;
+	int64_t at; /* when last; 0: never */
+};
+
+struct adapt {
+	double workers;
+	int fixed_level;
+	unsigned current; /* index into prior */
+	bool probe_due;   /* the next batch measures another level */
+	int64_t now;
+
+	/* What the contents are like. */
+	struct measured level[LEVELS];
+	double ratio_scale; /* (ratio - 1) as a part of the prior's */
+	double cost_scale;
+	double plain_part;  /* plain bytes a raw byte */
+	double other_wire;  /* wire bytes a raw byte besides the plain section's */
+	double share;       /* CPU time a worker gets per time it wants */
+	int64_t compressed_at;
+
+	/* What the link does. */
+	double link;         /* bytes per second; 0: not known */
+	double confirmed;    /* its value when it was last seen full; 0: never */
+	bool was_full;
+	int64_t confirmed_at;
+	int64_t retry_ns;    /* how long to believe that */
+	double supply;       /* raw bytes per second, if QEMU is what is scarce, else 0 */
+
+	/* Since the last tick. */
+	uint64_t tick_wire; /* wire_bytes then */
+	bool ticked;
+	double raw_bytes;
+	double wall_ns;
+	double fill;        /* smoothed */
+	double wire_rate;   /* smoothed */
+	double raw_rate;    /* smoothed */
+	int64_t changed_at;
+};
+
+struct adapt *adapt_new(unsigned workers, int fixed_level)
+{
+	struct adapt *a = mem_alloc(sizeof(*a));
+	a->workers = workers ? workers : 1;
+	a->fixed_level = fixed_level;
+	a->current = START_INDEX;
+	a->ratio_scale = 1;
+	a->cost_scale = 1;
+	a->plain_part = 1;
+	a->share = 1;
+	a->retry_ns = RETRY_FIRST_NS;
+	return a;
+}
+
+void adapt_free(struct adapt *a)
+{
+	mem_free_ptr(&a);
+}
+
+int adapt_level(const struct adapt *a)
+{
+	return a->fixed_level == ADAPT_AUTO ? prior[a->current].level : a->fixed_level;
+}
+
+uint64_t adapt_link_rate(const struct adapt *a)
+{
+	return (uint64_t)a->confirmed;
+}
+
+void adapt_params(struct adapt *a, struct codec_params *out)
+{
+	int level = adapt_level(a);
+	if (a->probe_due && a->fixed_level == ADAPT_AUTO) {
+		level = prior[START_INDEX].level;
+		a->probe_due = false;
+	}
+	out->plain_level = level;
+	/* Changes are few bytes: a low level costs next to nothing even where plain pages are stored. */
+	out->delta_level = level > 1 ? 3 : 1;
+}
+
+struct adapt_sample adapt_sample_of(const struct codec_params *params, const struct codec_stats *one)
+{
+	return (struct adapt_sample){
+		.level = params->plain_level,
+		.raw_bytes = one->raw_bytes,
+		.encoded_bytes = one->encoded_bytes,
+		.plain_in = one->plain_in_bytes,
+		.plain_out = one->plain_out_bytes,
+	};
+}
+
+/* ---- contents ---- */
+
+static void move(double *value, double to, double weight)
+{
+	*value += (to - *value) * (weight < 1 ? weight : 1);
+}
+
+static unsigned index_of(int level)
+{
+	for (unsigned i = 0; i < LEVELS; i++) {
+		if (prior[i].level == level)
+			return i;
+	}
+	return LEVELS;
+}
+
+void adapt_encoded(struct adapt *a, const struct adapt_sample *s)
+{
+	a->raw_bytes += (double)s->raw_bytes;
+	a->wall_ns += (double)s->wall_ns;
+	if (s->raw_bytes < SAMPLE_MIN)
+		return;
+	double weight = (double)s->raw_bytes / EVIDENCE_BYTES;
+	move(&a->plain_part, (double)s->plain_in / (double)s->raw_bytes, weight);
+	uint64_t other = s->encoded_bytes > s->plain_out ? s->encoded_bytes - s->plain_out : 0;
+	move(&a->other_wire, (double)other / (double)s->raw_bytes, weight);
+	if (s->cpu_ns > 0 && s->wall_ns > 0) {
+		double share = (double)s->cpu_ns / (double)s->wall_ns;
+		move(&a->share, share < 0.05 ? 0.05 : share > 1 ? 1 : share, weight);
+	}
+	unsigned i = index_of(s->level);
+	if (i == LEVELS || s->plain_in < SAMPLE_MIN || s->plain_out == 0 || s->cpu_ns <= 0)
+		return;
+	double ratio = (double)s->plain_in / (double)s->plain_out;
+	double cost = (double)s->cpu_ns / (double)s->plain_in;
+	struct measured *m = &a->level[i];
+	bool fresh = m->at && a->now - m->at < STALE_NS;
+	move(&m->ratio, ratio, fresh ? weight : 1);
+	move(&m->cost, cost, fresh ? weight : 1);
+	m->at = a->now ? a->now : 1;
+	if (i == RAW_INDEX)
+		return;
+	a->compressed_at = a->now;
+	move(&a->ratio_scale, (ratio - 1) / (prior[i].ratio - 1), weight);
+	move(&a->cost_scale, cost / prior[i].cost, weight);
+}
+
+static bool is_fresh(const struct adapt *a, unsigned i)
+{
+	return a->level[i].at && a->now - a->level[i].at < STALE_NS;
+}
+
+static double ratio_of(const struct adapt *a, unsigned i)
+{
+	if (i == RAW_INDEX)
+		return 1;
+	if (is_fresh(a, i))
+		return a->level[i].ratio;
+	double r = 1 + (prior[i].ratio - 1) * a->ratio_scale;
+	return r < 1 ? 1 : r;
+}
+
+static double cost_of(const struct adapt *a, unsigned i)
+{
+	if (is_fresh(a, i))
+		return a->level[i].cost;
+	return i == RAW_INDEX ? prior[i].cost : prior[i].cost * a->cost_scale;
+}
+
+/* ---- the choice ---- */
+
+struct outlook {
+	double throughput; /* raw bytes per second */
+	double cpu;        /* used, of all the workers' */
+	double value;      /* throughput, less what its CPU time is worth */
+};
+
+static struct outlook outlook_of(const struct adapt *a, unsigned i)
+{
+	double cost = a->plain_part * cost_of(a, i) + (1 - a->plain_part) * prior[RAW_INDEX].cost;
+	double wire = a->plain_part / ratio_of(a, i) + a->other_wire;
+	double t = a->workers * a->share * 1e9 / cost;
+	if (a->link > 0 && a->link / wire < t)
+		t = a->link / wire;
+	if (a->supply > 0 && a->supply < t)
+		t = a->supply;
+	double cpu = t * cost / (a->workers * 1e9);
+	return (struct outlook){ .throughput = t, .cpu = cpu, .value = t * (1 - CPU_WEIGHT * cpu) };
+}
+
+static void choose(struct adapt *a)
+{
+	if (a->changed_at && a->now - a->changed_at < DWELL_NS)
+		return;
+	const struct outlook have = outlook_of(a, a->current);
+	struct outlook best = have;
+	unsigned best_index = a->current;
+	for (unsigned i = 0; i < LEVELS; i++) {
+		struct outlook o = outlook_of(a, i);
+		if (o.value > best.value) {
+			best = o;
+			best_index = i;
+		}
+	}
+	bool better = best.value > have.value * GAIN_MIN;
+	bool cheaper = best.throughput > have.throughput * SAME_MIN && best.cpu < have.cpu * CHEAPER_MAX;
+	if (best_index == a->current || (!better && !cheaper))
+		return;
+	a->current = best_index;
+	a->changed_at = a->now;
+}
+
+/* ---- the link ---- */
+
+/* The link is full: its speed is what goes through it. */
+static void link_is_full(struct adapt *a, double rate)
+{
+	if (!a->was_full) {
+		/* Full again after a time of slack. If the link is as fast as it was, the next try may wait longer. */
+		bool as_before = a->confirmed > 0 && rate < 1.2 * a->confirmed && rate > 0.8 * a->confirmed;
+		if (!as_before)
+			a->retry_ns = RETRY_FIRST_NS;
+		else if (a->retry_ns < RETRY_LAST_NS)
+			a->retry_ns *= 2;
+		a->link = rate;
+	}
+	move(&a->link, rate, 0.5);
+	a->confirmed = a->link;
+	a->confirmed_at = a->now;
+	a->was_full = true;
+	a->supply = 0;
+}
+
+/* The link has room. It is at least as fast as what goes through it, and after a while perhaps faster than it was. */
+static void link_has_room(struct adapt *a, double seconds)
+{
+	a->was_full = false;
+	if (a->wire_rate > a->link)
+		a->link = a->wire_rate;
+	if (a->confirmed == 0)
+		a->link *= 1 + 40 * seconds;
+	else if (a->now - a->confirmed_at > a->retry_ns)
+		a->link *= 1 + 10 * seconds;
+}
+
+void adapt_tick(struct adapt *a, const struct adapt_now *now)
+{
+	int64_t dt = now->now_ns - a->now;
+	if (!a->ticked) {
+		a->ticked = true;
+		a->now = now->now_ns;
+		a->tick_wire = now->wire_bytes;
+		return;
+	}
+	if (dt < TICK_MIN_NS)
+		return;
+	double seconds = (double)dt / 1e9;
+	uint64_t wire = now->wire_bytes - a->tick_wire;
+	double raw = a->raw_bytes;
+	double busy = a->wall_ns / (a->workers * (double)dt);
+	a->now = now->now_ns;
+	a->tick_wire = now->wire_bytes;
+	a->raw_bytes = 0;
+	a->wall_ns = 0;
+	move(&a->fill, now->queue_fill, 0.6);
+	move(&a->wire_rate, (double)wire / seconds, 0.5);
+	move(&a->raw_rate, raw / seconds, 0.3);
+	if (wire + (uint64_t)raw < TICK_TRAFFIC_MIN && a->fill < FULL)
+		return;
+
+	if (a->fill > FULL) {
+		link_is_full(a, a->wire_rate);
+		/* Storing says nothing about how well the pages would compress. */
+		if (a->current == RAW_INDEX && a->now - a->compressed_at > RETRY_FIRST_NS)
+			a->probe_due = true;
+	} else if (a->fill < SLACK) {
+		link_has_room(a, seconds);
+		/* Neither link nor workers are full: QEMU gives no more. What it could give with more CPU is not known. */
+		a->supply = busy < BUSY ? 1.2 * a->raw_rate : 0;
+	}
+	choose(a);
+}
