@@ -27,7 +27,7 @@ enum frame_type {
 	FRAME_BATCH = 5,     /* u32 stream, u64 number, then a batch of codec.h */
 	FRAME_ACK = 6,       /* u32 stream, u64 number: every batch below it was delivered */
 	FRAME_STREAM = 7,    /* stream control: open, opened, failed, end, reset (flow.h) */
-	FRAME_END = 8,       /* u64 frames, u64 payload bytes, u64 XXH3-64 of the payloads, of all frames before: nothing follows */
+	FRAME_END = 8,       /* u64 frames, u64 payload bytes, u64 XXH3-64 (headers too) of all frames before: nothing follows */
 	FRAME_END_ACK = 9,   /* the same three, as received */
 };
 

@@ -91,7 +91,13 @@ static int not_usable(struct link *l, struct err *e)
 
 /* ---- one frame in ---- */
 
-static void count(struct tally *t, const void *p, size_t n)
+/* A frame's header begins it; its payload may come in pieces. END and END_ACK are not counted: they carry the count. */
+static void count_head(struct tally *t, const uint8_t head[FRAME_HEADER_SIZE])
+{
+	XXH3_64bits_update(t->hash, head, FRAME_HEADER_SIZE);
+}
+
+static void count_payload(struct tally *t, const void *p, size_t n)
 {
 	t->bytes += n;
 	XXH3_64bits_update(t->hash, p, n);
@@ -144,6 +150,8 @@ static int take_head(struct link *l, int64_t deadline_ns, struct err *e)
 		if (frame_decode_header(l->head, &l->h, e) < 0 || check_seq(l, e) < 0 || room_for_payload(l, e) < 0)
 			return -1;
 		l->payload_got = 0;
+		if (counted(l->h.type))
+			count_head(&l->rx, l->head);
 	}
 	return 0;
 }
@@ -164,7 +172,7 @@ static int take_frame(struct link *l, int64_t deadline_ns, struct err *e)
 			return -1;
 		}
 		if (counted(l->h.type))
-			count(&l->rx, at, (size_t)n); /* while it is in the cache */
+			count_payload(&l->rx, at, (size_t)n); /* while it is in the cache */
 		l->payload_got += (size_t)n;
 	}
 	l->head_got = 0;
@@ -192,9 +200,11 @@ static int send_frame(struct link *l, uint16_t type, const struct iovec *iov, si
 	if (put(l, all, n + 1, sizeof(head) + len, deadline_ns, e) < 0)
 		return -1;
 	l->tx.seq++;
-	if (counted(type))
-		for (size_t i = 0; i < n; i++)
-			count(&l->tx, iov[i].iov_base, iov[i].iov_len);
+	if (!counted(type))
+		return 0;
+	count_head(&l->tx, head);
+	for (size_t i = 0; i < n; i++)
+		count_payload(&l->tx, iov[i].iov_base, iov[i].iov_len);
 	return 0;
 }
 
@@ -219,7 +229,7 @@ static int send_end(struct link *l, uint16_t type, const struct frame_end *end, 
 	return send_frame(l, type, &iov, 1, deadline_ns, e);
 }
 
-/* END or END_ACK is in the payload: it has to say what we counted ourselves. `before` is the tally without this frame. */
+/* END or END_ACK is in the payload: it has to say what we counted ourselves. */
 static int check_end(const struct link *l, const struct frame_end *ours, struct err *e)
 {
 	struct frame_end theirs;
@@ -272,7 +282,7 @@ static int recv_frame(struct link *l, struct link_frame *f, int64_t deadline_ns,
 			return 0;
 		case FRAME_HELLO:
 		case FRAME_END_ACK:
-			return err_set(e, ERR_PROTOCOL, "a %s frame came where none belongs",
+			return err_set(e, ERR_PROTOCOL, "%s frame where none belongs",
 				       frame_type_name(l->h.type, name, sizeof(name)));
 		default: /* may be ignored */
 			break;
@@ -509,13 +519,26 @@ struct link *link_connect(struct tls_ctx *ctx, const struct link_peer *peer, jso
 	return l;
 }
 
+static void why_not_local(struct err *e)
+{
+	const int err = e->errnum;
+
+	e->cls = ERR_PEER;
+	if (err == EACCES || err == EPERM)
+		err_remedy(e, "Run it as root, or as a member of the group in `control.group` of vmferryd.conf.");
+	else if (err == ENOENT || err == ECONNREFUSED)
+		err_remedy(e, "Start the agent: systemctl start vmferryd.");
+}
+
 struct link *link_connect_local(const char *socket_path, json_t *hello, int64_t deadline_ns, struct err *e)
 {
 	struct sock *sock = NULL;
 	const int fd = fd_unix_connect(socket_path, e);
 
 	hello = hello ? hello : json_object();
-	if (fd >= 0)
+	if (fd < 0)
+		why_not_local(e);
+	else
 		sock = sock_new(fd, e);
 	if (!sock) {
 		json_decref(hello);
