@@ -108,7 +108,7 @@ START_TEST(cancelling_a_call_that_was_passed_on)
 	struct slow s = {.rpc = fixture_local(1), .at = "node2"};
 	pthread_t t;
 	start_slow(&s, &t);
-	s.cancel_flag = true;
+	__atomic_store_n(&s.cancel_flag, true, __ATOMIC_RELAXED);
 	pthread_join(t, NULL);
 	ck_assert_int_eq(s.e.cls, ERR_CANCELLED);
 	ck_assert_msg(strstr(s.e.text, "slow is running on node2 as before") != NULL, "%s", s.e.text);

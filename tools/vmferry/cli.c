@@ -1,5 +1,8 @@
 #include "tools/vmferry/cli.h"
 
+#include "base/clock.h"
+#include "base/units.h"
+
 #include <ctype.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -118,4 +121,10 @@ double cli_real(const json_t *o, const char *key, double otherwise)
 bool cli_bool(const json_t *o, const char *key)
 {
 	return json_is_true(json_object_get(o, key));
+}
+
+const char *cli_duration(int64_t ms, char *buf, size_t size)
+{
+	const int64_t year = INT64_C(365) * 24 * 3600 * 1000;
+	return units_format_duration((ms < year ? ms : year) * NS_PER_MS, buf, size);
 }

@@ -10,6 +10,7 @@
 #include <argp.h>
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 struct cli {
@@ -48,6 +49,8 @@ const char *cli_str(const json_t *o, const char *key, const char *otherwise);
 json_int_t cli_int(const json_t *o, const char *key, json_int_t otherwise);
 double cli_real(const json_t *o, const char *key, double otherwise);
 bool cli_bool(const json_t *o, const char *key);
+/* Milliseconds for people; more than a year is shown as one. Returns buf. */
+const char *cli_duration(int64_t ms, char *buf, size_t size);
 
 /* Subcommands, one file each. */
 int cmd_pki(struct cli *cli, int argc, char **argv);

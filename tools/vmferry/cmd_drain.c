@@ -1,5 +1,4 @@
 /* vmferry drain [HOST] */
-#include "base/clock.h"
 #include "base/units.h"
 #include "tools/vmferry/client.h"
 #include "tools/vmferry/interrupt.h"
@@ -120,9 +119,9 @@ static void print(const struct drain *d, const json_t *result)
 	{
 		char total[32] = "-", downtime[32] = "-", wire[32] = "-";
 		if (cli_int(vm, "total_ms", -1) >= 0)
-			units_format_duration(cli_int(vm, "total_ms", 0) * NS_PER_MS, total, sizeof(total));
+			cli_duration(cli_int(vm, "total_ms", 0), total, sizeof(total));
 		if (cli_int(vm, "downtime_ms", -1) >= 0)
-			units_format_duration(cli_int(vm, "downtime_ms", 0) * NS_PER_MS, downtime, sizeof(downtime));
+			cli_duration(cli_int(vm, "downtime_ms", 0), downtime, sizeof(downtime));
 		if (cli_int(vm, "wire_bytes", -1) >= 0)
 			units_format_size((uint64_t)cli_int(vm, "wire_bytes", 0), wire, sizeof(wire));
 		const char *cells[] = {cli_str(vm, "vm", "?"), cli_str(vm, "to", cli_str(vm, "host", "?")), total, downtime,

@@ -118,7 +118,7 @@ static int read_all(struct events *v, struct client *client, const volatile bool
 		size_t n = json_array_size(events);
 		json_int_t last = cli_int(result, "last", 0);
 		json_decref(result);
-		if (*cancel || ferror(stdout) || (n == 0 && !v->follow))
+		if (interrupt_pending(cancel) || ferror(stdout) || (n == 0 && !v->follow))
 			return 0;
 		args = json_pack("{s:I, s:I}", "since", last, "wait_ms", (json_int_t)(v->follow ? WAIT_MS : 0));
 	}
@@ -135,7 +135,7 @@ int cmd_events(struct cli *cli, int argc, char **argv)
 	int rc = client ? read_all(&v, client, interrupt_flag(interrupt), &e) : -1;
 	client_close(client);
 	/* Ctrl-C is how following ends. */
-	bool ended = v.follow && interrupt && *interrupt_flag(interrupt);
+	bool ended = v.follow && interrupt && interrupt_pending(interrupt_flag(interrupt));
 	interrupt_free(interrupt);
 	return rc == 0 || ended ? EXIT_CODE_OK : cli_fail(cli, &e);
 }

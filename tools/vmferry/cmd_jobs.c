@@ -1,5 +1,4 @@
 /* vmferry jobs */
-#include "base/clock.h"
 #include "base/units.h"
 #include "tools/vmferry/client.h"
 #include "tools/vmferry/table.h"
@@ -48,9 +47,9 @@ static void print(const json_t *jobs)
 		if (cli_int(p, "rate", -1) >= 0)
 			units_format_rate((uint64_t)cli_int(p, "rate", 0), rate, sizeof(rate));
 		if (cli_int(p, "eta_ms", -1) >= 0)
-			units_format_duration(cli_int(p, "eta_ms", 0) * NS_PER_MS, left, sizeof(left));
+			cli_duration(cli_int(p, "eta_ms", 0), left, sizeof(left));
 		if (cli_int(job, "elapsed_ms", -1) >= 0)
-			units_format_duration(cli_int(job, "elapsed_ms", 0) * NS_PER_MS, took, sizeof(took));
+			cli_duration(cli_int(job, "elapsed_ms", 0), took, sizeof(took));
 		const char *cells[] = {cli_str(job, "vm", "?"),
 				       strcmp(cli_str(job, "direction", "out"), "in") == 0 ? "in" : "out",
 				       cli_str(job, "peer", "?"),

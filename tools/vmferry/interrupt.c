@@ -39,11 +39,11 @@ static void *watch(void *arg)
 		struct signalfd_siginfo info;
 		if (!fds[0].revents || read(i->signals, &info, sizeof(info)) != (ssize_t)sizeof(info))
 			continue;
-		if (i->cancel) {
+		if (__atomic_load_n(&i->cancel, __ATOMIC_RELAXED)) {
 			i->second(i->ctx);
 			_exit(EXIT_CODE_CANCELLED);
 		}
-		i->cancel = true;
+		__atomic_store_n(&i->cancel, true, __ATOMIC_RELAXED);
 		i->first(i->ctx);
 	}
 }

@@ -1,6 +1,5 @@
 #include "tools/vmferry/progress.h"
 
-#include "base/clock.h"
 #include "base/units.h"
 #include "tools/vmferry/cli.h"
 
@@ -134,7 +133,7 @@ static void fill_parts(const struct progress *p, struct part parts[PARTS])
 		snprintf(parts[PART_PASS].text, sizeof(parts[0].text), "pass %lld", (long long)p->iteration);
 	if (p->eta_ms >= 0)
 		snprintf(parts[PART_ETA].text, sizeof(parts[0].text), "%s left",
-			 units_format_duration(p->eta_ms * NS_PER_MS, a, sizeof(a)));
+			 cli_duration(p->eta_ms, a, sizeof(a)));
 	snprintf(parts[PART_TEXT].text, sizeof(parts[0].text), "%s", p->text);
 }
 

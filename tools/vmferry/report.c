@@ -1,6 +1,5 @@
 #include "tools/vmferry/report.h"
 
-#include "base/clock.h"
 #include "base/units.h"
 #include "tools/vmferry/cli.h"
 
@@ -18,7 +17,7 @@ static void add_duration(struct buf *out, const char *label, json_int_t ms)
 {
 	char text[32];
 	if (ms >= 0)
-		buf_printf(out, LABEL "%s\n", label, units_format_duration((int64_t)ms * NS_PER_MS, text, sizeof(text)));
+		buf_printf(out, LABEL "%s\n", label, cli_duration(ms, text, sizeof(text)));
 }
 
 static void add_size(struct buf *out, const char *label, json_int_t bytes)

@@ -23,7 +23,7 @@ static void *watch(void *arg)
 	THREAD_LOCKED(&w->lock);
 	while (!w->over) {
 		if (rpc_cancelled(w->call) || agent_stopping(w->agent))
-			w->cancel = true;
+			__atomic_store_n(&w->cancel, true, __ATOMIC_RELAXED);
 		thread_cond_wait_until(&w->ended, &w->lock, clock_mono_ns() + LOOK_NS);
 	}
 	return NULL;
