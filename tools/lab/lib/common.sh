@@ -27,11 +27,15 @@ wait_for() {
 	done
 }
 
-# Commands that change the lab as a whole run one at a time. What they start does not inherit the lock.
+# Commands that change the lab as a whole run one at a time, and to their end: an interrupt must not leave a host behind that
+# no one knows of. What they start does not inherit the lock.
 alone() { # COMMAND ARG...
-	local rc=0
+	local rc=0 interrupted=0
 	mkdir -p "$LAB_DIR" && chmod 755 "$LAB_DIR" || exit 1
-	flock -w 120 -E 99 -o "$LAB_DIR/.lock" "$LAB_SELF" "__$1" "${@:2}" || rc=$?
+	trap 'interrupted=1' INT TERM HUP
+	setsid -w flock -w 120 -E 99 -o "$LAB_DIR/.lock" "$LAB_SELF" "__$1" "${@:2}" || rc=$?
+	trap - INT TERM HUP
+	[ $interrupted = 0 ] || exit 130
 	[ $rc != 99 ] || die "another lab command has been at work in $LAB_DIR for 2 minutes"
 	return $rc
 }
