@@ -33,7 +33,8 @@ static int check_peer(struct agent *a, const struct link *l, const char *purpose
 	const struct settings_view *view = settings_get(a->settings);
 	const char *self = view->config->name;
 	const struct config_peer *peer = config_peer_find(view->config, name);
-	bool data = strcmp(purpose, "data") == 0;
+	/* A probe fills the link like a migration's data. */
+	bool data = strcmp(purpose, "data") == 0 || strcmp(purpose, "probe") == 0;
 	int rc = 0;
 	if (!peer) {
 		rc = err_set(e, ERR_REFUSED, "%s is not a peer of %s", name, self);
@@ -75,6 +76,8 @@ static void greet(void *ctx, int fd, const char *addr)
 		refuse(link, &e);
 	} else if (strcmp(purpose, "data") == 0) {
 		migrator_incoming_attach(a->migrator, link);
+	} else if (strcmp(purpose, "probe") == 0) {
+		migrator_incoming_probe(a->migrator, link);
 	} else {
 		char who[400];
 		snprintf(who, sizeof(who), "peer=%s addr=%s", link_peer_name(link), link_peer_addr(link));
