@@ -58,6 +58,18 @@ static uint8_t *extend(struct batch *b, size_t n)
 	return p;
 }
 
+uint8_t *batch_tail(struct batch *b)
+{
+	return b->raw + b->raw_len;
+}
+
+/* Nothing to do if they were received into the tail. */
+static void take_raw(uint8_t *to, const void *from, size_t n)
+{
+	if (to != from)
+		memcpy(to, from, n);
+}
+
 /* The last n bytes of raw belong to the plain section. */
 static void mark_plain(struct batch *b, size_t n)
 {
@@ -81,7 +93,7 @@ void batch_literal(struct batch *b, const void *p, size_t n)
 {
 	if (n == 0)
 		return;
-	memcpy(extend(b, n), p, n);
+	take_raw(extend(b, n), p, n);
 	mark_plain(b, n);
 	b->counts.literal_bytes += n;
 	ops_add(&b->writer, &(struct op){ .kind = OP_LITERAL, .count = n });
@@ -171,7 +183,7 @@ void batch_page(struct batch *b, uint64_t page_no, uint64_t addr, bool with_head
 		put_record_header(raw, op.index, RECORD_PAGE | RECORD_CONTINUE);
 		raw += PAGE_HEADER_SIZE;
 	}
-	memcpy(raw, data, CODEC_PAGE_SIZE);
+	take_raw(raw, data, CODEC_PAGE_SIZE);
 	if (!cache) {
 		add_plain(b, &op);
 		return;

@@ -50,6 +50,9 @@ void batch_free(struct batch *b);
 void batch_reset(struct batch *b);
 size_t batch_raw_bytes(const struct batch *b);
 size_t batch_room(const struct batch *b); /* raw bytes that still fit */
+/* Where the next byte of the stream will be: CODEC_MAX_RAW - batch_raw_bytes(b) bytes that the caller may fill (receive into). Bytes that are
+ * then added from the very place are not copied. */
+uint8_t *batch_tail(struct batch *b);
 /* The caller has checked batch_room for each of these. */
 void batch_literal(struct batch *b, const void *p, size_t n);
 /* A RAM page. page_no identifies it in the guest (block << 40 | offset / 4096); addr is the offset in its block as QEMU's header carries it.
