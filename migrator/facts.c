@@ -20,14 +20,23 @@
 #define CAPS_XML_MAX (8u << 20)
 #define HUGEPAGES "/sys/kernel/mm/hugepages"
 
+unsigned long facts_qemu_version(virConnectPtr conn)
+{
+	unsigned long version = 0;
+	const char *type = virConnectGetType(conn);
+
+	if (!type || strcmp(type, "QEMU") != 0 || virConnectGetVersion(conn, &version) < 0)
+		return 0;
+	return version;
+}
+
 json_t *facts_versions(virConnectPtr conn)
 {
 	unsigned long libvirt = 0;
-	unsigned long qemu = 0;
+	unsigned long qemu = facts_qemu_version(conn);
 	char a[32], b[32];
 
 	(void)virConnectGetLibVersion(conn, &libvirt);
-	(void)virConnectGetVersion(conn, &qemu);
 	return json_pack("{s:I,s:s,s:I,s:s}", "libvirt_version", (json_int_t)libvirt, "libvirt",
 			 virt_format_version(libvirt, a, sizeof(a)), "qemu_version", (json_int_t)qemu, "qemu",
 			 virt_format_version(qemu, b, sizeof(b)));

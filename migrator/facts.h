@@ -26,6 +26,9 @@
 /* Everything but "jobs". */
 int facts_gather(virConnectPtr conn, const char *host_name, json_t **out, struct err *e);
 
+/* As libvirt counts (7002022); 0 when unknown, or when it is not QEMU. */
+unsigned long facts_qemu_version(virConnectPtr conn);
+
 /* Pieces; new references, never NULL. What cannot be read is missing or empty. */
 json_t *facts_versions(virConnectPtr conn);              /* {"libvirt_version","libvirt","qemu_version","qemu"} */
 json_t *facts_vms(virConnectPtr conn);

@@ -4,6 +4,7 @@
 #include "migrator/preflight.h"
 
 #include "base/mem.h"
+#include "migrator/facts.h"
 #include "migrator/guests.h"
 #include "migrator/image_facts.h"
 
@@ -114,8 +115,8 @@ static void get_disks(struct preflight_source *s, virDomainPtr dom)
 
 		if (disk->path)
 			get_file(disk, out);
-		/* A running QEMU knows better than the image's header. */
-		if (disk->source != DOMAIN_SOURCE_NONE && virDomainGetBlockInfo(dom, disk->target, &info, 0) == 0 && info.capacity)
+		if (disk->source != DOMAIN_SOURCE_NONE && out->virtual_bytes == 0 &&
+		    virDomainGetBlockInfo(dom, disk->target, &info, 0) == 0)
 			out->virtual_bytes = info.capacity;
 		if (out->virtual_bytes && out->allocated_bytes > out->virtual_bytes)
 			out->allocated_bytes = out->virtual_bytes;
@@ -144,7 +145,7 @@ int preflight_gather(virConnectPtr conn, virDomainPtr dom, struct preflight_sour
 	s.checkpoints = n > 0 ? (unsigned)n : 0;
 	s.managed_save = virDomainHasManagedSaveImage(dom, 0) == 1;
 	(void)virConnectGetLibVersion(conn, &s.libvirt_version);
-	(void)virConnectGetVersion(conn, &s.qemu_version);
+	s.qemu_version = facts_qemu_version(conn);
 	get_memory(&s, dom);
 	get_cpu(&s, conn);
 	get_disks(&s, dom);
