@@ -1,9 +1,10 @@
 /*
  * fault.h - points in the shipped program at which a test can make the impossible happen, one by one.
  *
- * VMFERRY_FAULT="relay.open=fail,channel.send=kill@3" in the environment arms them at start (fault_arm_env). Actions: fail (the
- * call returns an error), kill (SIGKILL to ourselves), stop (SIGSTOP to ourselves), hang (sleep for ever), delay:MS. "@N" means the N-th
- * time the point is passed (default 1); it fires once. Nothing armed costs one load and a branch.
+ * VMFERRY_FAULT="relay.open.source=fail,channel.send=kill@3" in the environment arms them at start (fault_arm_env).
+ * Actions: fail (the call returns an error), kill (SIGKILL to ourselves), stop (SIGSTOP to ourselves), hang (sleep for
+ * ever), delay:MS. "@N" means the N-th time the point is passed (default 1); it fires once. Nothing armed costs one load
+ * and a branch.
  */
 #ifndef VMFERRY_BASE_FAULT_H
 #define VMFERRY_BASE_FAULT_H

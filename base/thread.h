@@ -16,9 +16,11 @@ int thread_start_detached(const char *name, void *(*fn)(void *), void *arg, stru
 
 void thread_unlock_ptr(pthread_mutex_t **m);
 /* Holds the mutex until the end of the scope. */
-#define THREAD_LOCKED(m)                                    \
+#define THREAD_LOCKED(m) THREAD_LOCKED_AT(m, __LINE__)
+#define THREAD_LOCKED_AT(m, line) THREAD_LOCKED_AS(m, line)
+#define THREAD_LOCKED_AS(m, line)                           \
 	__attribute__((cleanup(thread_unlock_ptr), unused)) \
-	pthread_mutex_t *thread_locked_ = (pthread_mutex_lock(m), (m))
+	pthread_mutex_t *thread_locked_##line = (pthread_mutex_lock(m), (m))
 /* A condition variable on the monotonic clock. */
 void thread_cond_init(pthread_cond_t *c);
 /* Waits until signalled or the monotonic deadline (INT64_MAX: for ever); 0, or -1 on time-out. */

@@ -3,10 +3,11 @@
  *
  *	fuzz_NAME CORPUS_FOLDER... [INPUT_FILE...]
  *
- * Every file is run as it is, then mutations of them: bits flipped, bytes set, pieces cut out, repeated or taken from another file.
- * Mutation n depends on the seed and n alone. VMFERRY_FUZZ_SEED (default 1) and VMFERRY_FUZZ_RUNS (default 4000) change them; after
- * VMFERRY_FUZZ_SECONDS (default 20) no further mutation is begun, so that a slow sanitizer build ends as well. No input at all is a failure.
- * When the target dies, the input is written to crash-NAME in the working directory: give it as INPUT_FILE to see it again.
+ * Every file is run as it is, then mutations of them: bits flipped, bytes set, pieces cut out, repeated or taken from
+ * another file. Mutation n depends on the seed and n alone. VMFERRY_FUZZ_SEED (default 1) and VMFERRY_FUZZ_RUNS (default
+ * 4000) change them; after VMFERRY_FUZZ_SECONDS (default 20) no further mutation is begun, so that a slow sanitizer build
+ * ends as well. No input at all is a failure. When the target dies, the input is written to crash-NAME in the working
+ * directory: give it as INPUT_FILE to see it again.
  */
 #include "base/clock.h"
 #include "base/fd.h"
