@@ -460,7 +460,7 @@ END_TEST
 
 START_TEST(drain_in_parallel)
 {
-	char name[8];
+	char name[16];
 	for (int i = 0; i < 6; i++) {
 		snprintf(name, sizeof(name), "vm%d", i);
 		define(name, 512, "");
