@@ -301,6 +301,48 @@ START_TEST(certificates_without_an_agent)
 }
 END_TEST
 
+static char *file_text(const char *path)
+{
+	struct err e = ERR_INIT;
+	char *t = file_read_all(path, 1 << 20, NULL, &e);
+	ck_assert_msg(t != NULL, "%s", e.text);
+	return t;
+}
+
+/* Every long option that --help shows is in the manual page ("Fl -name") and in the completion ("--name"). */
+START_TEST(help_manual_and_completion_agree)
+{
+	static const char *const commands[] = {"pki",    "check", "hosts", "vms",          "plan",  "migrate",
+					       "cancel", "jobs",  "drain", "cpu-baseline", "events"};
+	char *man = file_text(TESTS_DIR "/../tools/man/vmferry.1");
+	char *completion = file_text(TESTS_DIR "/../tools/packaging/vmferry.bash-completion");
+	unsigned seen = 0;
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		struct run r;
+		char heading[40];
+		snprintf(heading, sizeof(heading), "\n.Ss %s", commands[i]);
+		ck_assert_msg(strstr(man, heading) != NULL, "no section for %s", commands[i]);
+		ck_assert_msg(strstr(completion, commands[i]) != NULL, "no completion of %s", commands[i]);
+		RUN(r, commands[i], "--help");
+		ck_assert_int_eq(finish(&r), 0);
+		for (const char *o = strstr(text(&r.out_text), " --"); o; o = strstr(o + 1, " --")) {
+			char name[40], in_man[48];
+			size_t n = strspn(o + 3, "abcdefghijklmnopqrstuvwxyz-");
+			ck_assert_uint_lt(n, sizeof(name));
+			snprintf(name, sizeof(name), "--%.*s", (int)n, o + 3);
+			snprintf(in_man, sizeof(in_man), " -%.*s", (int)n, o + 3);
+			ck_assert_msg(strstr(man, in_man) != NULL, "vmferry(1) lacks %s of %s", name, commands[i]);
+			ck_assert_msg(strstr(completion, name) != NULL, "completion lacks %s of %s", name, commands[i]);
+			seen++;
+		}
+		done(&r);
+	}
+	ck_assert_uint_gt(seen, 80);
+	free(man);
+	free(completion);
+}
+END_TEST
+
 START_TEST(output_that_cannot_be_written)
 {
 	struct run r;
@@ -338,6 +380,7 @@ int main(void)
 	tcase_add_test(t, following_events);
 	tcase_add_test(t, a_line_on_a_terminal);
 	tcase_add_test(t, certificates_without_an_agent);
+	tcase_add_test(t, help_manual_and_completion_agree);
 	tcase_add_test(t, output_that_cannot_be_written);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

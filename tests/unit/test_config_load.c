@@ -72,12 +72,18 @@ START_TEST(the_example_says_the_defaults)
 	size_t len = fread(text, 1, sizeof(text) - 1, f);
 	text[len] = '\0';
 	fclose(f);
+	static char man[20000];
+	f = fopen(TESTS_DIR "/../tools/man/vmferryd.conf.5", "r");
+	ck_assert_ptr_nonnull(f);
+	man[fread(man, 1, sizeof(man) - 1, f)] = '\0';
+	fclose(f);
 	for (char *line = strtok(a, "\n"); line; line = strtok(NULL, "\n")) {
 		*strchr(line, ' ') = '\0';
 		const char *dot = strrchr(line, '.');
 		char needle[80];
 		snprintf(needle, sizeof(needle), "%s = ", dot ? dot + 1 : line);
 		ck_assert_msg(strstr(text, needle) != NULL, "the example lacks %s", line);
+		ck_assert_msg(strstr(man, line) != NULL, "vmferryd.conf(5) lacks %s", line);
 	}
 	config_free(example);
 	config_free(defaults);
