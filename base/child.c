@@ -17,8 +17,6 @@
 #define CAPTURE_MAX ((size_t)64 * 1024)
 #define POLL_SLICE_NS (20 * NS_PER_MS)
 
-extern char **environ;
-
 static void sleep_ns(int64_t ns)
 {
 	struct timespec t = { .tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S };
