@@ -1,0 +1,169 @@
+# Migrations that go well, of every kind.
+# shellcheck shell=bash
+
+test_memory() { # on storage that both hosts see, there and back
+	the_hosts
+	boot vm1 host1 disk=200M shared=1
+	busy vm1 0
+	move vm1 host2
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+	move vm1 host1
+	assert_only_at vm1 host1
+	assert_same_guest vm1
+}
+
+test_no_disk() {
+	the_hosts
+	boot vm1 host1
+	busy vm1
+	move vm1 host2
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+}
+
+test_disk() { # the disk goes with it; the target has no image
+	the_hosts
+	boot vm1 host1 disk=1G data=60
+	busy vm1 60
+	move vm1 host2 --copy-storage
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+	[ "$(in_host host2 qemu-img info -U --output=json /var/lib/libvirt/images/vm1.qcow2 | grep -c '"format": "qcow2"')" -ge 1 ]
+	in_host host2 qemu-img info -U /var/lib/libvirt/images/vm1.qcow2 | grep '^virtual size: 1 GiB'
+}
+
+test_disk_raw() {
+	the_hosts
+	boot vm1 host1 disk=300M data=20 format=raw
+	busy vm1 20
+	move vm1 host2 --copy-storage
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+}
+
+test_holes_stay_holes() { # a disk that is mostly empty stays small
+	the_hosts
+	boot vm1 host1 disk=4G data=20
+	move vm1 host2 --copy-storage
+	local kb
+	kb=$(in_host host2 du -k /var/lib/libvirt/images/vm1.qcow2 | cut -f1)
+	[ "$kb" -lt 60000 ] || fail "the copy takes $kb KiB"
+}
+
+test_paused() {
+	the_hosts
+	boot vm1 host1
+	busy vm1
+	in_host host1 virsh -q suspend vm1
+	move vm1 host2
+	assert_only_at vm1 host2 "paused persistent"
+	in_host host2 virsh -q resume vm1
+	assert_same_guest vm1
+}
+
+test_offline() {
+	the_hosts
+	boot vm1 host1 disk=300M data=20 off=1
+	assert_says 3 "shut off" move vm1 host2
+	move vm1 host2 --offline --copy-storage
+	assert_only_at vm1 host2 "shut off persistent"
+	in_host host2 qemu-img check -q /var/lib/libvirt/images/vm1.qcow2
+	in_host host2 virsh -q start vm1
+	guest ask vm1 ping
+}
+
+test_transient() { # stays transient, and is gone from the source
+	the_hosts
+	boot vm1 host1 transient=1
+	busy vm1
+	move vm1 host2
+	assert_only_at vm1 host2 running
+	assert_same_guest vm1
+}
+
+test_two_processors() {
+	the_hosts
+	boot vm1 host1 vcpus=2
+	busy vm1
+	move vm1 host2
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+}
+
+test_two_at_once() {
+	the_hosts
+	boot vm1 host1
+	boot vm2 host1
+	busy vm1
+	busy vm2
+	move_in_background vm1 host2
+	vmferry_at host1 migrate vm2 host2
+	moved
+	assert_only_at vm1 host2
+	assert_only_at vm2 host2
+	assert_same_guest vm1
+	assert_same_guest vm2
+}
+
+test_unprivileged_qemu() {
+	LAB_QEMU_USER=libvirt-qemu
+	export LAB_QEMU_USER
+	lab purge
+	the_hosts
+	boot vm1 host1 disk=300M data=20
+	busy vm1 20
+	move vm1 host2 --copy-storage
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+	[ "$(in_host host2 ps -o user= -C qemu-system-x86 | head -1)" != root ] || fail "QEMU runs as root"
+	lab purge
+}
+
+test_qemu_channels() { # multifd
+	the_hosts
+	boot vm1 host1
+	busy vm1
+	move vm1 host2 --qemu-channels 3
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+}
+
+test_postcopy() { # writes faster than the link carries
+	the_hosts
+	boot vm1 host1
+	guest ask vm1 "load random 20000 100"
+	lab rate host1 200
+	move vm1 host2 --on-stall postcopy --deadline 8s
+	lab rate host1 off
+	assert_only_at vm1 host2
+	assert_same_guest vm1
+}
+
+test_bandwidth() { # holds within 5 %
+	the_hosts
+	boot vm1 host1
+	guest ask vm1 "load random 10 60"
+	local before after began took
+	before=$(lab sent host1)
+	began=$(date +%s%N)
+	move vm1 host2 --bandwidth 100M
+	took=$((($(date +%s%N) - began) / 1000000))
+	after=$(lab sent host1)
+	note "$((after - before)) bytes in $took ms"
+	[ $(((after - before) * 8 / took)) -le 105000 ] || fail "more than 105 Mbit/s: $(((after - before) * 8 / took)) kbit/s"
+	assert_only_at vm1 host2
+}
+
+test_boot_sector_kvm() { # under whatever KVM there is; the guest checks its pages itself
+	[ -w /dev/kvm ] || skip "no /dev/kvm"
+	the_hosts
+	guest start host1 vm1 sector=3000 mem=128
+	eventually 30 "the boot sector writes" eval 'guest console vm1 | grep -aq "+.*[.]"'
+	move vm1 host2
+	assert_only_at vm1 host2
+	local before
+	before=$(guest console vm1 | wc -c)
+	eventually 30 "the boot sector goes on" eval '[ $(guest console vm1 | wc -c) -gt $((before + 1)) ]'
+	[ "$(guest console vm1 | tr -dc '.X+' | sed 's/^[^+]*//' | tr -dc X | wc -c)" = 0 ] || fail "pages differ"
+}

@@ -1,0 +1,66 @@
+# Every fault point of base/fault.h, on the side where it is passed: an error, and the agent's death. After each: exactly one
+# running VM with the right content, nothing left behind, and the next migration succeeds.
+# shellcheck shell=bash
+# limit source_errors 600
+# limit target_errors 600
+# limit source_deaths 600
+# limit target_deaths 600
+# limit hangs 300
+
+SOURCE_POINTS="preflight.gather preflight.judge begin.source channel.connect relay.open.source relay.read relay.write relay.encode
+	channel.send channel.recv migrate.start migrate.switch migrate.done end.source"
+TARGET_POINTS="begin.target images.target channel.accept channel.recv channel.send relay.open.target relay.read relay.write
+	relay.decode end.target"
+
+# One VM for all; it may have moved or not, that is the point's affair.
+fault_walk() { # HOST ACTION POINT...
+	local side=$1 action=$2 point from to spec other
+	shift 2
+	the_hosts
+	boot vm1 host1 disk=100M data=10
+	busy vm1 10
+	for point in "$@"; do
+		from=$(host_of vm1)
+		to=$([ "$from" = host1 ] && echo host2 || echo host1)
+		other=$([ "$side" = source ] && echo "$from" || echo "$to")
+		spec="$point=$action"
+		note "$spec at the $side, $other"
+		in_host "$to" rm -f /var/lib/libvirt/images/vm1.qcow2
+		agent_with_fault "$other" "$spec"
+		move vm1 "$to" --copy-storage && note "went through all the same"
+		[ "$action" != fail ] || grep -q "fault injected at $point" "$VMFERRY_LAB/$other/vmferryd.log" ||
+			fail "$point was not passed at the $side"
+		lab agent restart "$other"
+		eventually 20 "one VM runs after $spec at the $side: $(where vm1 | tr '\n' ';')" runs_once vm1
+		assert_tidy
+		assert_same_guest vm1
+		[ "$(where vm1 | wc -l)" = 1 ] || fail "$spec: known at both hosts: $(where vm1 | tr '\n' ';')"
+		from=$(host_of vm1)
+		to=$([ "$from" = host1 ] && echo host2 || echo host1)
+		in_host "$to" rm -f /var/lib/libvirt/images/vm1.qcow2
+		move vm1 "$to" --copy-storage || fail "the next migration after $spec at the $side"
+		assert_only_at vm1 "$to"
+	done
+	assert_same_guest vm1
+}
+
+test_source_errors() {
+	fault_walk source fail $SOURCE_POINTS
+}
+
+test_target_errors() {
+	fault_walk target fail $TARGET_POINTS
+}
+
+test_source_deaths() {
+	fault_walk source kill $SOURCE_POINTS
+}
+
+test_target_deaths() {
+	fault_walk target kill $TARGET_POINTS
+}
+
+test_hangs() { # an agent that stands still is found out like a dead link
+	fault_walk target stop begin.target relay.decode
+	fault_walk source stop relay.encode
+}
