@@ -52,6 +52,9 @@ struct relay;
 struct relay *relay_start(const struct relay_opts *opts, struct link **out, size_t n_out, struct link **in, size_t n_in,
 			  struct err *e);
 void relay_get_stats(struct relay *r, struct relay_stats *out);
+/* Did the target fail to connect to its own socket, so that a connection here was closed? The last such case: for an error message
+ * better than what libvirt makes of it. Source. */
+bool relay_open_failure(struct relay *r, enum relay_kind *kind, struct err *e);
 void relay_set_rate_limit(struct relay *r, uint64_t bytes_per_s);
 /* After the migration is over: waits until every local connection has ended and everything was delivered, END on every link. */
 int relay_finish(struct relay *r, int64_t deadline_ns, struct err *e);

@@ -10,6 +10,7 @@ struct rx_link {
 	struct flow_rx *flow;
 	struct link *link;
 	pthread_t thread;
+	bool ended; /* flow.lock: END has come; only close_notify is left */
 };
 
 struct flow_rx {
@@ -29,7 +30,8 @@ static void die_locked(struct flow_rx *f)
 {
 	f->dead = true;
 	for (size_t i = 0; i < f->n_links; i++)
-		link_shutdown(f->links[i]->link);
+		if (!f->links[i]->ended)
+			link_shutdown(f->links[i]->link);
 }
 
 static void fail(struct flow_rx *f, const struct err *e)
@@ -43,12 +45,14 @@ static void fail(struct flow_rx *f, const struct err *e)
 	f->h.on_end(f->h.ctx, e);
 }
 
-static void end(struct flow_rx *f)
+static void end(struct rx_link *rl)
 {
+	struct flow_rx *f = rl->flow;
 	const struct err none = ERR_INIT;
 
 	{
 		THREAD_LOCKED(&f->lock);
+		rl->ended = true;
 		f->ended++;
 		if (f->dead || f->ended < f->expected)
 			return;
@@ -118,7 +122,7 @@ static void *receiver(void *arg)
 	if (rc < 0)
 		fail(rl->flow, &e);
 	else
-		end(rl->flow);
+		end(rl);
 	return NULL;
 }
 

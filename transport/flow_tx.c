@@ -64,6 +64,7 @@ struct tx_link {
 	struct flow_tx *flow;
 	struct link *link;
 	pthread_t thread;
+	bool ended; /* flow.lock: END was acknowledged; only close_notify is left */
 };
 
 struct meter {
@@ -204,7 +205,8 @@ static void die_locked(struct flow_tx *f)
 {
 	f->dead = true;
 	for (size_t i = 0; i < f->n_links; i++)
-		link_shutdown(f->links[i]->link);
+		if (!f->links[i]->ended)
+			link_shutdown(f->links[i]->link);
 	pthread_cond_broadcast(&f->work);
 	pthread_cond_broadcast(&f->room);
 	pthread_cond_broadcast(&f->done);
@@ -363,6 +365,7 @@ static void *sender(void *arg)
 	if (rc < 0)
 		fail(f, &e);
 	THREAD_LOCKED(&f->lock);
+	tl->ended = rc == 0;
 	f->running--;
 	pthread_cond_broadcast(&f->done);
 	return NULL;
