@@ -14,7 +14,7 @@
  *	host    peer-unreachable peer-refused target-libvirt target-answer target-busy libvirt-too-old qemu-too-old qemu-older clock-skew
  *	CPU     accelerator-missing emulator-missing machine-unknown cpu-features-missing cpu-passthrough cpu-not-checked invariant-tsc
  *	memory  memory-short hugepages-short memory-locked
- *	disks   disk-not-shared disk-shared disk-unknown disk-transient disk-unsupported disk-flattened image-exists image-size image-format
+ *	disks   disk-not-shared disk-shared disk-unknown disk-transient disk-unsupported disk-chain-fixed disk-flattened image-exists image-size image-format
  *	        image-in-use image-refused device-missing device-assumed-shared space-short space-tight media-missing media-differs cache-unsafe
  *	names   name-taken uuid-taken definition-replaced
  *	network network-missing network-inactive bridge-missing interface-missing listen-address
@@ -68,6 +68,7 @@ struct preflight_disk {        /* one per disk of the domain, in its order */
 	uint64_t allocated_bytes;  /* what its image takes here, backing files not counted; what a copy moves, about */
 	uint64_t inode, size;      /* of the file */
 	int64_t mtime_ns;
+	bool fixed_chain;          /* the definition spells out its backing files, for libvirt to use at the target too */
 	bool network_fs;           /* a file system that libvirt takes for shared */
 	char *device_id;           /* what a block device is on every host that sees it (WWN, LVM UUID ...), or NULL */
 	char *probe;               /* a file beside the image, made for this check, or NULL */

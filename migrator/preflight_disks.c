@@ -174,7 +174,11 @@ static void judge_copy(const struct disk_judge *d, unsigned long qemu_version, b
 	case SHARED_NO:
 		break;
 	}
-	if (is_true(d->there, "exists"))
+	if (d->here->fixed_chain)
+		preflight_add(d->f, PREFLIGHT_ERROR, "disk-chain-fixed",
+			      "remove <backingStore> from the definition (libvirt finds the chain by itself) and restart the VM",
+			      "the definition of disk %s spells out its backing files, which a copy does not have", d->label);
+	else if (is_true(d->there, "exists"))
 		judge_overwrite(d);
 	else
 		judge_create(d);

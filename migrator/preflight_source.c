@@ -107,6 +107,9 @@ static void get_file(const struct domain_disk *disk, struct preflight_disk *out)
 
 static void get_disks(struct preflight_source *s, virDomainPtr dom)
 {
+	struct err ignored = ERR_INIT;
+	DOMAIN_AUTO struct domain *sent = domain_parse(s->xml, &ignored);
+
 	s->disks = mem_alloc_array(s->dom->n_disks ? s->dom->n_disks : 1, sizeof(*s->disks));
 	for (size_t i = 0; i < s->dom->n_disks; i++) {
 		const struct domain_disk *disk = &s->dom->disks[i];
@@ -115,6 +118,9 @@ static void get_disks(struct preflight_source *s, virDomainPtr dom)
 
 		if (disk->path)
 			get_file(disk, out);
+		/* Chains that libvirt has only found out are not in what it sends. */
+		const struct domain_disk *as_sent = sent ? domain_disk_by_target(sent, disk->target) : NULL;
+		out->fixed_chain = as_sent && as_sent->n_backing > 0;
 		if (disk->source != DOMAIN_SOURCE_NONE && out->virtual_bytes == 0 &&
 		    virDomainGetBlockInfo(dom, disk->target, &info, 0) == 0)
 			out->virtual_bytes = info.capacity;

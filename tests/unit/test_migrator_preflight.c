@@ -157,6 +157,11 @@ static void unknown_size(struct preflight_source *s)
 	s->disks[0].virtual_bytes = 0;
 }
 
+static void fixed_chain(struct preflight_source *s)
+{
+	s->disks[0].fixed_chain = true;
+}
+
 #define CPU "<cpu mode='custom' match='exact'><model>Haswell</model></cpu>"
 #define PASS "<cpu mode='host-passthrough'/>"
 #define NOT_THERE "'disks':[{'target':'vda','exists':false,'folder':true,'shared':false,'fs_id':'a','fs_free_bytes':107374182400}]"
@@ -268,6 +273,8 @@ static const struct test_case cases[] = {
 	{ "info disk-flattened", "overlay over 1 image", COPY, 0,
 	  "-<disk type='file' device='disk'><driver type='qcow2'/><source file='/img/a'/><backingStore type='file'><format type='raw'/>"
 	  "<source file='/img/base'/></backingStore><target dev='vda'/></disk>", "{" NOT_THERE "}", 0 },
+	{ "error disk-chain-fixed", "backingStore", COPY, 0, 0, "{" NOT_THERE "}", fixed_chain },
+	{ "ok", 0, 0, 0, 0, 0, fixed_chain },
 	/* media */
 	{ "error media-missing", "sda (/iso/a.iso)", 0, 0, CDROM, 0, 0 },
 	{ "warning media-missing", 0, OFFLINE | OFF, 0, CDROM, 0, 0 },
