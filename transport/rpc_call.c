@@ -90,6 +90,14 @@ static void post_cancel(struct rpc *r, uint64_t id)
 	rpc_post(r, json_pack("{s:I,s:b}", "id", (json_int_t)id, "cancel", 1), false, &ignored);
 }
 
+/* With the lock held: p may leave the caller's stack. */
+static void forget(struct rpc *r, const struct rpc_pending *p)
+{
+	while (p->in_note)
+		thread_cond_wait_until(&r->changed, &r->lock, INT64_MAX);
+	unlink_pending(r, p);
+}
+
 /* Until it is answered, or the deadline. The cancel goes out once. */
 static void await(struct rpc *r, struct rpc_pending *p, int64_t deadline_ns, const volatile bool *cancel)
 {
@@ -112,9 +120,7 @@ static void await(struct rpc *r, struct rpc_pending *p, int64_t deadline_ns, con
 			until = now + CANCEL_CHECK_NS;
 		thread_cond_wait_until(&r->changed, &r->lock, until);
 	}
-	while (p->in_note)
-		thread_cond_wait_until(&r->changed, &r->lock, INT64_MAX);
-	unlink_pending(r, p);
+	forget(r, p);
 	pthread_mutex_unlock(&r->lock);
 }
 
@@ -134,7 +140,8 @@ static int send_call(struct rpc *r, struct rpc_pending *p, const char *method, j
 	if (rpc_post(r, msg, false, e) == 0)
 		return 0;
 	THREAD_LOCKED(&r->lock);
-	unlink_pending(r, p);
+	forget(r, p);
+	json_decref(p->result); /* a peer that lies can have answered what it never got */
 	return -1;
 }
 
