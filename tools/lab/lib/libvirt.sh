@@ -44,6 +44,6 @@ libvirtd_start() { # HOST
 }
 
 libvirtd_stop() { # HOST
-	enter "$1" sh -c 'read -r pid </run/libvirtd.pid && kill "$pid" || exit 0
+	enter "$1" sh -c 'pid=$(cat /run/libvirtd.pid) && kill "$pid" || exit 0
 		for i in $(seq 300); do kill -0 "$pid" 2>/dev/null || exit 0; sleep 0.05; done; kill -KILL "$pid"'
 }
