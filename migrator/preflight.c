@@ -46,12 +46,15 @@ void preflight_add(struct preflight_findings *f, enum preflight_severity severit
 
 void preflight_add_err(struct preflight_findings *f, const char *host, const struct err *why)
 {
+	char remedy[sizeof(why->remedy) + 300] = "";
+
 	if (why->cls == ERR_REFUSED)
 		preflight_add(f, PREFLIGHT_ERROR, "peer-refused", why->remedy, "%s refuses: %s", host, why->text);
-	else if (why->cls == ERR_LIBVIRT)
-		preflight_add(f, PREFLIGHT_ERROR, "target-libvirt", why->remedy, "the agent of %s can't use its libvirt: %s", host,
-			      why->text);
-	else
+	else if (why->cls == ERR_LIBVIRT) {
+		if (why->remedy[0])
+			snprintf(remedy, sizeof(remedy), "on %.250s: %s", host, why->remedy);
+		preflight_add(f, PREFLIGHT_ERROR, "target-libvirt", remedy, "the agent of %s can't use its libvirt: %s", host, why->text);
+	} else
 		preflight_add(f, PREFLIGHT_ERROR, "peer-unreachable", why->remedy, "%s can't be asked: %s", host, why->text);
 }
 
