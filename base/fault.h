@@ -29,6 +29,9 @@
 	X(FAULT_RELAY_DECODE, "relay.decode")           /* target: before a batch is decoded */       \
 	X(FAULT_MIGRATE_START, "migrate.start")         /* source: before virDomainMigrate3 */        \
 	X(FAULT_MIGRATE_SWITCH, "migrate.switch")       /* source: end of RAM seen in the stream */   \
+	X(FAULT_FINISH_SOURCE, "finish.source")         /* source: Finish is about to go to the target */ \
+	X(FAULT_FINISH_TARGET, "finish.target")         /* target: Finish is about to go to libvirtd */ \
+	X(FAULT_FINISHED_TARGET, "finished.target")     /* target: libvirtd's answer, the VM runs; not passed on yet */ \
 	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */      \
 	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */      \
 	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */

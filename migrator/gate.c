@@ -1,6 +1,6 @@
 #include "migrator/gate.h"
 
-#include "base/cursor.h"
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -43,18 +43,28 @@ struct gate {
 	uint8_t chunk[CHUNK];
 };
 
-static void on_call(struct gate *g, const struct libvirt_rpc_header *h)
+/* Both: -1 when a test wants the connection to break here. */
+static int on_call(struct gate *g, const struct libvirt_rpc_header *h)
 {
-	if (libvirt_rpc_is_finish(h)) {
-		g->finish_serial = h->serial;
-		atomic_store(&g->finish, GATE_FINISH_UNANSWERED);
-	}
+	struct err e = ERR_INIT;
+
+	if (!libvirt_rpc_is_finish(h))
+		return 0;
+	g->finish_serial = h->serial;
+	atomic_store(&g->finish, GATE_FINISH_UNANSWERED);
+	return fault_point(g->opts.filter ? FAULT_FINISH_TARGET : FAULT_FINISH_SOURCE, &e);
 }
 
-static void on_reply(struct gate *g, const struct libvirt_rpc_header *h)
+static int on_reply(struct gate *g, const struct libvirt_rpc_header *h)
 {
-	if (libvirt_rpc_is_finish_reply(h) && h->serial == g->finish_serial)
-		atomic_store(&g->finish, GATE_FINISH_ANSWERED);
+	struct err e = ERR_INIT;
+
+	if (!libvirt_rpc_is_finish_reply(h) || h->serial != g->finish_serial)
+		return 0;
+	if (g->opts.filter && fault_point(FAULT_FINISHED_TARGET, &e) != 0)
+		return -1;
+	atomic_store(&g->finish, GATE_FINISH_ANSWERED);
+	return 0;
 }
 
 static void close_connection(struct connection *c)
@@ -106,10 +116,8 @@ static int inspect(struct gate *g, struct connection *c, bool from_client, const
 			log_warn("gate_refused", "vm=%s program=%#x procedure=%u", g->name, h.program, h.procedure);
 			return -1;
 		}
-		if (from_client)
-			on_call(g, &h);
-		else
-			on_reply(g, &h);
+		if ((from_client ? on_call(g, &h) : on_reply(g, &h)) != 0)
+			return -1;
 	}
 	return 0;
 }

@@ -247,6 +247,13 @@ static int tell_state(struct migration *g, enum where here, struct err *e)
 	return -1;
 }
 
+/* Why pages were not understood; that the device state after them is not is as it should be. */
+static const char *unparsed(const struct migration *g)
+{
+	const char *why = g->relay.passthrough;
+	return why && strcmp(why, "end of RAM") != 0 ? why : NULL;
+}
+
 static json_t *report(const struct migration *g)
 {
 	const json_t *old = json_object_get(json_object_get(g->plan, "disks"), "leftover"), *path;
@@ -265,7 +272,7 @@ static json_t *report(const struct migration *g)
 			      where_name(g->there), "total_ms", (json_int_t)((g->ended_ns - g->began_ns) / NS_PER_MS), "qemu_bytes",
 			      (json_int_t)qemu, "disk_bytes", (json_int_t)disk, "wire_bytes", (json_int_t)g->relay.wire_bytes,
 			      "ratio", g->relay.wire_bytes ? (double)(qemu + disk) / (double)g->relay.wire_bytes : 1.0,
-			      "iterations", (json_int_t)g->watched.last.iteration, "passthrough", g->relay.passthrough,
+			      "iterations", (json_int_t)g->watched.last.iteration, "passthrough", unparsed(g),
 			      "paused_to_finish", (int)g->watched.paused, "postcopy", (int)g->watched.postcopy, "warnings",
 			      warnings);
 	json_t *downtime = json_object_get(g->target, "downtime_ms");
