@@ -65,6 +65,9 @@ static void judge_devices(const struct judge *j)
 		const struct domain_device *dev = &j->dom->devices[i];
 		if (strcmp(dev->kind, "vsock") == 0)
 			preflight_add(j->f, PREFLIGHT_INFO, "device-note", "", "connections of the guest over its vsock end with the move");
+		else if (!j->offline && strcmp(dev->kind, "9p") == 0)
+			preflight_add(j->f, PREFLIGHT_WARNING, "device-note", "unmount it in the guest before",
+				      "%s has a %s: QEMU refuses to migrate while the guest has it mounted", j->dom->name, dev->text);
 		else if (j->offline)
 			preflight_add(j->f, PREFLIGHT_WARNING, "device-note", "see that the other host has what it needs",
 				      "%s has: %s", j->dom->name, dev->text);

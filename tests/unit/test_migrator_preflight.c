@@ -310,6 +310,7 @@ static const struct test_case cases[] = {
 	{ "warning host-device", 0, OFFLINE | OFF, 0,
 	  "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>", 0, 0 },
 	{ "error device-unsupported", "virtiofs", 0, 0, "<filesystem type='mount'><driver type='virtiofs'/><target dir='x'/></filesystem>", 0, 0 },
+	{ "warning device-note", "mounted", 0, 0, "<filesystem type='mount'><target dir='x'/></filesystem>", 0, 0 },
 	{ "error device-unsupported", "shared memory", 0, 0, "<shmem name='x'><model type='ivshmem-plain'/></shmem>", 0, 0 },
 	{ "ok", 0, 0, 0, "<shmem name='x' role='master'><model type='ivshmem-plain'/></shmem>", 0, 0 },
 	{ "error device-unsupported", "sev", 0, "<launchSecurity type='sev'/>", 0, 0, 0 },
