@@ -24,6 +24,7 @@ struct asked {
 	const struct domain *dom;
 	const json_t *request;
 	bool copy;
+	struct cpu_scope scope; /* as much of the VM's emulator, arch, machine and accelerator as this host knows */
 };
 
 static const char *str(const json_t *object, const char *key)
@@ -70,7 +71,7 @@ static bool has_caps(const struct asked *q, const char *emulator, const char *ma
 
 /* libvirt answers for a machine, its aliases included, only when emulator, arch and accelerator fit too; so the question is asked with less
  * and less in it until it says yes. */
-static void answer_machine(const struct asked *q, json_t *answer)
+static void answer_machine(struct asked *q, json_t *answer)
 {
 	const struct domain *d = q->dom;
 	bool machine = has_caps(q, d->emulator, d->machine);
@@ -85,6 +86,7 @@ static void answer_machine(const struct asked *q, json_t *answer)
 		newest = name ? json_string(name) : NULL;
 		json_decref(emulators);
 	}
+	q->scope = (struct cpu_scope){ emulator ? d->emulator : NULL, d->arch, machine ? d->machine : NULL, type ? d->type : NULL };
 	json_object_set_new(answer, "domain_type", json_boolean(type));
 	json_object_set_new(answer, "emulator", json_pack("{s:s?,s:b}", "path", d->emulator, "usable", emulator));
 	json_object_set_new(answer, "machine",
@@ -99,8 +101,7 @@ static json_t *answer_cpu(const struct asked *q)
 
 	if (!cpu_xml)
 		return json_null();
-	if (cpu_compare(q->conn, &(struct cpu_scope){ q->dom->emulator, q->dom->arch, q->dom->machine, q->dom->type }, cpu_xml, &r,
-			&why) < 0)
+	if (cpu_compare(q->conn, &q->scope, cpu_xml, &r, &why) < 0)
 		return json_pack("{s:s,s:[],s:s}", "verdict", cpu_verdict_name(CPU_UNKNOWN), "missing", "message", why.text);
 	json_t *cpu = json_pack("{s:s,s:O,s:s}", "verdict", cpu_verdict_name(r.verdict), "missing", r.missing, "message", r.message);
 	cpu_result_fini(&r);
@@ -301,7 +302,8 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 	if (!dom)
 		return err_wrap(e, "preflight.target");
 
-	const struct asked q = { conn, opts, dom, request, json_is_true(json_object_get(request, "copy_storage")) };
+	struct asked q = { .conn = conn, .opts = opts, .dom = dom, .request = request,
+			   .copy = json_is_true(json_object_get(request, "copy_storage")) };
 	json_t *answer = json_pack("{s:s}", "host", opts->host_name);
 	json_t *versions = facts_versions(conn);
 	json_t *vms = facts_vms(conn);
