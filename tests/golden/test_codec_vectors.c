@@ -2,6 +2,8 @@
  * Batches as they are on the wire, byte for byte; PROTOCOL.md section "Batches" explains them. Pages are written as @N: 4096 bytes,
  * of which byte i is (i * 7 + N) & 255. =N is that page as second_pass changes it.
  */
+#include "hexdoc.h"
+
 #include "transport/codec.h"
 #include "transport/page_cache.h"
 
@@ -150,16 +152,47 @@ START_TEST(vectors_hold)
 }
 END_TEST
 
-/* The plain section as zstd 1.5.4 packed them at level 1. Later versions may pack them otherwise, and must unpack these. */
+/* PROTOCOL.md shows these batches, or their operations. */
+START_TEST(document_agrees)
+{
+	static const struct {
+		const char *block;
+		unsigned vector;
+		size_t at; /* in the batch */
+	} shown[] = {
+		{ "batch-literal", 1, 0 },
+		{ "batch-zeros", 2, 0 },
+		{ "batch-first-pass-ops", 3, 40 },
+		{ "batch-second-pass-ops", 4, 40 },
+	};
+	char *doc = hexdoc_load(TESTS_DIR "/../transport/PROTOCOL.md");
+	BUF_AUTO struct buf wire = BUF_INIT;
+	BUF_AUTO struct buf block = BUF_INIT;
+	for (size_t i = 0; i < sizeof(shown) / sizeof(shown[0]); i++) {
+		from_text(vectors[shown[i].vector].wire, &wire);
+		buf_reset(&block);
+		hexdoc_block(doc, shown[i].block, &block);
+		ck_assert_uint_le(shown[i].at + block.len, wire.len);
+		ck_assert_msg(memcmp(wire.data + shown[i].at, block.data, block.len) == 0, "%s", shown[i].block);
+		if (shown[i].at == 0)
+			ck_assert_uint_eq(block.len, wire.len);
+		else
+			ck_assert_uint_eq(block.len, (size_t)(wire.data[10] << 8 | wire.data[11]));
+	}
+	free(doc);
+}
+END_TEST
+
+/* As zstd 1.5.4 packed it at level 1. Later versions may pack it otherwise, and must unpack this. */
 START_TEST(packed_by_zstd)
 {
 	struct err e = ERR_INIT;
 	struct codec *codec = codec_new();
 	struct decoded *decoded = decoded_new();
-	static const char packed[] = "01040000 00000168 00000003 00000003 00000168 00000022 00000000 00000000 2608e6f39b243a71"
-				     "00e70228b52ffd0000cd00009051454d5520616e64206c6962766972742e200100a64a9d61";
+	char *doc = hexdoc_load(TESTS_DIR "/../transport/PROTOCOL.md");
 	struct buf wire = BUF_INIT, expect = BUF_INIT, out = BUF_INIT;
-	from_text(packed, &wire);
+	hexdoc_block(doc, "batch-packed", &wire);
+	free(doc);
 	ck_assert_msg(codec_decode(codec, wire.data, wire.len, decoded, &e) == 0, "%s", e.text);
 	ck_assert_msg(decoded_emit(decoded, NULL, &out, &e) == 0, "%s", e.text);
 	for (unsigned i = 0; i < 20; i++)
@@ -179,6 +212,7 @@ int main(void)
 	Suite *suite = suite_create("codec vectors");
 	TCase *tc = tcase_create("all");
 	tcase_add_test(tc, vectors_hold);
+	tcase_add_test(tc, document_agrees);
 	tcase_add_test(tc, packed_by_zstd);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
