@@ -5,6 +5,8 @@ add_compile_options(
   -Wnull-dereference -Wswitch-enum -Werror
   -fstack-protector-strong -fno-strict-aliasing)
 include_directories(${PROJECT_SOURCE_DIR})
+include(CheckPIESupported)
+check_pie_supported(LANGUAGES C)
 
 # Invariants are asserted in every build.
 foreach(config DEBUG RELWITHDEBINFO RELEASE MINSIZEREL)
@@ -14,13 +16,14 @@ endforeach()
 if(VMFERRY_SANITIZE)
   add_compile_options(-fsanitize=${VMFERRY_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -O1)
   add_link_options(-fsanitize=${VMFERRY_SANITIZE})
-else()
-  add_compile_options(-O2 $<$<NOT:$<CONFIG:Debug>>:-D_FORTIFY_SOURCE=3>)
-  # -Wnull-dereference guesses under gcc's sanitizers, so it is only trusted here.
-  add_link_options(-Wl,-z,relro,-z,now)
-endif()
-if(VMFERRY_SANITIZE)
+  # These follow values through the code, which gcc's sanitizers change: they guess there, and are trusted elsewhere.
   add_compile_options(-Wno-null-dereference)
+  if(CMAKE_C_COMPILER_ID STREQUAL GNU)
+    add_compile_options(-Wno-format-truncation -Wno-maybe-uninitialized)
+  endif()
+else()
+  add_compile_options(-O2 -fstack-clash-protection $<$<NOT:$<CONFIG:Debug>>:-D_FORTIFY_SOURCE=3>)
+  add_link_options(-Wl,-z,relro,-z,now)
 endif()
 if(VMFERRY_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
