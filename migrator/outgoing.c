@@ -245,6 +245,24 @@ virConnectPtr outgoing_libvirt(struct outgoing *o, struct err *e)
 
 /* ---- end ---- */
 
+static int tell_end(struct outgoing *o, bool done, bool resume, json_t **answer, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:s, s:b}", "session", o->session, "outcome", done ? "done" : "failed", "resume", (int)resume);
+
+	return rpc_call(o->rpc, "migrate.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, answer, e);
+}
+
+int outgoing_settle_target(struct outgoing *o, enum where *out, struct err *e)
+{
+	json_t *answer = NULL;
+
+	if (tell_end(o, false, false, &answer, e) != 0)
+		return -1;
+	*out = where_from_name(json_string_value(json_object_get(answer, "state")));
+	json_decref(answer);
+	return 0;
+}
+
 struct end_call {
 	struct outgoing *o;
 	bool done, resume;
@@ -255,10 +273,8 @@ static void *end_thread(void *arg)
 {
 	struct end_call *c = arg;
 	struct err e = ERR_INIT;
-	json_t *args = json_pack("{s:s, s:s, s:b}", "session", c->o->session, "outcome", c->done ? "done" : "failed", "resume",
-				 (int)c->resume);
 
-	if (rpc_call(c->o->rpc, "migrate.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &c->answer, &e) != 0)
+	if (tell_end(c->o, c->done, c->resume, &c->answer, &e) != 0)
 		log_warn("outgoing_end", "session=%s vm=%s host=%s msg=%s", c->o->session, c->o->name, c->o->host,
 			 LOG_Q(e.text));
 	return NULL;

@@ -48,6 +48,10 @@ void outgoing_cut(struct outgoing *o);
  * record goes when `done`; else the caller removes it once it is known that the VM stayed. */
 void outgoing_end(struct outgoing *o, bool done, bool resume, json_t **answer);
 
+/* Tells the target that the migration is over for it, and hears where the VM is there: certain, for nothing can come of the session any
+ * more. Takes as long as libvirtd takes to settle, 20 s at most. outgoing_end is still due. */
+int outgoing_settle_target(struct outgoing *o, enum where *out, struct err *e);
+
 /* Asks the host where the VM is there; connects anew if need be. */
 int outgoing_ask_where(struct migrator *m, const char *host, const char *uuid, enum where *out, struct err *e);
 

@@ -68,7 +68,9 @@ static void settle_handover(struct watch *w)
 		 json_pack("{s:s, s:s}", "phase", "undecided", "text",
 			   "the connection was lost while the target was starting the VM; it stays paused here until the target "
 			   "says whether it runs there"));
-	if (outgoing_ask_where(w->o.m, j->host, j->uuid, &there, &e) != 0) {
+	/* The session's own end is the quicker answer, while its control link lives; else what the host says once it is reached again. */
+	if (outgoing_settle_target(w->o.session, &there, &e) != 0 &&
+	    outgoing_ask_where(w->o.m, j->host, j->uuid, &there, &e) != 0) {
 		log_warn("handover_waiting", "vm=%s host=%s msg=%s", j->name, j->host, LOG_Q(e.text));
 		return;
 	}
@@ -195,7 +197,14 @@ static void tick(struct watch *w)
 		outgoing_cut(w->o.session);
 		w->cut = true;
 	}
-	if (w->cut && gate_holding(outgoing_gate(w->o.session))) {
+	if (gate_holding(outgoing_gate(w->o.session))) {
+		if (!w->cut)
+			outgoing_cut(w->o.session);
+		w->cut = true;
+		if (w->r.end == WATCH_END_NONE) {
+			err_set(&e, ERR_PEER, "the connection to libvirtd of %s was lost", w->o.job->host);
+			end_for(w, WATCH_END_BROKEN, &e);
+		}
 		settle_handover(w);
 		return;
 	}
