@@ -668,12 +668,12 @@ START_TEST(peer_that_does_not_read)
 	struct link *l[2];
 	struct side a;
 	struct err e = ERR_INIT;
-	MEM_AUTO char *text = mem_alloc(400001);
+	MEM_AUTO char *text = mem_alloc(260001);
 
 	fixture_local_links(l);
 	side_init(&a);
 	a.rpc = rpc_start_opts(l[0], &a.service, &opts, &e);
-	memset(text, 'x', 400000); /* more than a socket buffer, and 3.2 s at the slowest rate */
+	memset(text, 'x', 260000); /* more than a socket buffer, and 1.2 s at the slowest rate */
 	OK(link_send(l[1], FRAME_PING, NULL, 0, soon(), &e), e);
 	ck_assert_int_eq(call(&a, "echo", json_pack("{s:s}", "t", text), NULL, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_PEER);
@@ -692,7 +692,7 @@ START_TEST(notes_never_wait)
 	struct side b;
 	struct err e = ERR_INIT;
 	struct link_frame f;
-	static const char call_text[] = "{\"id\":1,\"call\":\"notes\",\"args\":{\"n\":200000}}";
+	static const char call_text[] = "{\"id\":1,\"call\":\"notes\",\"args\":{\"n\":60000}}";
 	MEM_AUTO char *copy = mem_strdup(call_text);
 	const struct iovec iov = { .iov_base = copy, .iov_len = strlen(call_text) };
 	json_int_t seen = 0;
@@ -715,7 +715,7 @@ START_TEST(notes_never_wait)
 	}
 	ck_assert(answered);
 	ck_assert_int_gt(seen, 0);
-	ck_assert_int_le(seen + dropped, 200000);
+	ck_assert_int_le(seen + dropped, 60000);
 	rpc_close(b.rpc, NULL);
 	ck_assert_int_eq(link_recv(l[0], &f, soon(), &e), 0);
 	rpc_unref(b.rpc);
