@@ -1,7 +1,7 @@
 /* PROTOCOL.md, section "Streams and flow": its examples are what flow_tx sends, and flow_rx takes them in. */
 #include "hexdoc.h"
 
-#include "../unit/transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 #include "transport/flow.h"
 

@@ -1,7 +1,7 @@
 /* PROTOCOL.md against the program: the examples are sent by it, and taken in by it, byte for byte. */
 #include "hexdoc.h"
 
-#include "../unit/transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 #include "base/thread.h"
 #include "config/config.h"

@@ -1,5 +1,5 @@
 /* Another TLS program against our server: `openssl s_client`, as anybody may run it from the network. */
-#include "../unit/transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 #include "base/child.h"
 

@@ -109,8 +109,8 @@ START_TEST(baseline_refuses_bad_arguments)
 		"{\"hosts\":[]}",
 		"{\"hosts\":[{\"name\":\"a\"}]}",
 		"{\"hosts\":[{\"name\":\"a\",\"cpu_xml\":\"<domain/>\"}]}",
-		"{\"hosts\":[{\"name\":\"a\",\"cpu_xml\":\"<cpu/>\",\"virt_type\":\"kvm\"},"
-		"{\"name\":\"b\",\"cpu_xml\":\"<cpu/>\",\"virt_type\":\"qemu\"}]}",
+		("{\"hosts\":[{\"name\":\"a\",\"cpu_xml\":\"<cpu/>\",\"virt_type\":\"kvm\"},"
+		 "{\"name\":\"b\",\"cpu_xml\":\"<cpu/>\",\"virt_type\":\"qemu\"}]}"),
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct err e = ERR_INIT;

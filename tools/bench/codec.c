@@ -9,7 +9,7 @@
  *
  * Speeds are bytes of guest RAM per second of CPU time, so that other work on the machine disturbs them little.
  */
-#include "images.h"
+#include "tools/bench/images.h"
 
 #include "base/clock.h"
 #include "base/mem.h"

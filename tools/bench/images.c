@@ -1,4 +1,4 @@
-#include "images.h"
+#include "tools/bench/images.h"
 
 #include "base/file.h"
 #include "base/mem.h"
