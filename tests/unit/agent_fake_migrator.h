@@ -169,8 +169,9 @@ int migrator_migrate(struct migrator *m, const json_t *args, const struct job_ct
 	m->opts.event(m->opts.ctx, "migration.started", "6b0e4a2c-0000-4000-8000-000000000001",
 		      json_pack("{s:s, s:s}", "vm", vm, "to", host));
 	if (strcmp(vm, "refused") == 0) {
-		ctl->note(ctl->ctx, json_pack("{s:s, s:[{s:s, s:s, s:s, s:s}]}", "phase", "preflight", "findings", "code", "cpu",
-					      "severity", "error", "text", "the CPU of node2 lacks avx2", "remedy", "baseline"));
+		ctl->note(ctl->ctx, json_pack("{s:s, s:[{s:s, s:s, s:s, s:s}, {s:s, s:s}]}", "phase", "preflight", "findings",
+					      "code", "cpu", "severity", "error", "text", "the CPU of node2 lacks avx2", "remedy",
+					      "baseline", "severity", "warning", "text", "clocks differ"));
 		return err_set(e, ERR_REFUSED, "%s cannot move to %s: the CPU of node2 lacks avx2", vm, host);
 	}
 	if (strcmp(vm, "begin") == 0)

@@ -2,6 +2,8 @@
 #include "tests/unit/agent_fake_migrator.h"
 #include "tests/unit/agent_fixture.h"
 
+#include "tools/vmferryd/calls.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -79,6 +81,31 @@ START_TEST(peers_may_what_their_roles_say)
 			expect_refused(r, needs[i].call, args, "node1 may not call");
 	}
 	rpc_unref(r);
+}
+END_TEST
+
+START_TEST(the_protocol_lists_every_call)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *text = file_read_all(TESTS_DIR "/../transport/PROTOCOL.md", 1 << 20, NULL, &e);
+	ck_assert_msg(text != NULL, "%s", e.text);
+	for (const struct rpc_method *m = calls_methods; m->name; m++) {
+		char row[64];
+		snprintf(row, sizeof(row), "\n| `%s` | ", m->name);
+		const char *at = strstr(text, row);
+		ck_assert_msg(at != NULL, "PROTOCOL.md has no %s", m->name);
+		/* And says who may, as the table above does. */
+		for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++) {
+			if (strcmp(needs[i].call, m->name) != 0)
+				continue;
+			const char *roles = needs[i].any_of == 0		 ? "any peer |"
+					    : needs[i].any_of == ROLE_MIGRATE_IN ? "migrate-in |"
+					    : needs[i].any_of == ROLE_OPERATE	 ? "operate |"
+										 : "migrate-in or operate |";
+			at += strlen(row);
+			ck_assert_msg(strncmp(at, roles, strlen(roles)) == 0, "PROTOCOL.md: %s: not %s", m->name, roles);
+		}
+	}
 }
 END_TEST
 
@@ -284,6 +311,7 @@ int main(void)
 	tcase_add_checked_fixture(t, fixture_set_up, fixture_tear_down);
 	tcase_add_test(t, local_callers_may_everything);
 	tcase_add_loop_test(t, peers_may_what_their_roles_say, 0, (int)(sizeof(grants) / sizeof(grants[0])));
+	tcase_add_test(t, the_protocol_lists_every_call);
 	tcase_add_test(t, strangers_are_refused);
 	tcase_add_test(t, data_links_need_migrate_in);
 	tcase_add_test(t, calls_are_passed_on_where_operate_is_granted);

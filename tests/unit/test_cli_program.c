@@ -152,7 +152,7 @@ END_TEST
 START_TEST(no_agent)
 {
 	EXPECT(4, "", "cannot reach the agent", "vms");
-	EXPECT(4, "", "systemctl status vmferryd", "migrate", "a", "b");
+	EXPECT(4, "", "systemctl start vmferryd", "migrate", "a", "b");
 	EXPECT(4, "\"class\": \"peer\"", "", "--json", "vms");
 	EXPECT(4, "agent", "", "check");
 }
@@ -190,7 +190,7 @@ START_TEST(migrations)
 	EXPECT(0, "\"runs_on\": \"node2\"", "", "migrate", "--json", "instant", "node2");
 	EXPECT(0, "\"copy_storage\": true", "", "--json", "migrate", "instant", "node2", "--copy-storage");
 	EXPECT(3, "", "the CPU of node2 lacks avx2", "migrate", "refused", "node2");
-	EXPECT(3, "", "  no: the CPU of node2 lacks avx2\n      what to do: baseline", "migrate", "refused", "node2");
+	EXPECT(3, "", "lacks avx2\n  what to do: baseline\n  warning: clocks differ", "migrate", "refused", "node2");
 	EXPECT(3, "\"findings\"", "", "migrate", "--json", "refused", "node2");
 	EXPECT(6, "", "stall writes 90 MiB/s", "migrate", "stall", "node2");
 }

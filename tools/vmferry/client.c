@@ -6,9 +6,7 @@
 #include "transport/link.h"
 #include "transport/rpc.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define CONNECT_WITHIN_NS (5 * NS_PER_S)
 
@@ -32,24 +30,14 @@ static char *socket_path(const struct cli *cli)
 	return path;
 }
 
-static void explain(struct err *e)
-{
-	int errnum = e->errnum;
-	err_wrap(e, "cannot reach the agent");
-	e->cls = ERR_PEER;
-	if (errnum == EACCES || errnum == EPERM)
-		err_remedy(e, "run this as root, or as a member of the group that control.group in vmferryd.conf names");
-	else
-		err_remedy(e, "see whether it runs (systemctl status vmferryd), or say where its socket is (--socket)");
-}
-
 struct client *client_open(const struct cli *cli, struct err *e)
 {
 	MEM_AUTO char *path = socket_path(cli);
 	struct link *l = link_connect_local(path, json_pack("{s:s}", "purpose", "control"),
 					    clock_mono_ns() + CONNECT_WITHIN_NS, e);
 	if (!l) {
-		explain(e);
+		err_wrap(e, "cannot reach the agent");
+		err_remedy(e, "see whether it runs (systemctl status vmferryd), or say where its socket is (--socket)");
 		return NULL;
 	}
 	struct rpc *rpc = rpc_start(l, NULL, e);

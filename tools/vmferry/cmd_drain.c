@@ -153,6 +153,7 @@ static int run(struct drain *d)
 		client_close(client);
 	}
 	live_hide(d->live);
+	bool interrupted = interrupt && interrupt_pending(interrupt_flag(interrupt));
 	interrupt_free(interrupt);
 	if (rc < 0)
 		return cli_fail(d->cli, &e);
@@ -160,7 +161,9 @@ static int run(struct drain *d)
 		cli_print_json(result);
 	else
 		print(d, result);
-	code = json_array_size(json_object_get(result, "stayed")) ? EXIT_CODE_FAILED : EXIT_CODE_OK;
+	code = !json_array_size(json_object_get(result, "stayed")) ? EXIT_CODE_OK
+	       : interrupted					? EXIT_CODE_CANCELLED
+								: EXIT_CODE_FAILED;
 	json_decref(result);
 	return code;
 }

@@ -90,10 +90,24 @@ static void on_second_interrupt(void *ctx)
 	live_say(m->live, "  what to do: `vmferry jobs' says whether it is over, `vmferry vms --all' where the VM runs");
 }
 
-static void print_findings(const struct migrate *m)
+/* Those that the error does not say already in so many words. */
+static void print_findings(const struct migrate *m, const struct err *e)
 {
 	BUF_AUTO struct buf text = BUF_INIT;
-	report_findings(m->findings, &text);
+	json_t *rest = json_array();
+	char clean[700];
+	size_t i;
+	json_t *f;
+	json_array_foreach(m->findings, i, f)
+	{
+		const char *said = cli_str(f, "text", "");
+		if (!e || !*said || !strstr(e->text, said))
+			json_array_append(rest, f);
+		else if (*cli_str(f, "remedy", "") && !e->remedy[0])
+			buf_printf(&text, "  what to do: %s\n", cli_clean(cli_str(f, "remedy", ""), clean, sizeof(clean)));
+	}
+	report_findings(rest, &text);
+	json_decref(rest);
 	if (text.len)
 		fwrite(text.data, 1, text.len, stderr);
 }
@@ -107,7 +121,7 @@ static int finish(struct migrate *m, int rc, const json_t *result, const struct 
 			return EXIT_CODE_OK;
 		}
 		/* What preflight warned of is still true afterwards. */
-		print_findings(m);
+		print_findings(m, NULL);
 		BUF_AUTO struct buf text = BUF_INIT;
 		report_migration(result, &text);
 		fwrite(text.data, 1, text.len, stdout);
@@ -117,7 +131,7 @@ static int finish(struct migrate *m, int rc, const json_t *result, const struct 
 	int code = cli_fail_with(m->cli, e, extra);
 	json_decref(extra);
 	if (!m->cli->json)
-		print_findings(m);
+		print_findings(m, e);
 	/* Preflight and roles refuse before anything travels; after that only the convergence policy does. */
 	return e->cls == ERR_REFUSED && m->under_way ? EXIT_CODE_NOT_CONVERGED : code;
 }

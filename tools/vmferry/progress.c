@@ -7,6 +7,8 @@
 #include <string.h>
 #include <wchar.h>
 
+#define WORTH_SAYING 1.05 /* times smaller */
+
 static const struct {
 	const char *phase, *shown;
 } phases[] = {
@@ -127,7 +129,7 @@ static void fill_parts(const struct progress *p, struct part parts[PARTS])
 	if (p->dirty_rate >= 0)
 		snprintf(parts[PART_DIRTY].text, sizeof(parts[0].text), "dirty %s/s",
 			 units_format_size((uint64_t)p->dirty_rate, a, sizeof(a)));
-	if (p->ratio > 0)
+	if (p->ratio >= WORTH_SAYING)
 		snprintf(parts[PART_RATIO].text, sizeof(parts[0].text), "%.1fx smaller", p->ratio);
 	if (p->iteration > 1)
 		snprintf(parts[PART_PASS].text, sizeof(parts[0].text), "pass %lld", (long long)p->iteration);

@@ -58,7 +58,7 @@ void report_migration(const json_t *r, struct buf *out)
 	double ratio = cli_real(r, "ratio", -1);
 	if (wire >= 0) {
 		buf_printf(out, LABEL "%s", "on the wire", units_format_size((uint64_t)wire, text, sizeof(text)));
-		if (ratio > 0)
+		if (ratio >= 1.05)
 			buf_printf(out, ", %.1f times less", ratio);
 		buf_printf(out, "\n");
 	}

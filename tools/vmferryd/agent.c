@@ -114,7 +114,7 @@ static struct migrator *start_migrator(struct agent *a, const struct config *c, 
 	    .delta_cache = c->migration.delta_cache,
 	    .channels = c->migration.channels,
 	    .workers = c->migration.workers,
-	    .rate_limit = c->migration.bandwidth,
+	    .rate_limit = 0, /* calls.c puts the configured one into every call, so that a reload changes it */
 	    .max_jobs = c->migration.max_jobs,
 	    .connect_peer = connect_peer,
 	    .connect_data = connect_data,

@@ -2,6 +2,7 @@
  * {} -> {"checks":[{"name","status":"ok"|"warn"|"fail","text","remedy"}]} */
 #include "base/clock.h"
 #include "base/units.h"
+#include "migrator/preflight.h"
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/calls.h"
 #include "tools/vmferryd/gather.h"
@@ -21,12 +22,8 @@
 #define WITHIN_NS (10 * NS_PER_S)
 #define CERT_WARN_DAYS 30
 #define SKEW_WARN_NS (500 * NS_PER_MS)
-#define SKEW_FAIL_NS (5 * NS_PER_S)
 #define STATE_SPACE_MIN (UINT64_C(64) << 20)
 #define IMAGE_SPACE_MIN (UINT64_C(1) << 30)
-/* The oldest that the migrator is used with: unprivileged file descriptors over libvirt, and NBD over UNIX sockets. */
-#define LIBVIRT_MIN 8002000
-#define QEMU_MIN 6002000
 
 enum status { OK, WARN, FAIL };
 
@@ -68,11 +65,11 @@ static const char *text_of(const json_t *o, const char *key)
 
 static void check_hypervisor(json_t *checks, const json_t *facts)
 {
-	check_version(checks, "libvirt", json_integer_value(json_object_get(facts, "libvirt_version")), LIBVIRT_MIN,
+	check_version(checks, "libvirt", json_integer_value(json_object_get(facts, "libvirt_version")), PREFLIGHT_MIN_LIBVIRT,
 		      text_of(facts, "libvirt"));
 	json_int_t qemu = json_integer_value(json_object_get(facts, "qemu_version"));
 	if (qemu)
-		check_version(checks, "qemu", qemu, QEMU_MIN, text_of(facts, "qemu"));
+		check_version(checks, "qemu", qemu, PREFLIGHT_MIN_QEMU, text_of(facts, "qemu"));
 	else
 		add(checks, FAIL, "qemu", "install qemu-system-x86 and restart libvirtd", "libvirt knows no QEMU on this host");
 	if (json_is_true(json_object_get(facts, "kvm")))
@@ -179,7 +176,7 @@ static void check_clock(json_t *checks, const struct gather_item *item)
 	units_format_duration(skew, shown, sizeof(shown));
 	if (certain <= SKEW_WARN_NS)
 		return;
-	add(checks, certain > SKEW_FAIL_NS ? FAIL : WARN, "clock", "synchronize both hosts (chrony or systemd-timesyncd)",
+	add(checks, certain > PREFLIGHT_MAX_SKEW_NS ? FAIL : WARN, "clock", "synchronize both hosts (chrony or systemd-timesyncd)",
 	    "the clock of %s is %s %s: a guest's time would jump when it moves", item->host, shown,
 	    item->skew_ns > 0 ? "ahead" : "behind");
 }
