@@ -35,7 +35,7 @@ struct sock {
 	/* the thread that uses it */
 	uint8_t *held; /* taken in while writing: [held_at, held_len) is not read yet */
 	size_t held_at, held_len, held_cap;
-	bool no_more_input; /* end or error seen while writing; the next read will meet it again */
+	bool no_more_input; /* the end was seen while writing; the next read will meet it again */
 };
 
 static int fail_errno(struct err *e, const char *what)
@@ -255,7 +255,7 @@ static ssize_t take_held(struct sock *s, void *buf, size_t len)
 }
 
 /* Called while a write waits: room for what has come in, so that the peer's own write can end. */
-static void hold_input(struct sock *s)
+static int hold_input(struct sock *s, struct err *e)
 {
 	if (s->held_at > 0) {
 		memmove(s->held, s->held + s->held_at, s->held_len - s->held_at);
@@ -271,9 +271,13 @@ static void hold_input(struct sock *s)
 	if (n > 0) {
 		s->held_len += (size_t)n;
 		atomic_fetch_add_explicit(&s->received, (uint64_t)n, memory_order_relaxed);
-	} else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
+	} else if (n == 0) {
 		s->no_more_input = true;
+	} else if (errno != EAGAIN && errno != EINTR) {
+		/* The kernel says it once; the write would only hear EPIPE. */
+		return fail_errno(e, "send");
 	}
+	return 0;
 }
 
 /* 0 when the write may be tried again. */
@@ -289,7 +293,7 @@ static int wait_writable(struct sock *s, int64_t deadline_ns, struct err *e)
 	if (n == 0)
 		return fail_timeout(e, "send");
 	if (n > 0 && (p.revents & POLLIN) && (p.events & POLLIN))
-		hold_input(s);
+		return hold_input(s, e);
 	return 0;
 }
 

@@ -3,6 +3,7 @@
 #include "transport_fixture.h"
 
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
@@ -250,6 +251,25 @@ START_TEST(write_deadline)
 	err_clear(&e);
 	ck_assert_int_eq(tls_write(c, data, 1, soon(), &e), -1);
 	HAS(e.text, "an earlier write");
+	tls_free(c);
+	tls_free(s);
+}
+END_TEST
+
+/* The kernel gives up, in 5 s on real links, and the error says so: not that the peer cut it. */
+START_TEST(receiver_that_does_not_read)
+{
+	const unsigned lost_after_ms = 200;
+	struct tls *c, *s;
+
+	meet(&c, &s);
+	ck_assert_int_eq(setsockopt(tls_fd(c), IPPROTO_TCP, TCP_USER_TIMEOUT, &lost_after_ms, sizeof(lost_after_ms)), 0);
+	struct writing w = { .tls = c, .len = 64 * 1024 * 1024 };
+	write_thread(&w);
+	ck_assert_int_eq(w.rc, -1);
+	ck_assert_int_eq(w.e.cls, ERR_PEER);
+	HAS(w.e.text, "the peer has acknowledged nothing");
+	ck_assert_int_ne(w.e.errnum, ETIMEDOUT); /* which would mean our own deadline */
 	tls_free(c);
 	tls_free(s);
 }
@@ -906,6 +926,7 @@ int main(void)
 	tcase_add_test(t, both_write_first);
 	tcase_add_test(t, read_deadline_does_no_harm);
 	tcase_add_test(t, write_deadline);
+	tcase_add_test(t, receiver_that_does_not_read);
 	tcase_add_test(t, cut_without_close_notify);
 	tcase_add_test(t, shutdown_wakes_reader_and_writer);
 	tcase_add_test(t, changed_on_the_way);
