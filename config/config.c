@@ -13,8 +13,8 @@ static const struct {
 	const char *name;
 	unsigned bit;
 } roles_table[] = {
-#define X(id, bit, name) {name, bit},
-    ROLES(X)
+#define X(id, bit, name) { name, bit },
+	ROLES(X)
 #undef X
 };
 #define N_ROLES (sizeof(roles_table) / sizeof(roles_table[0]))
@@ -83,12 +83,12 @@ size_t config_reload_diff(const struct config *running, const struct config *loa
 		if (schema_equal(k, running, loaded))
 			continue;
 		if (n < max)
-			out[n] = (struct config_change){.key = k->full, .needs_restart = !k->live};
+			out[n] = (struct config_change){ .key = k->full, .needs_restart = !k->live };
 		n++;
 	}
 	if (!peers_equal(running, loaded)) {
 		if (n < max)
-			out[n] = (struct config_change){.key = "peers", .needs_restart = false};
+			out[n] = (struct config_change){ .key = "peers", .needs_restart = false };
 		n++;
 	}
 	return n;
@@ -110,8 +110,8 @@ char *config_describe(const struct config *c)
 	}
 	for (size_t i = 0; i < c->n_peers; i++) {
 		char roles[64];
-		buf_printf(&b, "peer %s = %s port %u, may: %s\n", c->peers[i].name, c->peers[i].address, c->peers[i].port,
-			   config_roles_format(c->peers[i].roles, roles, sizeof(roles)));
+		buf_printf(&b, "peer %s = %s port %u, may: %s\n", c->peers[i].name, c->peers[i].address,
+			   c->peers[i].port, config_roles_format(c->peers[i].roles, roles, sizeof(roles)));
 	}
 	return (char *)b.data; /* at least one line, so never NULL */
 }

@@ -21,9 +21,9 @@
 #define CONFIG_MAX_PEERS 512
 
 /* What a peer may do here; a set of bits. */
-#define ROLES(X)                                                                                   \
-	X(ROLE_MIGRATE_IN, 1u, "migrate-in")     /* send VMs here */                               \
-	X(ROLE_REPLICATE_IN, 2u, "replicate-in") /* keep replicas of VMs here */                   \
+#define ROLES(X)                                                                 \
+	X(ROLE_MIGRATE_IN, 1u, "migrate-in")     /* send VMs here */             \
+	X(ROLE_REPLICATE_IN, 2u, "replicate-in") /* keep replicas of VMs here */ \
 	X(ROLE_OPERATE, 4u, "operate")           /* command this agent as an operator does */
 
 enum role {
@@ -60,8 +60,8 @@ struct config {
 	struct {
 		uint64_t delta_cache; /* bytes per migration */
 		unsigned channels;
-		unsigned workers;   /* 0: automatic */
-		uint64_t bandwidth; /* bytes per second, 0: no limit */
+		unsigned workers;     /* 0: automatic */
+		uint64_t bandwidth;   /* bytes per second, 0: no limit */
 		int64_t max_downtime; /* ns */
 		unsigned max_jobs;
 		char *image_dir; /* empty: any folder that exists */

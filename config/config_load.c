@@ -27,10 +27,10 @@ struct loader {
 	bool seen[64]; /* by index of schema_keys */
 };
 
-static const char *const peer_keys[] = {"name", "address", "port", "roles"};
+static const char *const peer_keys[] = { "name", "address", "port", "roles" };
 
-static void __attribute__((format(printf, 3, 4))) problem(struct loader *l, const config_setting_t *s, const char *fmt,
-							  ...)
+static void __attribute__((format(printf, 3, 4)))
+problem(struct loader *l, const config_setting_t *s, const char *fmt, ...)
 {
 	char what[900], line[1100];
 	va_list ap;
@@ -166,8 +166,9 @@ static void load_roles(struct loader *l, struct config_peer *p, const char *wher
 {
 	int type = config_setting_type(s);
 	if (type != CONFIG_TYPE_ARRAY && type != CONFIG_TYPE_LIST) {
-		problem(l, s, "%s.roles: is %s, must be an array [ ... ] (allowed: any of \"migrate-in\", "
-			      "\"replicate-in\", \"operate\")",
+		problem(l, s,
+			"%s.roles: is %s, must be an array [ ... ] (allowed: any of \"migrate-in\", "
+			"\"replicate-in\", \"operate\")",
 			where, type_name(type));
 		return;
 	}
@@ -177,8 +178,9 @@ static void load_roles(struct loader *l, struct config_peer *p, const char *wher
 		const char *name = config_setting_get_string(item);
 		unsigned bit = name ? config_role_from_name(name) : 0;
 		if (!bit) {
-			problem(l, item, "%s.roles: %s%s%s is not a role (allowed: \"migrate-in\", \"replicate-in\", "
-					 "\"operate\")",
+			problem(l, item,
+				"%s.roles: %s%s%s is not a role (allowed: \"migrate-in\", \"replicate-in\", "
+				"\"operate\")",
 				where, name ? "\"" : "", name ? name : type_name(config_setting_type(item)),
 				name ? "\"" : "");
 			continue;
@@ -290,8 +292,9 @@ static void default_name(struct loader *l)
 	char host[256] = "";
 	struct err inner = ERR_INIT;
 	if (gethostname(host, sizeof(host) - 1) < 0 || schema_check_host(host, &inner) < 0)
-		problem(l, NULL, "name: is not set, and this host's own name \"%s\" cannot stand in for it (allowed: %s)",
-			host, schema_find(NULL, "name")->allowed);
+		problem(l, NULL,
+			"name: is not set, and this host's own name \"%s\" cannot stand in for it (allowed: %s)", host,
+			schema_find(NULL, "name")->allowed);
 	else
 		l->c->name = mem_strdup(host);
 }
@@ -312,7 +315,7 @@ static void apply_presets(struct loader *l)
 
 static struct config *load_tree(const config_t *tree, const char *label, config_report report, void *ctx, struct err *e)
 {
-	struct loader l = {.label = label, .report = report, .ctx = ctx, .e = e};
+	struct loader l = { .label = label, .report = report, .ctx = ctx, .e = e };
 	if (schema_n_keys > sizeof(l.seen))
 		abort();
 	l.c = mem_alloc(sizeof(*l.c));
@@ -330,9 +333,9 @@ static struct config *load_tree(const config_t *tree, const char *label, config_
 	return NULL;
 }
 
-/* libconfig cuts integers that do not fit an int to their low 32 bits without a word, and its scanner calls exit() when an
- * included file cannot be read. So the text is looked through before libconfig sees it. p stands at a digit; returns what
- * follows the number. */
+/* libconfig cuts integers that do not fit an int to their low 32 bits without a word, and its scanner calls exit()
+ * when an included file cannot be read. So the text is looked through before libconfig sees it. p stands at a digit;
+ * returns what follows the number. */
 static const char *skip_number(const char *p, bool *too_large)
 {
 	unsigned base = 10;

@@ -25,44 +25,47 @@
 #define AT(member) offsetof(struct config, member)
 
 const struct schema_key schema_keys[] = {
-    {NULL, "name", "name", SCHEMA_HOST, AT(name), NULL, 1, 253,
-     "a DNS name in lower case, as in this host's certificate", false},
-    {NULL, "state_dir", "state_dir", SCHEMA_PATH, AT(state_dir), "/var/lib/vmferry", 2, PATH_LIMIT,
-     "an absolute path", false},
-    {NULL, "run_dir", "run_dir", SCHEMA_PATH, AT(run_dir), "/run/vmferry", 2, RUN_DIR_MAX,
-     "an absolute path of at most 60 characters, since sockets are made below it", false},
-    {"listen", "address", "listen.address", SCHEMA_LISTEN, AT(listen.address), "*", 1, 64,
-     "\"*\" for all addresses, or an IPv4 or IPv6 address of this host", false},
-    {"listen", "port", "listen.port", SCHEMA_UINT, AT(listen.port), "7350", 1, 65535, "1 to 65535", false},
-    {"tls", "ca", "tls.ca", SCHEMA_PATH, AT(tls.ca), "/etc/vmferry/ca.pem", 2, PATH_LIMIT, "an absolute path", true},
-    {"tls", "cert", "tls.cert", SCHEMA_PATH, AT(tls.cert), "/etc/vmferry/host.pem", 2, PATH_LIMIT,
-     "an absolute path", true},
-    {"tls", "key", "tls.key", SCHEMA_PATH, AT(tls.key), "/etc/vmferry/host.key", 2, PATH_LIMIT, "an absolute path",
-     true},
-    {"libvirt", "uri", "libvirt.uri", SCHEMA_URI, AT(libvirt.uri), "qemu:///system", 7, 500,
-     "a URI of libvirt's QEMU driver on this host, such as \"qemu:///system\"", false},
-    {"libvirt", "socket", "libvirt.socket", SCHEMA_PATH, AT(libvirt.socket), "/run/libvirt/libvirt-sock", 2, SOCKET_MAX,
-     "an absolute path of at most 107 characters", false},
-    {"libvirt", "qemu_group", "libvirt.qemu_group", SCHEMA_GROUP, AT(libvirt.qemu_group), "kvm", 0, 32,
-     "the name of a UNIX group, or \"\" if QEMU runs as root", false},
-    {"migration", "delta_cache", "migration.delta_cache", SCHEMA_SIZE, AT(migration.delta_cache), "512MiB", 0, 64 * GiB,
-     "0 to 64GiB", false},
-    {"migration", "channels", "migration.channels", SCHEMA_UINT, AT(migration.channels), "4", 1, 16, "1 to 16", false},
-    {"migration", "workers", "migration.workers", SCHEMA_UINT, AT(migration.workers), "0", 0, 64,
-     "0 (automatic) to 64", false},
-    {"migration", "bandwidth", "migration.bandwidth", SCHEMA_RATE, AT(migration.bandwidth), "unlimited", MBIT,
-     8000000 * MBIT, "\"unlimited\", or a rate of at least \"1Mbit\"", true},
-    {"migration", "max_downtime", "migration.max_downtime", SCHEMA_DURATION, AT(migration.max_downtime), "300ms",
-     10 * MS, 60 * SEC, "10ms to 60s", true},
-    {"migration", "max_jobs", "migration.max_jobs", SCHEMA_UINT, AT(migration.max_jobs), "2", 1, 64, "1 to 64", false},
-    {"migration", "image_dir", "migration.image_dir", SCHEMA_PATH_OPT, AT(migration.image_dir),
-     "/var/lib/libvirt/images", 0, PATH_LIMIT, "an absolute path, or \"\" for any folder that exists", false},
-    {"control", "socket", "control.socket", SCHEMA_PATH, AT(control.socket), NULL, 2, SOCKET_MAX,
-     "an absolute path of at most 107 characters", false},
-    {"control", "group", "control.group", SCHEMA_GROUP, AT(control.group), "", 0, 32,
-     "the name of a UNIX group, or \"\" for root alone", false},
-    {"log", "level", "log.level", SCHEMA_LOG_LEVEL, AT(log.level), "info", 0, 0,
-     "\"error\", \"warn\", \"info\" or \"debug\"", true},
+	{ NULL, "name", "name", SCHEMA_HOST, AT(name), NULL, 1, 253,
+	  "a DNS name in lower case, as in this host's certificate", false },
+	{ NULL, "state_dir", "state_dir", SCHEMA_PATH, AT(state_dir), "/var/lib/vmferry", 2, PATH_LIMIT,
+	  "an absolute path", false },
+	{ NULL, "run_dir", "run_dir", SCHEMA_PATH, AT(run_dir), "/run/vmferry", 2, RUN_DIR_MAX,
+	  "an absolute path of at most 60 characters, since sockets are made below it", false },
+	{ "listen", "address", "listen.address", SCHEMA_LISTEN, AT(listen.address), "*", 1, 64,
+	  "\"*\" for all addresses, or an IPv4 or IPv6 address of this host", false },
+	{ "listen", "port", "listen.port", SCHEMA_UINT, AT(listen.port), "7350", 1, 65535, "1 to 65535", false },
+	{ "tls", "ca", "tls.ca", SCHEMA_PATH, AT(tls.ca), "/etc/vmferry/ca.pem", 2, PATH_LIMIT, "an absolute path",
+	  true },
+	{ "tls", "cert", "tls.cert", SCHEMA_PATH, AT(tls.cert), "/etc/vmferry/host.pem", 2, PATH_LIMIT,
+	  "an absolute path", true },
+	{ "tls", "key", "tls.key", SCHEMA_PATH, AT(tls.key), "/etc/vmferry/host.key", 2, PATH_LIMIT, "an absolute path",
+	  true },
+	{ "libvirt", "uri", "libvirt.uri", SCHEMA_URI, AT(libvirt.uri), "qemu:///system", 7, 500,
+	  "a URI of libvirt's QEMU driver on this host, such as \"qemu:///system\"", false },
+	{ "libvirt", "socket", "libvirt.socket", SCHEMA_PATH, AT(libvirt.socket), "/run/libvirt/libvirt-sock", 2,
+	  SOCKET_MAX, "an absolute path of at most 107 characters", false },
+	{ "libvirt", "qemu_group", "libvirt.qemu_group", SCHEMA_GROUP, AT(libvirt.qemu_group), "kvm", 0, 32,
+	  "the name of a UNIX group, or \"\" if QEMU runs as root", false },
+	{ "migration", "delta_cache", "migration.delta_cache", SCHEMA_SIZE, AT(migration.delta_cache), "512MiB", 0,
+	  64 * GiB, "0 to 64GiB", false },
+	{ "migration", "channels", "migration.channels", SCHEMA_UINT, AT(migration.channels), "4", 1, 16, "1 to 16",
+	  false },
+	{ "migration", "workers", "migration.workers", SCHEMA_UINT, AT(migration.workers), "0", 0, 64,
+	  "0 (automatic) to 64", false },
+	{ "migration", "bandwidth", "migration.bandwidth", SCHEMA_RATE, AT(migration.bandwidth), "unlimited", MBIT,
+	  8000000 * MBIT, "\"unlimited\", or a rate of at least \"1Mbit\"", true },
+	{ "migration", "max_downtime", "migration.max_downtime", SCHEMA_DURATION, AT(migration.max_downtime), "300ms",
+	  10 * MS, 60 * SEC, "10ms to 60s", true },
+	{ "migration", "max_jobs", "migration.max_jobs", SCHEMA_UINT, AT(migration.max_jobs), "2", 1, 64, "1 to 64",
+	  false },
+	{ "migration", "image_dir", "migration.image_dir", SCHEMA_PATH_OPT, AT(migration.image_dir),
+	  "/var/lib/libvirt/images", 0, PATH_LIMIT, "an absolute path, or \"\" for any folder that exists", false },
+	{ "control", "socket", "control.socket", SCHEMA_PATH, AT(control.socket), NULL, 2, SOCKET_MAX,
+	  "an absolute path of at most 107 characters", false },
+	{ "control", "group", "control.group", SCHEMA_GROUP, AT(control.group), "", 0, 32,
+	  "the name of a UNIX group, or \"\" for root alone", false },
+	{ "log", "level", "log.level", SCHEMA_LOG_LEVEL, AT(log.level), "info", 0, 0,
+	  "\"error\", \"warn\", \"info\" or \"debug\"", true },
 };
 const size_t schema_n_keys = sizeof(schema_keys) / sizeof(schema_keys[0]);
 
@@ -236,15 +239,17 @@ static int check_text(const struct schema_key *k, const char *text, struct err *
 {
 	size_t len = strlen(text);
 	if (len < k->min)
-		return len == 0 ? err_set(e, ERR_CONFIG, "is empty") : err_set(e, ERR_CONFIG, "\"%s\" is too short", text);
+		return len == 0 ? err_set(e, ERR_CONFIG, "is empty")
+				: err_set(e, ERR_CONFIG, "\"%s\" is too short", text);
 	if (len > k->max)
 		return err_set(e, ERR_CONFIG, "is %zu characters long", len);
 	switch (k->kind) {
 	case SCHEMA_HOST:
 		return schema_check_host(text, e);
 	case SCHEMA_LISTEN:
-		return strcmp(text, "*") == 0 || is_ip(text) ? 0
-							     : err_set(e, ERR_CONFIG, "\"%s\" is not an IP address", text);
+		return strcmp(text, "*") == 0 || is_ip(text)
+			       ? 0
+			       : err_set(e, ERR_CONFIG, "\"%s\" is not an IP address", text);
 	case SCHEMA_PATH:
 		return check_path(text, e);
 	case SCHEMA_PATH_OPT:
@@ -357,21 +362,21 @@ char *schema_format(const struct schema_key *k, const struct config *c)
 	if (kind_is_text(k->kind))
 		return mem_printf("\"%s\"", text_of(k, c));
 	uint64_t value = number_of(k, c);
-	static const char *const level_names[] = {"error", "warn", "info", "debug"};
+	static const char *const level_names[] = { "error", "warn", "info", "debug" };
 	switch (k->kind) {
 	case SCHEMA_UINT:
 		return mem_printf("%" PRIu64, value);
 	case SCHEMA_SIZE:
-		return format_exact(value, (const uint64_t[]){GiB, MiB, KiB, 1},
-				    (const char *const[]){"GiB", "MiB", "KiB", "B"}, 4);
+		return format_exact(value, (const uint64_t[]){ GiB, MiB, KiB, 1 },
+				    (const char *const[]){ "GiB", "MiB", "KiB", "B" }, 4);
 	case SCHEMA_RATE:
 		if (value == 0)
 			return mem_strdup("\"unlimited\"");
-		return format_exact(value, (const uint64_t[]){1000 * MBIT, MBIT, 125, 1},
-				    (const char *const[]){"Gbit", "Mbit", "kbit", "B/s"}, 4);
+		return format_exact(value, (const uint64_t[]){ 1000 * MBIT, MBIT, 125, 1 },
+				    (const char *const[]){ "Gbit", "Mbit", "kbit", "B/s" }, 4);
 	case SCHEMA_DURATION:
-		return format_exact(value, (const uint64_t[]){60 * SEC, SEC, MS, 1},
-				    (const char *const[]){"m", "s", "ms", "ns"}, 4);
+		return format_exact(value, (const uint64_t[]){ 60 * SEC, SEC, MS, 1 },
+				    (const char *const[]){ "m", "s", "ms", "ns" }, 4);
 	case SCHEMA_LOG_LEVEL:
 		return mem_printf("\"%s\"", level_names[value < 4 ? value : 0]);
 	case SCHEMA_HOST:

@@ -40,7 +40,8 @@ static int db_error(struct outbox *o, int rc, const char *what, struct err *e)
 	if (primary == SQLITE_FULL)
 		err_remedy(e, "free space on the file system of %s", o->path);
 	else if (cls == ERR_CORRUPT)
-		err_remedy(e, "move the file away; the agent then starts a new one (older events are lost, nothing else)");
+		err_remedy(e,
+			   "move the file away; the agent then starts a new one (older events are lost, nothing else)");
 	return -1;
 }
 
@@ -83,8 +84,8 @@ static int set_up(struct outbox *o, struct err *e)
 	if (tables > 0 && application != 0x766d6666)
 		return err_set(e, ERR_CORRUPT, "events %s: is a database, but not one of vmferry's", o->path);
 	if (version > OUTBOX_VERSION) {
-		err_set(e, ERR_REFUSED, "events %s: was written by a newer vmferryd (format %lld, known is %d)", o->path,
-			(long long)version, OUTBOX_VERSION);
+		err_set(e, ERR_REFUSED, "events %s: was written by a newer vmferryd (format %lld, known is %d)",
+			o->path, (long long)version, OUTBOX_VERSION);
 		return err_remedy(e, "install that version again, or move the file away");
 	}
 	if (run(o,
@@ -105,7 +106,7 @@ static int set_up(struct outbox *o, struct err *e)
 	static const char insert[] = "INSERT INTO events(id, time_ns, type, subject, data) VALUES(?,?,?,?,?)";
 	static const char trim[] = "DELETE FROM events WHERE seq <= ?";
 	static const char select[] =
-	    "SELECT seq, id, time_ns, type, subject, data FROM events WHERE seq > ? ORDER BY seq LIMIT ?";
+		"SELECT seq, id, time_ns, type, subject, data FROM events WHERE seq > ? ORDER BY seq LIMIT ?";
 	int rc = sqlite3_prepare_v2(o->db, insert, -1, &o->insert, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_prepare_v2(o->db, trim, -1, &o->trim, NULL);
@@ -121,8 +122,7 @@ struct outbox *outbox_open(const char *path, uint64_t keep, struct err *e)
 	o->keep = keep ? keep : OUTBOX_DEFAULT_KEEP;
 	pthread_mutex_init(&o->lock, NULL);
 	thread_cond_init(&o->appended);
-	int rc = sqlite3_open_v2(path, &o->db,
-				 SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+	int rc = sqlite3_open_v2(path, &o->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
 	if (rc != SQLITE_OK) {
 		db_error(o, rc, "cannot open", e);
 		goto fail;
@@ -158,7 +158,7 @@ int outbox_set_aside(const char *path, char **moved, struct err *e)
 		free(to);
 		return -1;
 	}
-	static const char *const journals[] = {"-wal", "-shm"};
+	static const char *const journals[] = { "-wal", "-shm" };
 	for (size_t i = 0; i < 2; i++) {
 		MEM_AUTO char *from_journal = mem_printf("%s%s", path, journals[i]);
 		MEM_AUTO char *to_journal = mem_printf("%s%s", to, journals[i]);
@@ -274,12 +274,12 @@ static int take_rows(struct outbox *o, uint64_t after, unsigned max, struct row 
 		r->data = json_loads(data ? data : "{}", 0, NULL);
 		if (!r->data)
 			r->data = json_object();
-		r->ev = (struct outbox_event){.seq = (uint64_t)sqlite3_column_int64(o->select, 0),
-					      .id = r->id,
-					      .time_ns = sqlite3_column_int64(o->select, 2),
-					      .type = r->type,
-					      .subject = r->subject,
-					      .data = r->data};
+		r->ev = (struct outbox_event){ .seq = (uint64_t)sqlite3_column_int64(o->select, 0),
+					       .id = r->id,
+					       .time_ns = sqlite3_column_int64(o->select, 2),
+					       .type = r->type,
+					       .subject = r->subject,
+					       .data = r->data };
 	}
 	int result = rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : db_error(o, rc, "cannot read", e);
 	sqlite3_reset(o->select);

@@ -30,8 +30,8 @@ struct outbox_event {
 	const json_t *data;
 };
 
-/* Opens or creates the database; its folder must exist. keep = 0: OUTBOX_DEFAULT_KEEP. ERR_CORRUPT if the file is not, or
- * no longer, an outbox: outbox_set_aside lets one start afresh. ERR_REFUSED if a newer version wrote it. */
+/* Opens or creates the database; its folder must exist. keep = 0: OUTBOX_DEFAULT_KEEP. ERR_CORRUPT if the file is
+ * not, or no longer, an outbox: outbox_set_aside lets one start afresh. ERR_REFUSED if a newer version wrote it. */
 struct outbox *outbox_open(const char *path, uint64_t keep, struct err *e);
 /* No call may be under way or follow (outbox_wake gets waiters out). NULL is fine. */
 void outbox_close(struct outbox *o);
@@ -42,8 +42,8 @@ int outbox_set_aside(const char *path, char **moved, struct err *e);
 int outbox_append(struct outbox *o, const char *type, const char *subject, const json_t *data, uint64_t *seq,
 		  struct err *e);
 
-/* Events with a number above `after`, oldest first, at most max (capped at OUTBOX_MAX_READ), each given to fn, without any
- * lock held; fn returns false to stop. Returns how many were given, or -1. */
+/* Events with a number above `after`, oldest first, at most max (capped at OUTBOX_MAX_READ), each given to fn,
+ * without any lock held; fn returns false to stop. Returns how many were given, or -1. */
 int outbox_read(struct outbox *o, uint64_t after, unsigned max, bool (*fn)(void *ctx, const struct outbox_event *ev),
 		void *ctx, struct err *e);
 /* The number of the newest event ever, 0 if there was none. */

@@ -1,6 +1,7 @@
 /*
- * agent_fake_migrator.h - the calls of migrator.h without libvirt, for tests of the agent and of the command. Included by exactly one file
- * of a test program, whose agents then run with it: VMs are named after what their migration does.
+ * agent_fake_migrator.h - the calls of migrator.h without libvirt, for tests of the agent and of the command.
+ * Included by exactly one file of a test program, whose agents then run with it: VMs are named after what their
+ * migration does.
  *
  *	"instant"   succeeds at once          "slow"     notes until cancelled
  *	"refused"   preflight finds something "stall"    does not converge
@@ -60,11 +61,11 @@ int migrator_host_facts(struct migrator *m, const json_t *args, json_t **result,
 	(void)args;
 	if (no_libvirt(e) < 0)
 		return -1;
-	*result = json_pack("{s:s, s:s, s:s, s:I, s:I, s:b, s:{s:s, s:s, s:s, s:[s]}, s:{s:I, s:I}, s:[]}", "name", m->name,
-			    "libvirt", "9.0.0", "qemu", "7.2.0", "libvirt_version", (json_int_t)9000000, "qemu_version",
-			    (json_int_t)7002000, "kvm", true, "cpu", "model", "Test-CPU", "xml", "<cpu/>", "virt_type", "kvm",
-			    "features", "sse2", "memory", "total_bytes", (json_int_t)1 << 34, "spare_bytes", (json_int_t)1 << 33,
-			    "vms");
+	*result = json_pack("{s:s, s:s, s:s, s:I, s:I, s:b, s:{s:s, s:s, s:s, s:[s]}, s:{s:I, s:I}, s:[]}", "name",
+			    m->name, "libvirt", "9.0.0", "qemu", "7.2.0", "libvirt_version", (json_int_t)9000000,
+			    "qemu_version", (json_int_t)7002000, "kvm", true, "cpu", "model", "Test-CPU", "xml",
+			    "<cpu/>", "virt_type", "kvm", "features", "sse2", "memory", "total_bytes",
+			    (json_int_t)1 << 34, "spare_bytes", (json_int_t)1 << 33, "vms");
 	return 0;
 }
 
@@ -106,8 +107,8 @@ int migrator_cpu_baseline(struct migrator *m, const json_t *args, json_t **resul
 	size_t i;
 	const json_t *host;
 	json_t *hosts = json_array();
-	json_array_foreach(json_object_get(args, "hosts"), i, host)
-	    json_array_append_new(hosts, json_pack("{s:O, s:[]}", "name", json_object_get(host, "name"), "loses"));
+	json_array_foreach (json_object_get(args, "hosts"), i, host)
+		json_array_append_new(hosts, json_pack("{s:O, s:[]}", "name", json_object_get(host, "name"), "loses"));
 	*result = json_pack("{s:s, s:o}", "xml", "<cpu mode='custom'/>", "hosts", hosts);
 	return 0;
 }
@@ -125,14 +126,16 @@ int migrator_plan(struct migrator *m, const json_t *args, const struct job_ctl *
 
 static json_t *fake_report(const struct migrator *m, const char *vm, const char *host)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:i}", "vm", vm, "from", m->name, "to", host, "runs_on",
-			 host, "state", "running", "total_ms", (json_int_t)6100, "downtime_ms", (json_int_t)45, "qemu_bytes",
-			 (json_int_t)1 << 30, "wire_bytes", (json_int_t)1 << 28, "ratio", 4.0, "iterations", 2);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:i}", "vm", vm, "from", m->name, "to",
+			 host, "runs_on", host, "state", "running", "total_ms", (json_int_t)6100, "downtime_ms",
+			 (json_int_t)45, "qemu_bytes", (json_int_t)1 << 30, "wire_bytes", (json_int_t)1 << 28, "ratio",
+			 4.0, "iterations", 2);
 }
 
 static void fake_note(const struct job_ctl *ctl, const char *phase, double percent)
 {
-	ctl->note(ctl->ctx, json_pack("{s:s, s:f, s:I}", "phase", phase, "percent", percent, "rate", (json_int_t)118500000));
+	ctl->note(ctl->ctx,
+		  json_pack("{s:s, s:f, s:I}", "phase", phase, "percent", percent, "rate", (json_int_t)118500000));
 }
 
 static int fake_until_cancelled(const struct job_ctl *ctl, const char *vm, const char *here, struct err *e)
@@ -152,7 +155,8 @@ static int fake_begin_at(struct migrator *m, const char *host, const struct job_
 	struct rpc *rpc = m->opts.connect_peer(m->opts.ctx, host, e);
 	if (!rpc)
 		return -1;
-	int rc = rpc_call(rpc, "migrate.begin", json_object(), clock_mono_ns() + 5 * NS_PER_S, NULL, NULL, NULL, NULL, e);
+	int rc = rpc_call(rpc, "migrate.begin", json_object(), clock_mono_ns() + 5 * NS_PER_S, NULL, NULL, NULL, NULL,
+			  e);
 	if (rc == 0) {
 		struct link *l = m->opts.connect_data(m->opts.ctx, host, json_pack("{s:s}", "purpose", "data"), e);
 		rc = l ? fake_until_cancelled(ctl, "begin", m->name, e) : -1;
@@ -169,9 +173,10 @@ int migrator_migrate(struct migrator *m, const json_t *args, const struct job_ct
 	m->opts.event(m->opts.ctx, "migration.started", "6b0e4a2c-0000-4000-8000-000000000001",
 		      json_pack("{s:s, s:s}", "vm", vm, "to", host));
 	if (strcmp(vm, "refused") == 0) {
-		ctl->note(ctl->ctx, json_pack("{s:s, s:[{s:s, s:s, s:s, s:s}, {s:s, s:s}]}", "phase", "preflight", "findings",
-					      "code", "cpu", "severity", "error", "text", "the CPU of node2 lacks avx2", "remedy",
-					      "baseline", "severity", "warning", "text", "clocks differ"));
+		ctl->note(ctl->ctx,
+			  json_pack("{s:s, s:[{s:s, s:s, s:s, s:s}, {s:s, s:s}]}", "phase", "preflight", "findings",
+				    "code", "cpu", "severity", "error", "text", "the CPU of node2 lacks avx2", "remedy",
+				    "baseline", "severity", "warning", "text", "clocks differ"));
 		return err_set(e, ERR_REFUSED, "%s cannot move to %s: the CPU of node2 lacks avx2", vm, host);
 	}
 	if (strcmp(vm, "begin") == 0)
@@ -185,7 +190,8 @@ int migrator_migrate(struct migrator *m, const json_t *args, const struct job_ct
 		return err_set(e, ERR_CANCELLED, "cancelled late");
 	}
 	if (strcmp(vm, "stall") == 0)
-		return err_set(e, ERR_REFUSED, "%s writes 90 MiB/s, the link carries 20; it is running on %s as before", vm, m->name);
+		return err_set(e, ERR_REFUSED, "%s writes 90 MiB/s, the link carries 20; it is running on %s as before",
+			       vm, m->name);
 	*result = fake_report(m, vm, host);
 	json_object_set_new(*result, "args", json_deep_copy(args));
 	return 0;
@@ -195,7 +201,8 @@ int migrator_cancel(struct migrator *m, const json_t *args, json_t **result, str
 {
 	(void)m;
 	(void)result;
-	return err_set(e, ERR_REFUSED, "no migration of %s is under way", json_string_value(json_object_get(args, "vm")));
+	return err_set(e, ERR_REFUSED, "no migration of %s is under way",
+		       json_string_value(json_object_get(args, "vm")));
 }
 
 int migrator_jobs(struct migrator *m, const json_t *args, json_t **result, struct err *e)
@@ -213,8 +220,8 @@ int migrator_drain(struct migrator *m, const json_t *args, const struct job_ctl 
 	(void)ctl;
 	(void)e;
 	*result = json_pack("{s:[{s:s, s:O}], s:[{s:s, s:[s]}], s:O}", "moved", "vm", "a", "to",
-			    json_array_get(json_object_get(args, "to"), 0), "stayed", "vm", "b", "reasons", "too big", "args",
-			    args);
+			    json_array_get(json_object_get(args, "to"), 0), "stayed", "vm", "b", "reasons", "too big",
+			    "args", args);
 	return 0;
 }
 
@@ -229,16 +236,16 @@ int migrator_incoming_begin(struct migrator *m, struct rpc *rpc, const json_t *a
 	return 0;
 }
 
-#define FAKE_INCOMING(name)                                                                                            \
-	int migrator_incoming_##name(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result,         \
-				     struct err *e)                                                                    \
-	{                                                                                                              \
-		(void)m;                                                                                               \
-		(void)rpc;                                                                                             \
-		(void)args;                                                                                            \
-		(void)e;                                                                                               \
-		*result = json_object();                                                                               \
-		return 0;                                                                                              \
+#define FAKE_INCOMING(name)                                                                                    \
+	int migrator_incoming_##name(struct migrator *m, struct rpc *rpc, const json_t *args, json_t **result, \
+				     struct err *e)                                                            \
+	{                                                                                                      \
+		(void)m;                                                                                       \
+		(void)rpc;                                                                                     \
+		(void)args;                                                                                    \
+		(void)e;                                                                                       \
+		*result = json_object();                                                                       \
+		return 0;                                                                                      \
 	}
 FAKE_INCOMING(end)
 FAKE_INCOMING(export)

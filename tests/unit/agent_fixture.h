@@ -40,7 +40,7 @@ FIXTURE const char *fixture_path(const char *what)
 /* A port that nobody listens on now. */
 FIXTURE unsigned fixture_free_port(void)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(a);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	ck_assert_int_eq(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
@@ -52,7 +52,7 @@ FIXTURE unsigned fixture_free_port(void)
 FIXTURE void fixture_issue(const char *ca, const char *host, const char *out)
 {
 	struct err e = ERR_INIT;
-	const struct pki_issue_opts o = {.ca_dir = ca, .host = host, .out_dir = out};
+	const struct pki_issue_opts o = { .ca_dir = ca, .host = host, .out_dir = out };
 	ck_assert_msg(pki_issue(&o, &e) == 0, "%s", e.text);
 }
 
@@ -84,21 +84,22 @@ FIXTURE void fixture_tear_down(void)
 FIXTURE void fixture_write_config(unsigned node, const char *const roles[FIXTURE_NODES], const char *more)
 {
 	char path[160], text[4000];
-	int n = snprintf(text, sizeof(text),
-			 "name = \"node%u\"; state_dir = \"%s/state%u\"; run_dir = \"%s/run%u\";\n"
-			 "listen: { address = \"127.0.0.1\"; port = %u; };\n"
-			 "tls: { ca = \"%s/node%u/ca.pem\"; cert = \"%s/node%u/host.pem\"; key = \"%s/node%u/host.key\"; };\n"
-			 "libvirt: { qemu_group = \"\"; };\n"
-			 "log: { level = \"error\"; };\n%s\npeers = (",
-			 node, fixture_dir, node, fixture_dir, node, fixture_ports[node - 1], fixture_dir, node, fixture_dir,
-			 node, fixture_dir, node, more ? more : "");
+	int n = snprintf(
+		text, sizeof(text),
+		"name = \"node%u\"; state_dir = \"%s/state%u\"; run_dir = \"%s/run%u\";\n"
+		"listen: { address = \"127.0.0.1\"; port = %u; };\n"
+		"tls: { ca = \"%s/node%u/ca.pem\"; cert = \"%s/node%u/host.pem\"; key = \"%s/node%u/host.key\"; };\n"
+		"libvirt: { qemu_group = \"\"; };\n"
+		"log: { level = \"error\"; };\n%s\npeers = (",
+		node, fixture_dir, node, fixture_dir, node, fixture_ports[node - 1], fixture_dir, node, fixture_dir,
+		node, fixture_dir, node, more ? more : "");
 	bool first = true;
 	for (unsigned i = 0; i < FIXTURE_NODES; i++) {
 		if (i + 1 == node || !roles[i])
 			continue;
 		n += snprintf(text + n, sizeof(text) - (size_t)n,
-			      "%s { name = \"node%u\"; address = \"127.0.0.1\"; port = %u; roles = [ %s ]; }", first ? "" : ",", i + 1,
-			      fixture_ports[i], roles[i]);
+			      "%s { name = \"node%u\"; address = \"127.0.0.1\"; port = %u; roles = [ %s ]; }",
+			      first ? "" : ",", i + 1, fixture_ports[i], roles[i]);
 		first = false;
 	}
 	snprintf(text + n, sizeof(text) - (size_t)n, " );\n");
@@ -135,12 +136,12 @@ FIXTURE void fixture_stop(unsigned node)
 	fixture_agents[node - 1] = NULL;
 }
 
-/* node1 and node2 know each other and node3; node1 may migrate to and operate node2, node2 may nothing at node1; node3 is node2's peer
- * for migrations. */
+/* node1 and node2 know each other and node3; node1 may migrate to and operate node2, node2 may nothing at node1;
+ * node3 is node2's peer for migrations. */
 FIXTURE void fixture_start_two(void)
 {
-	fixture_write_config(1, (const char *const[]){NULL, "", ""}, NULL);
-	fixture_write_config(2, (const char *const[]){"\"migrate-in\", \"operate\"", NULL, "\"migrate-in\""}, NULL);
+	fixture_write_config(1, (const char *const[]){ NULL, "", "" }, NULL);
+	fixture_write_config(2, (const char *const[]){ "\"migrate-in\", \"operate\"", NULL, "\"migrate-in\"" }, NULL);
 	fixture_start(1);
 	fixture_start(2);
 }
@@ -166,9 +167,9 @@ FIXTURE struct link *fixture_link(const char *cert, unsigned node, const char *p
 	snprintf(pem, sizeof(pem), "%s/%s/host.pem", fixture_dir, cert);
 	snprintf(key, sizeof(key), "%s/%s/host.key", fixture_dir, cert);
 	snprintf(name, sizeof(name), "node%u", node);
-	struct tls_ctx *ctx = tls_ctx_new(&(struct tls_files){.ca = ca, .cert = pem, .key = key}, e);
+	struct tls_ctx *ctx = tls_ctx_new(&(struct tls_files){ .ca = ca, .cert = pem, .key = key }, e);
 	ck_assert_msg(ctx != NULL, "%s", e->text);
-	const struct link_peer to = {.name = name, .address = "127.0.0.1", .port = (uint16_t)fixture_ports[node - 1]};
+	const struct link_peer to = { .name = name, .address = "127.0.0.1", .port = (uint16_t)fixture_ports[node - 1] };
 	struct link *l = link_connect(ctx, &to, json_pack("{s:s}", "purpose", purpose), SOON, e);
 	tls_ctx_free(ctx);
 	return l;
@@ -199,12 +200,12 @@ FIXTURE json_t *fixture_must(struct rpc *r, const char *method, json_t *args)
 }
 
 /* Polls until the counter is at least n, bounded; fails the test otherwise. */
-#define FIXTURE_WAIT(condition)                                                                                        \
-	do {                                                                                                           \
-		int64_t fixture_end = SOON;                                                                            \
-		while (!(condition) && clock_mono_ns() < fixture_end)                                                  \
-			usleep(2000);                                                                                  \
-		ck_assert_msg(condition, "in time: %s", #condition);                                                   \
+#define FIXTURE_WAIT(condition)                                       \
+	do {                                                          \
+		int64_t fixture_end = SOON;                           \
+		while (!(condition) && clock_mono_ns() < fixture_end) \
+			usleep(2000);                                 \
+		ck_assert_msg(condition, "in time: %s", #condition);  \
 	} while (0)
 
 #endif

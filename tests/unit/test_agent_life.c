@@ -1,5 +1,5 @@
-/* Starting, stopping and what the agent remembers: one agent per state folder, migrations cancelled at stop with an answer for their callers,
- * events kept, peers asked at once. */
+/* Starting, stopping and what the agent remembers: one agent per state folder, migrations cancelled at stop with an
+ * answer for their callers, events kept, peers asked at once. */
 #include "tests/unit/agent_fake_migrator.h"
 #include "tests/unit/agent_fixture.h"
 
@@ -17,7 +17,7 @@ static void expect_start_error(unsigned node, const char *fragment, const char *
 	ck_assert_msg(strstr(e.remedy, remedy) != NULL, "%s", e.remedy);
 }
 
-static const char *const nobody[] = {NULL, NULL, NULL};
+static const char *const nobody[] = { NULL, NULL, NULL };
 
 START_TEST(what_keeps_it_from_starting)
 {
@@ -90,7 +90,7 @@ static void start_slow(struct slow *s, pthread_t *t)
 START_TEST(stopping_cancels_and_answers)
 {
 	fixture_start_two();
-	struct slow s = {.rpc = fixture_local(1)};
+	struct slow s = { .rpc = fixture_local(1) };
 	pthread_t t;
 	start_slow(&s, &t);
 	fixture_stop(1);
@@ -105,7 +105,7 @@ END_TEST
 START_TEST(cancelling_a_call_that_was_passed_on)
 {
 	fixture_start_two();
-	struct slow s = {.rpc = fixture_local(1), .at = "node2"};
+	struct slow s = { .rpc = fixture_local(1), .at = "node2" };
 	pthread_t t;
 	start_slow(&s, &t);
 	__atomic_store_n(&s.cancel_flag, true, __ATOMIC_RELAXED);
@@ -119,7 +119,7 @@ END_TEST
 START_TEST(a_caller_that_goes_away_cancels)
 {
 	fixture_start_two();
-	struct slow s = {.rpc = fixture_local(1)};
+	struct slow s = { .rpc = fixture_local(1) };
 	pthread_t t;
 	start_slow(&s, &t);
 	struct err gone = ERR_INIT;
@@ -131,11 +131,12 @@ START_TEST(a_caller_that_goes_away_cancels)
 }
 END_TEST
 
-/* The migrator of node1 opens a control connection and a data link to node2 through the agent; node2's migrator learns of their end. */
+/* The migrator of node1 opens a control connection and a data link to node2 through the agent; node2's migrator
+ * learns of their end. */
 START_TEST(sessions_end_with_their_connection)
 {
 	fixture_start_two();
-	struct slow s = {.rpc = fixture_local(1), .vm = "begin"};
+	struct slow s = { .rpc = fixture_local(1), .vm = "begin" };
 	pthread_t t;
 	start_slow(&s, &t);
 	ck_assert_int_eq(FAKE_GET(fake_begun), 1);
@@ -235,8 +236,7 @@ static const json_t *host_named(const json_t *result, const char *name)
 {
 	size_t i;
 	const json_t *host;
-	json_array_foreach(json_object_get(result, "hosts"), i, host)
-	{
+	json_array_foreach (json_object_get(result, "hosts"), i, host) {
 		if (strcmp(json_string_value(json_object_get(host, "name")), name) == 0)
 			return host;
 	}
@@ -285,8 +285,7 @@ static const char *status_of(const json_t *result, const char *name, const char 
 {
 	size_t i;
 	const json_t *c;
-	json_array_foreach(json_object_get(result, "checks"), i, c)
-	{
+	json_array_foreach (json_object_get(result, "checks"), i, c) {
 		if (strcmp(json_string_value(json_object_get(c, "name")), name) == 0 &&
 		    strstr(json_string_value(json_object_get(c, "text")), fragment))
 			return json_string_value(json_object_get(c, "status"));
@@ -316,7 +315,7 @@ END_TEST
 
 START_TEST(the_configuration_fills_in)
 {
-	fixture_write_config(1, (const char *const[]){NULL, "", NULL},
+	fixture_write_config(1, (const char *const[]){ NULL, "", NULL },
 			     "migration: { max_downtime = \"150ms\"; bandwidth = \"80M\"; };");
 	fixture_start(1);
 	struct rpc *r = fixture_local(1);
@@ -326,7 +325,8 @@ START_TEST(the_configuration_fills_in)
 	ck_assert_int_eq(json_integer_value(json_object_get(args, "bandwidth")), 10000000);
 	json_decref(result);
 	result = fixture_must(r, "migrate",
-			      json_pack("{s:s, s:s, s:i, s:i}", "vm", "instant", "host", "node2", "max_downtime_ms", 7, "bandwidth", 0));
+			      json_pack("{s:s, s:s, s:i, s:i}", "vm", "instant", "host", "node2", "max_downtime_ms", 7,
+					"bandwidth", 0));
 	args = json_object_get(result, "args");
 	ck_assert_int_eq(json_integer_value(json_object_get(args, "max_downtime_ms")), 7);
 	ck_assert_int_eq(json_integer_value(json_object_get(args, "bandwidth")), 0);

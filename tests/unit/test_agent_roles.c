@@ -1,4 +1,5 @@
-/* Who may do what: over the local socket, as a peer with and without roles, as a stranger, by way of another agent; and what a reload changes. */
+/* Who may do what: over the local socket, as a peer with and without roles, as a stranger, by way of another agent;
+ * and what a reload changes. */
 #include "tests/unit/agent_fake_migrator.h"
 #include "tests/unit/agent_fixture.h"
 
@@ -20,8 +21,8 @@ static void expect_refused(struct rpc *r, const char *method, json_t *args, cons
 START_TEST(local_callers_may_everything)
 {
 	fixture_start_two();
-	static const char *const calls[] = {"agent.status", "host.facts", "vms",  "vms.all", "vm.where",
-					    "hosts",        "check",      "jobs", "cpu.baseline", "events"};
+	static const char *const calls[] = { "agent.status", "host.facts", "vms",  "vms.all",      "vm.where",
+					     "hosts",        "check",      "jobs", "cpu.baseline", "events" };
 	struct rpc *r = fixture_local(1);
 	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
 		json_decref(fixture_must(r, calls[i], json_pack("{s:[s]}", "hosts", "node1")));
@@ -36,39 +37,39 @@ static const struct {
 	const char *call;
 	unsigned any_of;
 } needs[] = {
-    {"agent.status", 0},
-    {"host.facts", ROLE_MIGRATE_IN | ROLE_OPERATE},
-    {"vms", ROLE_MIGRATE_IN | ROLE_OPERATE},
-    {"vm.where", ROLE_MIGRATE_IN | ROLE_OPERATE},
-    {"preflight.target", ROLE_MIGRATE_IN},
-    {"migrate.begin", ROLE_MIGRATE_IN},
-    {"migrate.end", ROLE_MIGRATE_IN},
-    {"migrate.export", ROLE_MIGRATE_IN},
-    {"migrate.unexport", ROLE_MIGRATE_IN},
-    {"migrate.define", ROLE_MIGRATE_IN},
-    {"vms.all", ROLE_OPERATE},
-    {"hosts", ROLE_OPERATE},
-    {"check", ROLE_OPERATE},
-    {"plan", ROLE_OPERATE},
-    {"migrate", ROLE_OPERATE},
-    {"jobs", ROLE_OPERATE},
-    {"drain", ROLE_OPERATE},
-    {"cpu.baseline", ROLE_OPERATE},
-    {"events", ROLE_OPERATE},
+	{ "agent.status", 0 },
+	{ "host.facts", ROLE_MIGRATE_IN | ROLE_OPERATE },
+	{ "vms", ROLE_MIGRATE_IN | ROLE_OPERATE },
+	{ "vm.where", ROLE_MIGRATE_IN | ROLE_OPERATE },
+	{ "preflight.target", ROLE_MIGRATE_IN },
+	{ "migrate.begin", ROLE_MIGRATE_IN },
+	{ "migrate.end", ROLE_MIGRATE_IN },
+	{ "migrate.export", ROLE_MIGRATE_IN },
+	{ "migrate.unexport", ROLE_MIGRATE_IN },
+	{ "migrate.define", ROLE_MIGRATE_IN },
+	{ "vms.all", ROLE_OPERATE },
+	{ "hosts", ROLE_OPERATE },
+	{ "check", ROLE_OPERATE },
+	{ "plan", ROLE_OPERATE },
+	{ "migrate", ROLE_OPERATE },
+	{ "jobs", ROLE_OPERATE },
+	{ "drain", ROLE_OPERATE },
+	{ "cpu.baseline", ROLE_OPERATE },
+	{ "events", ROLE_OPERATE },
 };
 static const struct {
 	const char *text;
 	unsigned bits;
 } grants[] = {
-    {"", 0},
-    {"\"migrate-in\"", ROLE_MIGRATE_IN},
-    {"\"operate\"", ROLE_OPERATE},
-    {"\"replicate-in\"", ROLE_REPLICATE_IN},
+	{ "", 0 },
+	{ "\"migrate-in\"", ROLE_MIGRATE_IN },
+	{ "\"operate\"", ROLE_OPERATE },
+	{ "\"replicate-in\"", ROLE_REPLICATE_IN },
 };
 
 START_TEST(peers_may_what_their_roles_say)
 {
-	fixture_write_config(2, (const char *const[]){grants[_i].text, NULL, NULL}, NULL);
+	fixture_write_config(2, (const char *const[]){ grants[_i].text, NULL, NULL }, NULL);
 	fixture_start(2);
 	struct rpc *r = fixture_peer("node1", 2);
 	for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++) {
@@ -98,9 +99,9 @@ START_TEST(the_protocol_lists_every_call)
 		for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++) {
 			if (strcmp(needs[i].call, m->name) != 0)
 				continue;
-			const char *roles = needs[i].any_of == 0		 ? "any peer |"
+			const char *roles = needs[i].any_of == 0                 ? "any peer |"
 					    : needs[i].any_of == ROLE_MIGRATE_IN ? "migrate-in |"
-					    : needs[i].any_of == ROLE_OPERATE	 ? "operate |"
+					    : needs[i].any_of == ROLE_OPERATE    ? "operate |"
 										 : "migrate-in or operate |";
 			at += strlen(row);
 			ck_assert_msg(strncmp(at, roles, strlen(roles)) == 0, "PROTOCOL.md: %s: not %s", m->name, roles);
@@ -112,7 +113,7 @@ END_TEST
 START_TEST(strangers_are_refused)
 {
 	struct err e = ERR_INIT, e2 = ERR_INIT, e3 = ERR_INIT;
-	fixture_write_config(2, (const char *const[]){"", NULL, NULL}, NULL);
+	fixture_write_config(2, (const char *const[]){ "", NULL, NULL }, NULL);
 	fixture_start(2);
 	/* Right CA, but not in the configuration. */
 	ck_assert_ptr_null(fixture_link("node3", 2, "control", &e));
@@ -125,8 +126,9 @@ START_TEST(strangers_are_refused)
 	fixture_issue(fixture_path("ca2"), "node1", fixture_path("false"));
 	ck_assert_ptr_null(fixture_link("false", 2, "control", &e2));
 	/* "local" is nobody's name. */
-	const struct pki_issue_opts local = {
-	    .ca_dir = fixture_path("ca"), .host = "local", .out_dir = fixture_path("evil")};
+	const struct pki_issue_opts local = { .ca_dir = fixture_path("ca"),
+					      .host = "local",
+					      .out_dir = fixture_path("evil") };
 	ck_assert_int_eq(pki_issue(&local, &e3), -1);
 }
 END_TEST
@@ -134,7 +136,7 @@ END_TEST
 START_TEST(data_links_need_migrate_in)
 {
 	struct err e = ERR_INIT;
-	fixture_write_config(2, (const char *const[]){"\"operate\"", NULL, "\"migrate-in\""}, NULL);
+	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, "\"migrate-in\"" }, NULL);
 	fixture_start(2);
 	ck_assert_ptr_null(fixture_link("node1", 2, "data", &e));
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
@@ -177,19 +179,19 @@ END_TEST
 
 START_TEST(a_reload_gives_and_takes_roles)
 {
-	fixture_write_config(2, (const char *const[]){"", NULL, ""}, NULL);
+	fixture_write_config(2, (const char *const[]){ "", NULL, "" }, NULL);
 	fixture_start(2);
 	struct rpc *r = fixture_peer("node1", 2), *other = fixture_peer("node3", 2);
 	expect_refused(r, "jobs", json_object(), "node1 may not call");
-	fixture_write_config(2, (const char *const[]){"\"operate\"", NULL, ""}, NULL);
+	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, "" }, NULL);
 	agent_reload(fixture_agents[1]);
 	json_decref(fixture_must(r, "jobs", json_object()));
 	/* A file that is wrong changes nothing. */
-	fixture_write_config(2, (const char *const[]){"", NULL, ""}, "nonsense = 1;");
+	fixture_write_config(2, (const char *const[]){ "", NULL, "" }, "nonsense = 1;");
 	agent_reload(fixture_agents[1]);
 	json_decref(fixture_must(r, "jobs", json_object()));
 	/* Who is no longer a peer is cut off, others are not. */
-	fixture_write_config(2, (const char *const[]){"\"operate\"", NULL, NULL}, NULL);
+	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, NULL }, NULL);
 	agent_reload(fixture_agents[1]);
 	FIXTURE_WAIT(!rpc_alive(other));
 	json_decref(fixture_must(r, "jobs", json_object()));
@@ -230,7 +232,7 @@ START_TEST(other_users_are_refused)
 		printf("skipped: other_users_are_refused needs root\n");
 		return;
 	}
-	fixture_write_config(1, (const char *const[]){NULL, NULL, NULL}, NULL);
+	fixture_write_config(1, (const char *const[]){ NULL, NULL, NULL }, NULL);
 	fixture_start(1);
 	struct stat st;
 	ck_assert_int_eq(stat(fixture_path("run1/control.sock"), &st), 0);
@@ -245,8 +247,8 @@ START_TEST(other_users_are_refused)
 		struct err e = ERR_INIT;
 		if (setgid(65534) < 0 || setuid(65534) < 0)
 			_exit(2);
-		struct link *l = link_connect_local(fixture_path("run1/control.sock"), json_pack("{s:s}", "purpose", "control"),
-						    SOON, &e);
+		struct link *l = link_connect_local(fixture_path("run1/control.sock"),
+						    json_pack("{s:s}", "purpose", "control"), SOON, &e);
 		_exit(!l && e.cls == ERR_REFUSED && strstr(e.text, "user 65534 may not command this agent") ? 0 : 1);
 	}
 	int status = 0;
@@ -257,7 +259,7 @@ END_TEST
 
 static int from_address(const char *from, unsigned port)
 {
-	struct sockaddr_in a = {.sin_family = AF_INET};
+	struct sockaddr_in a = { .sin_family = AF_INET };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	inet_pton(AF_INET, from, &a.sin_addr);
 	ck_assert_int_eq(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
@@ -270,7 +272,7 @@ static int from_address(const char *from, unsigned port)
 START_TEST(silent_strangers_keep_nobody_out)
 {
 	int fds[60];
-	fixture_write_config(2, (const char *const[]){"\"operate\"", NULL, NULL}, NULL);
+	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, NULL }, NULL);
 	fixture_start(2);
 	for (int i = 0; i < 60; i++)
 		fds[i] = from_address("127.0.0.7", fixture_ports[1]);
@@ -288,7 +290,7 @@ END_TEST
 
 START_TEST(garbage_is_no_handshake)
 {
-	fixture_write_config(2, (const char *const[]){"\"operate\"", NULL, NULL}, NULL);
+	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, NULL }, NULL);
 	fixture_start(2);
 	int fd = from_address("127.0.0.1", fixture_ports[1]);
 	static const char junk[] = "GET / HTTP/1.0\r\n\r\n";

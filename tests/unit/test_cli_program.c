@@ -20,7 +20,7 @@ struct run {
 
 static void exec_child(const char *const args[])
 {
-	const char *argv[ARGS_MAX + 4] = {VMFERRY_PROGRAM};
+	const char *argv[ARGS_MAX + 4] = { VMFERRY_PROGRAM };
 	int n = 1;
 	for (int i = 0; args[i] && n < ARGS_MAX; i++)
 		argv[n++] = args[i];
@@ -35,11 +35,11 @@ static void exec_child(const char *const args[])
 
 static void start(struct run *r, bool terminal, const char *const args[])
 {
-	int out[2], err[2] = {-1, -1}, master = -1, slave = -1;
-	*r = (struct run){.out = -1, .err = -1};
+	int out[2], err[2] = { -1, -1 }, master = -1, slave = -1;
+	*r = (struct run){ .out = -1, .err = -1 };
 	ck_assert_int_eq(pipe2(out, O_CLOEXEC), 0);
 	if (terminal) {
-		struct winsize size = {.ws_col = 60, .ws_row = 24};
+		struct winsize size = { .ws_col = 60, .ws_row = 24 };
 		ck_assert_int_eq(openpty(&master, &slave, NULL, NULL, &size), 0);
 	} else {
 		ck_assert_int_eq(pipe2(err, O_CLOEXEC), 0);
@@ -61,9 +61,9 @@ static void start(struct run *r, bool terminal, const char *const args[])
 /* Takes in what there is; false when both have ended. */
 static bool take(struct run *r)
 {
-	struct pollfd p[2] = {{.fd = r->out, .events = POLLIN}, {.fd = r->err, .events = POLLIN}};
-	struct buf *texts[2] = {&r->out_text, &r->err_text};
-	int *fds[2] = {&r->out, &r->err};
+	struct pollfd p[2] = { { .fd = r->out, .events = POLLIN }, { .fd = r->err, .events = POLLIN } };
+	struct buf *texts[2] = { &r->out_text, &r->err_text };
+	int *fds[2] = { &r->out, &r->err };
 	if (r->out < 0 && r->err < 0)
 		return false;
 	poll(p, 2, 100);
@@ -112,7 +112,7 @@ static void done(struct run *r)
 	buf_fini(&r->err_text);
 }
 
-#define RUN(r, ...) start(&(r), false, (const char *const[]){__VA_ARGS__, NULL})
+#define RUN(r, ...) start(&(r), false, (const char *const[]){ __VA_ARGS__, NULL })
 
 static void expect(int code, const char *out, const char *err, const char *const args[])
 {
@@ -124,7 +124,7 @@ static void expect(int code, const char *out, const char *err, const char *const
 	ck_assert_msg(strstr(text(&r.err_text), err) != NULL, "stderr lacks \"%s\": %s", err, text(&r.err_text));
 	done(&r);
 }
-#define EXPECT(code, out, err, ...) expect(code, out, err, (const char *const[]){__VA_ARGS__, NULL})
+#define EXPECT(code, out, err, ...) expect(code, out, err, (const char *const[]){ __VA_ARGS__, NULL })
 
 START_TEST(usage)
 {
@@ -139,8 +139,8 @@ START_TEST(usage)
 	EXPECT(2, "", "not a number", "events", "--since=x");
 	EXPECT(2, "", "which VM?", "cancel");
 	EXPECT(2, "", "init, issue or show?", "pki");
-	static const char *const commands[] = {"pki",    "check", "hosts", "vms",          "plan",  "migrate",
-					       "cancel", "jobs",  "drain", "cpu-baseline", "events"};
+	static const char *const commands[] = { "pki",    "check", "hosts", "vms",          "plan",  "migrate",
+						"cancel", "jobs",  "drain", "cpu-baseline", "events" };
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
 		EXPECT(0, "--json", "", commands[i], "--help");
 		EXPECT(0, "vmferry 0.", "", commands[i], "--version");
@@ -186,7 +186,8 @@ END_TEST
 START_TEST(migrations)
 {
 	fixture_start_two();
-	EXPECT(0, "instant is now on node2 (running).", "instant -> node2  memory   10 %", "migrate", "instant", "node2");
+	EXPECT(0, "instant is now on node2 (running).", "instant -> node2  memory   10 %", "migrate", "instant",
+	       "node2");
 	EXPECT(0, "\"runs_on\": \"node2\"", "", "migrate", "--json", "instant", "node2");
 	EXPECT(0, "\"copy_storage\": true", "", "--json", "migrate", "instant", "node2", "--copy-storage");
 	EXPECT(3, "", "the CPU of node2 lacks avx2", "migrate", "refused", "node2");
@@ -220,7 +221,8 @@ START_TEST(a_second_ctrl_c_leaves)
 	wait_for_text(&r, "cancelling");
 	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
 	ck_assert_int_eq(finish(&r), 5);
-	ck_assert_msg(strstr(text(&r.err_text), "When last heard of, deaf ran on this host") != NULL, "%s", text(&r.err_text));
+	ck_assert_msg(strstr(text(&r.err_text), "When last heard of, deaf ran on this host") != NULL, "%s",
+		      text(&r.err_text));
 	ck_assert_msg(strstr(text(&r.err_text), "vmferry jobs") != NULL, "%s", text(&r.err_text));
 	done(&r);
 	__atomic_store_n(&fake_listen, true, __ATOMIC_SEQ_CST);
@@ -249,7 +251,7 @@ START_TEST(a_line_on_a_terminal)
 {
 	struct run r;
 	fixture_start_two();
-	start(&r, true, (const char *const[]){"migrate", "slow", "node2", NULL});
+	start(&r, true, (const char *const[]){ "migrate", "slow", "node2", NULL });
 	wait_for_text(&r, "memory");
 	int64_t end = clock_mono_ns() + NS_PER_S / 2;
 	while (clock_mono_ns() < end)
@@ -283,7 +285,8 @@ START_TEST(certificates_without_an_agent)
 	EXPECT(3, "", "", "pki", "init", ca);
 	EXPECT(0, "good for 730 days", "", "pki", "issue", "host9", ca, out);
 	EXPECT(3, "", "", "pki", "issue", "host9", ca, out);
-	EXPECT(0, "good for 10 days", "", "pki", "issue", "host9", ca, out, "--renew", "--days=10", "--address=192.0.2.1");
+	EXPECT(0, "good for 10 days", "", "pki", "issue", "host9", ca, out, "--renew", "--days=10",
+	       "--address=192.0.2.1");
 	EXPECT(2, "", "allowed: 1 to", "pki", "issue", "host9", "--days=0");
 	EXPECT(2, "", "for which host?", "pki", "issue");
 	EXPECT(2, "", "", "pki", "issue", "not a name", ca, out);
@@ -312,8 +315,8 @@ static char *file_text(const char *path)
 /* Every long option that --help shows is in the manual page ("Fl -name") and in the completion ("--name"). */
 START_TEST(help_manual_and_completion_agree)
 {
-	static const char *const commands[] = {"pki",    "check", "hosts", "vms",          "plan",  "migrate",
-					       "cancel", "jobs",  "drain", "cpu-baseline", "events"};
+	static const char *const commands[] = { "pki",    "check", "hosts", "vms",          "plan",  "migrate",
+						"cancel", "jobs",  "drain", "cpu-baseline", "events" };
 	char *man = file_text(TESTS_DIR "/../tools/man/vmferry.1");
 	char *completion = file_text(TESTS_DIR "/../tools/packaging/vmferry.bash-completion");
 	unsigned seen = 0;
@@ -347,7 +350,7 @@ START_TEST(output_that_cannot_be_written)
 {
 	struct run r;
 	fixture_start_two();
-	start(&r, false, (const char *const[]){"vms", NULL});
+	start(&r, false, (const char *const[]){ "vms", NULL });
 	finish(&r);
 	done(&r);
 	pid_t pid = fork();
@@ -356,7 +359,7 @@ START_TEST(output_that_cannot_be_written)
 		int full = open("/dev/full", O_WRONLY | O_CLOEXEC), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		dup2(full, STDOUT_FILENO);
 		dup2(null, STDERR_FILENO);
-		exec_child((const char *const[]){"vms", NULL});
+		exec_child((const char *const[]){ "vms", NULL });
 	}
 	int status = 0;
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);

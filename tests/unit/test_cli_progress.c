@@ -28,8 +28,8 @@ START_TEST(all_of_it)
 {
 	char line[300];
 	struct progress p = in_memory();
-	ck_assert_str_eq(progress_line(&p, 200, line, sizeof(line)),
-			 "web1 -> node2  memory   42 %  948 Mbit/s  dirty 12.0 MiB/s  3.1x smaller  pass 3  12.0 s left");
+	ck_assert_str_eq(progress_line(&p, 200, line, sizeof(line)), "web1 -> node2  memory   42 %  948 Mbit/s  dirty "
+								     "12.0 MiB/s  3.1x smaller  pass 3  12.0 s left");
 }
 END_TEST
 
@@ -47,14 +47,14 @@ static const struct {
 	unsigned width;
 	const char *line;
 } widths[] = {
-    {0, ""},
-    {5, " 42 %"},
-    {6, "memory"},
-    {13, "memory   42 %"},
-    {26, "memory   42 %  12.0 s left"},
-    {38, "memory   42 %  948 Mbit/s  12.0 s left"},
-    {53, "web1 -> node2  memory   42 %  948 Mbit/s  12.0 s left"},
-    {79, "web1 -> node2  memory   42 %  948 Mbit/s  dirty 12.0 MiB/s  pass 3  12.0 s left"},
+	{ 0, "" },
+	{ 5, " 42 %" },
+	{ 6, "memory" },
+	{ 13, "memory   42 %" },
+	{ 26, "memory   42 %  12.0 s left" },
+	{ 38, "memory   42 %  948 Mbit/s  12.0 s left" },
+	{ 53, "web1 -> node2  memory   42 %  948 Mbit/s  12.0 s left" },
+	{ 79, "web1 -> node2  memory   42 %  948 Mbit/s  dirty 12.0 MiB/s  pass 3  12.0 s left" },
 };
 
 START_TEST(narrow_terminals)
@@ -122,8 +122,8 @@ static const struct {
 	const char *phase;
 	bool at_source;
 } owners[] = {
-    {"preflight", true}, {"begin", true},      {"disks", true},     {"memory", true},
-    {"switchover", false}, {"undecided", false}, {"post-copy", false}, {"done", false},
+	{ "preflight", true },   { "begin", true },      { "disks", true },      { "memory", true },
+	{ "switchover", false }, { "undecided", false }, { "post-copy", false }, { "done", false },
 };
 
 START_TEST(who_owns_the_guest)

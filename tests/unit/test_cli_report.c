@@ -27,8 +27,10 @@ static void expect(reporter fn, const char *json, const char *text)
 START_TEST(a_migration)
 {
 	expect(report_migration,
-	       "{\"vm\":\"web1\",\"uuid\":\"u\",\"from\":\"node1\",\"to\":\"node2\",\"runs_on\":\"node2\",\"state\":\"running\","
-	       "\"total_ms\":6123,\"downtime_ms\":45,\"qemu_bytes\":1073741824,\"disk_bytes\":262144000,\"wire_bytes\":327155712,"
+	       "{\"vm\":\"web1\",\"uuid\":\"u\",\"from\":\"node1\",\"to\":\"node2\",\"runs_on\":\"node2\",\"state\":"
+	       "\"running\","
+	       "\"total_ms\":6123,\"downtime_ms\":45,\"qemu_bytes\":1073741824,\"disk_bytes\":262144000,\"wire_bytes\":"
+	       "327155712,"
 	       "\"ratio\":4.08,\"iterations\":3,\"passthrough\":null,\"warnings\":[\"the clock lost 45 ms\"]}",
 	       "web1 is now on node2 (running).\n"
 	       "  moved           node1 -> node2\n"
@@ -53,10 +55,13 @@ END_TEST
 
 START_TEST(findings)
 {
-	const char *json = "[{\"code\":\"cpu\",\"severity\":\"error\",\"text\":\"the CPU of node2 lacks avx2\",\"remedy\":\"use a "
-			   "baseline\"},{\"severity\":\"warning\",\"text\":\"clocks differ\"},{\"severity\":\"info\",\"code\":\"x\"}]";
+	const char *json =
+		"[{\"code\":\"cpu\",\"severity\":\"error\",\"text\":\"the CPU of node2 lacks avx2\",\"remedy\":\"use a "
+		"baseline\"},{\"severity\":\"warning\",\"text\":\"clocks "
+		"differ\"},{\"severity\":\"info\",\"code\":\"x\"}]";
 	expect(report_findings, json,
-	       "  no: the CPU of node2 lacks avx2\n      what to do: use a baseline\n  warning: clocks differ\n  note: x\n");
+	       "  no: the CPU of node2 lacks avx2\n      what to do: use a baseline\n  warning: clocks differ\n  note: "
+	       "x\n");
 	expect(report_findings, "[]", "");
 	json_t *f = json_loads(json, 0, NULL);
 	ck_assert_uint_eq(report_refusals(f), 1);
@@ -69,14 +74,16 @@ START_TEST(forecasts)
 	expect(report_forecast,
 	       "{\"known\":true,\"total_ms\":8000,\"downtime_ms\":120,\"ram_bytes\":1073741824,\"disk_bytes\":0,"
 	       "\"wire_bytes\":429496729,\"link_bytes_s\":118500000,\"dirty_bytes_s\":0,\"text\":\"About 8 s.\"}",
-	       "Forecast\n  total           8.0 s\n  downtime        120 ms\n  memory          1.0 GiB\n  on the wire     410 MiB\n"
+	       "Forecast\n  total           8.0 s\n  downtime        120 ms\n  memory          1.0 GiB\n  on the wire  "
+	       "   410 MiB\n"
 	       "  link            948 Mbit/s\n  guest writes    0 B/s\n  About 8 s.\n");
 	expect(report_forecast, "{\"total_ms\":null,\"link_bytes_s\":null}", "Forecast\n");
 	expect(report_forecast, "null", "");
 }
 END_TEST
 
-/* Options come in through argp, which exits when they are wrong: so each case is a process. The JSON comes back through a pipe. */
+/* Options come in through argp, which exits when they are wrong: so each case is a process. The JSON comes back
+ * through a pipe. */
 static error_t no_args(int key, char *arg, struct argp_state *state)
 {
 	(void)arg;
@@ -92,11 +99,11 @@ static int run_options(const char *option, char *out, size_t size)
 	pid_t pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
-		static const struct argp_child children[] = {{&move_options_argp, 0, NULL, 0}, {0}};
-		static const struct argp argp = {.parser = no_args, .children = children};
+		static const struct argp_child children[] = { { &move_options_argp, 0, NULL, 0 }, { 0 } };
+		static const struct argp argp = { .parser = no_args, .children = children };
 		char name[] = "test", copy[200];
 		snprintf(copy, sizeof(copy), "%s", option);
-		char *argv[] = {name, copy, NULL};
+		char *argv[] = { name, copy, NULL };
 		struct move_options o;
 		int null = open("/dev/null", O_WRONLY);
 		dup2(null, STDERR_FILENO);
@@ -119,30 +126,30 @@ static int run_options(const char *option, char *out, size_t size)
 static const struct {
 	const char *option, *json; /* NULL: refused */
 } cases[] = {
-    {"", "{}"},
-    {"--copy-storage", "{\"copy_storage\":true}"},
-    {"--offline", "{\"offline\":true}"},
-    {"--max-downtime=300ms", "{\"max_downtime_ms\":300}"},
-    {"--max-downtime=1.5s", "{\"max_downtime_ms\":1500}"},
-    {"--max-downtime=1ms", NULL},
-    {"--max-downtime=31m", NULL},
-    {"--max-downtime=300", NULL},
-    {"--deadline=10m", "{\"deadline_ms\":600000}"},
-    {"--deadline=0", NULL},
-    {"--bandwidth=1G", "{\"bandwidth\":125000000}"},
-    {"--bandwidth=unlimited", "{\"bandwidth\":0}"},
-    {"--bandwidth=1k", NULL},
-    {"--bandwidth=fast", NULL},
-    {"--on-stall=pause", "{\"on_stall\":\"pause\"}"},
-    {"--on-stall=postcopy", "{\"on_stall\":\"postcopy\"}"},
-    {"--on-stall=give-up", NULL},
-    {"--no-auto-converge", "{\"auto_converge\":false}"},
-    {"--compression=auto", "{\"compression\":\"auto\"}"},
-    {"--compression=-5", "{\"compression\":\"-5\"}"},
-    {"--compression=10", NULL},
-    {"--compression=", NULL},
-    {"--qemu-channels=4", "{\"parallel\":4}"},
-    {"--qemu-channels=0", NULL},
+	{ "", "{}" },
+	{ "--copy-storage", "{\"copy_storage\":true}" },
+	{ "--offline", "{\"offline\":true}" },
+	{ "--max-downtime=300ms", "{\"max_downtime_ms\":300}" },
+	{ "--max-downtime=1.5s", "{\"max_downtime_ms\":1500}" },
+	{ "--max-downtime=1ms", NULL },
+	{ "--max-downtime=31m", NULL },
+	{ "--max-downtime=300", NULL },
+	{ "--deadline=10m", "{\"deadline_ms\":600000}" },
+	{ "--deadline=0", NULL },
+	{ "--bandwidth=1G", "{\"bandwidth\":125000000}" },
+	{ "--bandwidth=unlimited", "{\"bandwidth\":0}" },
+	{ "--bandwidth=1k", NULL },
+	{ "--bandwidth=fast", NULL },
+	{ "--on-stall=pause", "{\"on_stall\":\"pause\"}" },
+	{ "--on-stall=postcopy", "{\"on_stall\":\"postcopy\"}" },
+	{ "--on-stall=give-up", NULL },
+	{ "--no-auto-converge", "{\"auto_converge\":false}" },
+	{ "--compression=auto", "{\"compression\":\"auto\"}" },
+	{ "--compression=-5", "{\"compression\":\"-5\"}" },
+	{ "--compression=10", NULL },
+	{ "--compression=", NULL },
+	{ "--qemu-channels=4", "{\"parallel\":4}" },
+	{ "--qemu-channels=0", NULL },
 };
 
 START_TEST(options)

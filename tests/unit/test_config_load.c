@@ -92,13 +92,14 @@ END_TEST
 
 START_TEST(a_full_file)
 {
-	struct config *c = must_load("name = \"a.example.net\";\n"
-				     "run_dir = \"/run/x\";\n"
-				     "listen: { address = \"192.0.2.1\"; port = 99; };\n"
-				     "peers = ( { name = \"b\"; address = \"192.0.2.2\"; port = 7351;\n"
-				     "  roles = [ \"migrate-in\", \"operate\" ]; }, { name = \"c\"; roles = [ ]; } );\n"
-				     "migration: { bandwidth = \"1G\"; max_downtime = \"1.5s\"; delta_cache = \"64MiB\"; };\n"
-				     "log: { level = \"debug\"; };\n");
+	struct config *c = must_load(
+		"name = \"a.example.net\";\n"
+		"run_dir = \"/run/x\";\n"
+		"listen: { address = \"192.0.2.1\"; port = 99; };\n"
+		"peers = ( { name = \"b\"; address = \"192.0.2.2\"; port = 7351;\n"
+		"  roles = [ \"migrate-in\", \"operate\" ]; }, { name = \"c\"; roles = [ ]; } );\n"
+		"migration: { bandwidth = \"1G\"; max_downtime = \"1.5s\"; delta_cache = \"64MiB\"; };\n"
+		"log: { level = \"debug\"; };\n");
 	ck_assert_str_eq(c->name, "a.example.net");
 	ck_assert_str_eq(c->control.socket, "/run/x/control.sock");
 	ck_assert_uint_eq(c->listen.port, 99);
@@ -122,79 +123,91 @@ END_TEST
 static const struct {
 	const char *text, *expected;
 } refusals[] = {
-    {"lisen: { port = 1; };", "test.conf:1: lisen: unknown key; did you mean \"listen\"?"},
-    {"\nlisten: { prot = 1; };", "test.conf:2: listen.prot: unknown key; did you mean \"port\"?"},
-    {"listen: { zzzzzzzz = 1; };", "test.conf:1: listen.zzzzzzzz: unknown key"},
-    {"peer = ();", "test.conf:1: peer: unknown key; did you mean \"peers\"?"},
-    {"listen: { port = 0; };", "test.conf:1: listen.port: 0 is out of range (allowed: 1 to 65535)"},
-    {"listen: { port = 65536; };", "test.conf:1: listen.port: 65536 is out of range (allowed: 1 to 65535)"},
-    {"listen: { port = -7; };", "test.conf:1: listen.port: -7 is out of range (allowed: 1 to 65535)"},
-    {"listen: { port = 4294974646; };", "test.conf:1: this integer is too large for any setting"},
-    {"listen: {\n port = 0x100000001; };", "test.conf:2: this integer is too large for any setting"},
-    {"listen: { port = 99999999999999999999L; };", "test.conf:1: this integer is too large for any setting"},
-    {"listen: { port = 4294974646L; };", "test.conf:1: listen.port: 4294974646 is out of range (allowed: 1 to 65535)"},
-    {"# a comment\n/* and\n another */ // and\n@include \"x\"\n",
-     "test.conf:4: \"@\" directives are not supported: everything goes into this one file"},
-    {"listen: { port = \"7350\"; };",
-     "test.conf:1: listen.port: is a string in quotes, must be an integer (allowed: 1 to 65535)"},
-    {"listen: { port = 1.5; };",
-     "test.conf:1: listen.port: is a floating-point number, must be an integer (allowed: 1 to 65535)"},
-    {"listen = 5;", "test.conf:1: listen: is an integer, must be a group { ... }"},
-    {"listen: { address = \"example.net\"; };",
-     "test.conf:1: listen.address: \"example.net\" is not an IP address (allowed: \"*\" for all addresses, or an IPv4 or "
-     "IPv6 address of this host)"},
-    {"tls: { ca = \"ca.pem\"; };",
-     "test.conf:1: tls.ca: \"ca.pem\" is not an absolute path (allowed: an absolute path)"},
-    {"tls: { ca = \"/etc/../ca.pem\"; };",
-     "test.conf:1: tls.ca: \"/etc/../ca.pem\" goes through \"..\" (allowed: an absolute path)"},
-    {"tls: { ca = 3; };",
-     "test.conf:1: tls.ca: is an integer, must be a string in quotes (allowed: an absolute path)"},
-    {"name = \"Node1\";", "test.conf:1: name: \"Node1\" is not a host name in lower case (allowed: a DNS name in lower case, "
-			  "as in this host's certificate)"},
-    {"name = \"a..b\";", "test.conf:1: name: \"a..b\" is not a host name (allowed: a DNS name in lower case, as in this "
-			 "host's certificate)"},
-    {"run_dir = \"/run/0123456789012345678901234567890123456789012345678901234567\";",
-     "test.conf:1: run_dir: is 63 characters long (allowed: an absolute path of at most 60 characters, since sockets are "
-     "made below it)"},
-    {"libvirt: { uri = \"qemu+ssh://other/system\"; };",
-     "test.conf:1: libvirt.uri: \"qemu+ssh://other/system\" is not a local URI of the QEMU driver (allowed: a URI of libvirt's "
-     "QEMU driver on this host, such as \"qemu:///system\")"},
-    {"libvirt: { qemu_group = \"a b\"; };", "test.conf:1: libvirt.qemu_group: \"a b\" is not the name of a UNIX group (allowed: "
-					    "the name of a UNIX group, or \"\" if QEMU runs as root)"},
-    {"migration: { channels = 17; };", "test.conf:1: migration.channels: 17 is out of range (allowed: 1 to 16)"},
-    {"migration: { delta_cache = \"65GiB\"; };",
-     "test.conf:1: migration.delta_cache: 65GiB is out of range (allowed: 0 to 64GiB)"},
-    {"migration: { max_downtime = \"61s\"; };",
-     "test.conf:1: migration.max_downtime: 61s is out of range (allowed: 10ms to 60s)"},
-    {"migration: { bandwidth = \"1kbit\"; };", "test.conf:1: migration.bandwidth: 1kbit is out of range (allowed: \"unlimited\", "
-					       "or a rate of at least \"1Mbit\")"},
-    {"log: { level = \"loud\"; };", "test.conf:1: log.level: there is no level \"loud\" (allowed: \"error\", \"warn\", "
-				    "\"info\" or \"debug\")"},
-    {"peers = 5;", "test.conf:1: peers: is an integer, must be a list ( { ... }, { ... } )"},
-    {"peers = ( 5 );", "test.conf:1: peers[0]: is an integer, must be a group { name = ...; }"},
-    {"peers = ( { address = \"192.0.2.1\"; } );",
-     "test.conf:1: peers[0]: has no name (allowed: the DNS name in the peer's certificate)"},
-    {"peers = ( { name = \"b\"; role = [ ]; } );",
-     "test.conf:1: peers[0].role: unknown key; did you mean \"roles\"?"},
-    {"peers = ( { name = \"b\"; roles = [ \"migrate\" ]; } );",
-     "test.conf:1: peers[0].roles: \"migrate\" is not a role (allowed: \"migrate-in\", \"replicate-in\", \"operate\")"},
-    {"peers = ( { name = \"b\"; roles = \"operate\"; } );",
-     "test.conf:1: peers[0].roles: is a string in quotes, must be an array [ ... ] (allowed: any of \"migrate-in\", "
-     "\"replicate-in\", \"operate\")"},
-    {"peers = ( { name = \"b\"; port = 0; } );",
-     "test.conf:1: peers[0].port: 0 is out of range (allowed: 1 to 65535)"},
-    {"peers = ( { name = \"b\"; address = \"b c\"; } );",
-     "test.conf:1: peers[0].address: \"b c\" is neither an IP address nor a host name (allowed: an IP address or a host "
-     "name)"},
-    {"peers = ( { name = \"b\"; address = \"192.0.2.300\"; } );",
-     "test.conf:1: peers[0].address: \"192.0.2.300\" is neither an IP address nor a host name (allowed: an IP address or a "
-     "host name)"},
-    {"peers = ( { name = \"b\"; },\n { name = \"b\"; } );",
-     "test.conf:2: peers[1].name: \"b\" is there twice (allowed: one entry per peer)"},
-    {"name = \"b\"; peers = ( { name = \"b\"; } );",
-     "test.conf:1: peers[0].name: \"b\" is this host itself (allowed: other hosts)"},
-    {"listen: {\n", "test.conf:2: syntax error"},
-    {"log: { level = \"info\"; level = \"debug\"; };", "test.conf:1: duplicate setting name"},
+	{ "lisen: { port = 1; };", "test.conf:1: lisen: unknown key; did you mean \"listen\"?" },
+	{ "\nlisten: { prot = 1; };", "test.conf:2: listen.prot: unknown key; did you mean \"port\"?" },
+	{ "listen: { zzzzzzzz = 1; };", "test.conf:1: listen.zzzzzzzz: unknown key" },
+	{ "peer = ();", "test.conf:1: peer: unknown key; did you mean \"peers\"?" },
+	{ "listen: { port = 0; };", "test.conf:1: listen.port: 0 is out of range (allowed: 1 to 65535)" },
+	{ "listen: { port = 65536; };", "test.conf:1: listen.port: 65536 is out of range (allowed: 1 to 65535)" },
+	{ "listen: { port = -7; };", "test.conf:1: listen.port: -7 is out of range (allowed: 1 to 65535)" },
+	{ "listen: { port = 4294974646; };", "test.conf:1: this integer is too large for any setting" },
+	{ "listen: {\n port = 0x100000001; };", "test.conf:2: this integer is too large for any setting" },
+	{ "listen: { port = 99999999999999999999L; };", "test.conf:1: this integer is too large for any setting" },
+	{ "listen: { port = 4294974646L; };",
+	  "test.conf:1: listen.port: 4294974646 is out of range (allowed: 1 to 65535)" },
+	{ "# a comment\n/* and\n another */ // and\n@include \"x\"\n",
+	  "test.conf:4: \"@\" directives are not supported: everything goes into this one file" },
+	{ "listen: { port = \"7350\"; };",
+	  "test.conf:1: listen.port: is a string in quotes, must be an integer (allowed: 1 to 65535)" },
+	{ "listen: { port = 1.5; };",
+	  "test.conf:1: listen.port: is a floating-point number, must be an integer (allowed: 1 to 65535)" },
+	{ "listen = 5;", "test.conf:1: listen: is an integer, must be a group { ... }" },
+	{ "listen: { address = \"example.net\"; };", "test.conf:1: listen.address: \"example.net\" is not an IP "
+						     "address (allowed: \"*\" for all addresses, or an IPv4 or "
+						     "IPv6 address of this host)" },
+	{ "tls: { ca = \"ca.pem\"; };",
+	  "test.conf:1: tls.ca: \"ca.pem\" is not an absolute path (allowed: an absolute path)" },
+	{ "tls: { ca = \"/etc/../ca.pem\"; };",
+	  "test.conf:1: tls.ca: \"/etc/../ca.pem\" goes through \"..\" (allowed: an absolute path)" },
+	{ "tls: { ca = 3; };",
+	  "test.conf:1: tls.ca: is an integer, must be a string in quotes (allowed: an absolute path)" },
+	{ "name = \"Node1\";",
+	  "test.conf:1: name: \"Node1\" is not a host name in lower case (allowed: a DNS name in lower case, "
+	  "as in this host's certificate)" },
+	{ "name = \"a..b\";",
+	  "test.conf:1: name: \"a..b\" is not a host name (allowed: a DNS name in lower case, as in this "
+	  "host's certificate)" },
+	{ "run_dir = \"/run/0123456789012345678901234567890123456789012345678901234567\";",
+	  "test.conf:1: run_dir: is 63 characters long (allowed: an absolute path of at most 60 characters, since "
+	  "sockets are "
+	  "made below it)" },
+	{ "libvirt: { uri = \"qemu+ssh://other/system\"; };",
+	  "test.conf:1: libvirt.uri: \"qemu+ssh://other/system\" is not a local URI of the QEMU driver (allowed: a URI "
+	  "of libvirt's "
+	  "QEMU driver on this host, such as \"qemu:///system\")" },
+	{ "libvirt: { qemu_group = \"a b\"; };",
+	  "test.conf:1: libvirt.qemu_group: \"a b\" is not the name of a UNIX group (allowed: "
+	  "the name of a UNIX group, or \"\" if QEMU runs as root)" },
+	{ "migration: { channels = 17; };", "test.conf:1: migration.channels: 17 is out of range (allowed: 1 to 16)" },
+	{ "migration: { delta_cache = \"65GiB\"; };",
+	  "test.conf:1: migration.delta_cache: 65GiB is out of range (allowed: 0 to 64GiB)" },
+	{ "migration: { max_downtime = \"61s\"; };",
+	  "test.conf:1: migration.max_downtime: 61s is out of range (allowed: 10ms to 60s)" },
+	{ "migration: { bandwidth = \"1kbit\"; };",
+	  "test.conf:1: migration.bandwidth: 1kbit is out of range (allowed: \"unlimited\", "
+	  "or a rate of at least \"1Mbit\")" },
+	{ "log: { level = \"loud\"; };",
+	  "test.conf:1: log.level: there is no level \"loud\" (allowed: \"error\", \"warn\", "
+	  "\"info\" or \"debug\")" },
+	{ "peers = 5;", "test.conf:1: peers: is an integer, must be a list ( { ... }, { ... } )" },
+	{ "peers = ( 5 );", "test.conf:1: peers[0]: is an integer, must be a group { name = ...; }" },
+	{ "peers = ( { address = \"192.0.2.1\"; } );",
+	  "test.conf:1: peers[0]: has no name (allowed: the DNS name in the peer's certificate)" },
+	{ "peers = ( { name = \"b\"; role = [ ]; } );",
+	  "test.conf:1: peers[0].role: unknown key; did you mean \"roles\"?" },
+	{ "peers = ( { name = \"b\"; roles = [ \"migrate\" ]; } );",
+	  "test.conf:1: peers[0].roles: \"migrate\" is not a role (allowed: \"migrate-in\", \"replicate-in\", "
+	  "\"operate\")" },
+	{ "peers = ( { name = \"b\"; roles = \"operate\"; } );",
+	  "test.conf:1: peers[0].roles: is a string in quotes, must be an array [ ... ] (allowed: any of "
+	  "\"migrate-in\", "
+	  "\"replicate-in\", \"operate\")" },
+	{ "peers = ( { name = \"b\"; port = 0; } );",
+	  "test.conf:1: peers[0].port: 0 is out of range (allowed: 1 to 65535)" },
+	{ "peers = ( { name = \"b\"; address = \"b c\"; } );",
+	  "test.conf:1: peers[0].address: \"b c\" is neither an IP address nor a host name (allowed: an IP address or "
+	  "a host "
+	  "name)" },
+	{ "peers = ( { name = \"b\"; address = \"192.0.2.300\"; } );",
+	  "test.conf:1: peers[0].address: \"192.0.2.300\" is neither an IP address nor a host name (allowed: an IP "
+	  "address or a "
+	  "host name)" },
+	{ "peers = ( { name = \"b\"; },\n { name = \"b\"; } );",
+	  "test.conf:2: peers[1].name: \"b\" is there twice (allowed: one entry per peer)" },
+	{ "name = \"b\"; peers = ( { name = \"b\"; } );",
+	  "test.conf:1: peers[0].name: \"b\" is this host itself (allowed: other hosts)" },
+	{ "listen: {\n", "test.conf:2: syntax error" },
+	{ "log: { level = \"info\"; level = \"debug\"; };", "test.conf:1: duplicate setting name" },
 };
 
 START_TEST(refused_with_line_and_range)
@@ -213,11 +226,13 @@ START_TEST(every_problem_is_reported)
 {
 	char all[4000] = "";
 	struct err e = ERR_INIT;
-	ck_assert_ptr_null(config_load_text("listen: { port = 0; };\nnmae = 1;\nlog: { level = 1; };\n", "t", collect, all, &e));
-	ck_assert_str_eq(all, "t:1: listen.port: 0 is out of range (allowed: 1 to 65535)\n"
-			      "t:2: nmae: unknown key; did you mean \"name\"?\n"
-			      "t:3: log.level: is an integer, must be a string in quotes (allowed: \"error\", \"warn\", "
-			      "\"info\" or \"debug\")\n");
+	ck_assert_ptr_null(
+		config_load_text("listen: { port = 0; };\nnmae = 1;\nlog: { level = 1; };\n", "t", collect, all, &e));
+	ck_assert_str_eq(all,
+			 "t:1: listen.port: 0 is out of range (allowed: 1 to 65535)\n"
+			 "t:2: nmae: unknown key; did you mean \"name\"?\n"
+			 "t:3: log.level: is an integer, must be a string in quotes (allowed: \"error\", \"warn\", "
+			 "\"info\" or \"debug\")\n");
 	ck_assert_str_eq(e.text, "t:1: listen.port: 0 is out of range (allowed: 1 to 65535)");
 	struct err e2 = ERR_INIT;
 	ck_assert_ptr_null(config_load_text("a1 = 1;\nb2 = 2;\n", "t", NULL, NULL, &e2));
@@ -230,7 +245,8 @@ START_TEST(files_that_cannot_be_read)
 	struct err e = ERR_INIT;
 	ck_assert_ptr_null(config_load("/nonexistent/vmferryd.conf", NULL, NULL, &e));
 	ck_assert_int_eq(e.cls, ERR_SYS);
-	ck_assert_str_eq(e.text, "cannot read the configuration: open /nonexistent/vmferryd.conf: No such file or directory");
+	ck_assert_str_eq(e.text,
+			 "cannot read the configuration: open /nonexistent/vmferryd.conf: No such file or directory");
 	struct err e2 = ERR_INIT;
 	ck_assert_ptr_null(config_load("/", NULL, NULL, &e2));
 	ck_assert_int_eq(e2.cls, ERR_SYS);

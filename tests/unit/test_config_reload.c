@@ -18,23 +18,23 @@ static const struct {
 	const char *text, *key;
 	bool needs_restart;
 } changes[] = {
-    {"name = \"other\";", "name", true},
-    {"state_dir = \"/srv\";", "state_dir", true},
-    {"listen: { address = \"127.0.0.1\"; };", "listen.address", true},
-    {"listen: { port = 7; };", "listen.port", true},
-    {"tls: { ca = \"/x\"; };", "tls.ca", false},
-    {"tls: { cert = \"/x\"; };", "tls.cert", false},
-    {"tls: { key = \"/x\"; };", "tls.key", false},
-    {"libvirt: { uri = \"qemu:///session\"; };", "libvirt.uri", true},
-    {"libvirt: { socket = \"/x\"; };", "libvirt.socket", true},
-    {"libvirt: { qemu_group = \"\"; };", "libvirt.qemu_group", true},
-    {"migration: { bandwidth = \"1G\"; };", "migration.bandwidth", false},
-    {"migration: { max_downtime = \"1s\"; };", "migration.max_downtime", false},
-    {"migration: { channels = 1; };", "migration.channels", true},
-    {"control: { group = \"adm\"; };", "control.group", true},
-    {"control: { socket = \"/x\"; };", "control.socket", true},
-    {"log: { level = \"warn\"; };", "log.level", false},
-    {"peers = ( { name = \"b\"; } );", "peers", false},
+	{ "name = \"other\";", "name", true },
+	{ "state_dir = \"/srv\";", "state_dir", true },
+	{ "listen: { address = \"127.0.0.1\"; };", "listen.address", true },
+	{ "listen: { port = 7; };", "listen.port", true },
+	{ "tls: { ca = \"/x\"; };", "tls.ca", false },
+	{ "tls: { cert = \"/x\"; };", "tls.cert", false },
+	{ "tls: { key = \"/x\"; };", "tls.key", false },
+	{ "libvirt: { uri = \"qemu:///session\"; };", "libvirt.uri", true },
+	{ "libvirt: { socket = \"/x\"; };", "libvirt.socket", true },
+	{ "libvirt: { qemu_group = \"\"; };", "libvirt.qemu_group", true },
+	{ "migration: { bandwidth = \"1G\"; };", "migration.bandwidth", false },
+	{ "migration: { max_downtime = \"1s\"; };", "migration.max_downtime", false },
+	{ "migration: { channels = 1; };", "migration.channels", true },
+	{ "control: { group = \"adm\"; };", "control.group", true },
+	{ "control: { socket = \"/x\"; };", "control.socket", true },
+	{ "log: { level = \"warn\"; };", "log.level", false },
+	{ "peers = ( { name = \"b\"; } );", "peers", false },
 };
 
 START_TEST(each_key_is_live_or_fixed)
@@ -84,7 +84,7 @@ END_TEST
 
 START_TEST(nearest_names)
 {
-	static const char *const names[] = {"listen", "libvirt", "log", "migration"};
+	static const char *const names[] = { "listen", "libvirt", "log", "migration" };
 	ck_assert_uint_eq(nearest_distance("abc", "abc"), 0);
 	ck_assert_uint_eq(nearest_distance("abc", "acb"), 1);
 	ck_assert_uint_eq(nearest_distance("", "abc"), 3);

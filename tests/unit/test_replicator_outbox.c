@@ -63,7 +63,7 @@ static bool collect(void *ctx, const struct outbox_event *ev)
 static json_t *read_all(struct outbox *o, uint64_t after, unsigned max)
 {
 	struct err e = ERR_INIT;
-	struct collected c = {.events = json_array()};
+	struct collected c = { .events = json_array() };
 	ck_assert_int_eq(outbox_read(o, after, max, collect, &c, &e), (int)json_array_size(c.events));
 	return c.events;
 }
@@ -97,7 +97,7 @@ START_TEST(appended_events_are_read_in_order)
 	ck_assert_uint_eq(json_array_size(all), 0);
 	json_decref(all);
 	struct err e = ERR_INIT;
-	struct collected c = {.events = json_array(), .stop_after = 1};
+	struct collected c = { .events = json_array(), .stop_after = 1 };
 	ck_assert_int_eq(outbox_read(o, 0, 100, collect, &c, &e), 1);
 	json_decref(c.events);
 	outbox_close(o);
@@ -203,7 +203,7 @@ START_TEST(wake_ends_waiting)
 	struct {
 		struct outbox *o;
 		bool done;
-	} w = {.o = must_open(0)};
+	} w = { .o = must_open(0) };
 	struct err e = ERR_INIT;
 	pthread_t t;
 	ck_assert_int_eq(thread_start(&t, "wake", wake_soon, &w, &e), 0);
@@ -305,7 +305,7 @@ START_TEST(a_full_disk_loses_nothing_that_was_confirmed)
 	struct outbox *o = must_open(0);
 	must_append(o, "t", "s", 1);
 	signal(SIGXFSZ, SIG_IGN);
-	struct rlimit limit = {.rlim_cur = 400000, .rlim_max = RLIM_INFINITY};
+	struct rlimit limit = { .rlim_cur = 400000, .rlim_max = RLIM_INFINITY };
 	ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 	char big[30001];
 	memset(big, 'x', sizeof(big) - 1);

@@ -9,27 +9,30 @@
 #include <string.h>
 
 const struct cli_command cli_commands[] = {
-    {"pki", "make the fleet's certificate authority and host certificates", cmd_pki},
-    {"check", "look for what would stand in the way, each with its remedy", cmd_check},
-    {"hosts", "this host and its peers: versions, CPU, memory, roles", cmd_hosts},
-    {"vms", "the virtual machines of a host, or of all", cmd_vms},
-    {"plan", "can a VM move to a host, and how long will it take", cmd_plan},
-    {"migrate", "move a VM to another host", cmd_migrate},
-    {"cancel", "stop a migration; the VM stays where it runs", cmd_cancel},
-    {"jobs", "migrations under way", cmd_jobs},
-    {"drain", "move every VM off a host", cmd_drain},
-    {"cpu-baseline", "the CPU model on which VMs can move among hosts", cmd_cpu_baseline},
-    {"events", "what has happened, or happens (-f)", cmd_events},
-    {NULL, NULL, NULL},
+	{ "pki", "make the fleet's certificate authority and host certificates", cmd_pki },
+	{ "check", "look for what would stand in the way, each with its remedy", cmd_check },
+	{ "hosts", "this host and its peers: versions, CPU, memory, roles", cmd_hosts },
+	{ "vms", "the virtual machines of a host, or of all", cmd_vms },
+	{ "plan", "can a VM move to a host, and how long will it take", cmd_plan },
+	{ "migrate", "move a VM to another host", cmd_migrate },
+	{ "cancel", "stop a migration; the VM stays where it runs", cmd_cancel },
+	{ "jobs", "migrations under way", cmd_jobs },
+	{ "drain", "move every VM off a host", cmd_drain },
+	{ "cpu-baseline", "the CPU model on which VMs can move among hosts", cmd_cpu_baseline },
+	{ "events", "what has happened, or happens (-f)", cmd_events },
+	{ NULL, NULL, NULL },
 };
 
 enum { OPT_SOCKET = 0x100, OPT_HOST, OPT_JSON };
 
 static const struct argp_option global_options[] = {
-    {"socket", OPT_SOCKET, "PATH", 0, "Control socket of the agent (default: $VMFERRY_SOCKET, or as configured)", -2},
-    {"host", OPT_HOST, "HOST", 0, "Let the agent of HOST do it; that agent must grant this host the role \"operate\"", -2},
-    {"json", OPT_JSON, NULL, 0, "Print JSON for programs", -2},
-    {0}};
+	{ "socket", OPT_SOCKET, "PATH", 0, "Control socket of the agent (default: $VMFERRY_SOCKET, or as configured)",
+	  -2 },
+	{ "host", OPT_HOST, "HOST", 0,
+	  "Let the agent of HOST do it; that agent must grant this host the role \"operate\"", -2 },
+	{ "json", OPT_JSON, NULL, 0, "Print JSON for programs", -2 },
+	{ 0 }
+};
 
 static error_t parse_global(int key, char *arg, struct argp_state *state)
 {
@@ -49,8 +52,8 @@ static error_t parse_global(int key, char *arg, struct argp_state *state)
 	}
 }
 
-const struct argp cli_argp = {.options = global_options, .parser = parse_global};
-const struct argp_child cli_children[] = {{&cli_argp, 0, NULL, 0}, {0}};
+const struct argp cli_argp = { .options = global_options, .parser = parse_global };
+const struct argp_child cli_children[] = { { &cli_argp, 0, NULL, 0 }, { 0 } };
 
 const char *cli_clean(const char *text, char *buf, size_t size)
 {
@@ -80,8 +83,8 @@ int cli_fail_with(const struct cli *cli, const struct err *e, const json_t *extr
 	if (cli->json) {
 		json_t *out = extra ? json_copy((json_t *)(uintptr_t)extra) : json_object();
 		json_object_set_new(out, "error",
-				    json_pack("{s:s, s:s, s:s}", "class", err_class_name(e->cls), "text", e->text, "remedy",
-					      e->remedy));
+				    json_pack("{s:s, s:s, s:s}", "class", err_class_name(e->cls), "text", e->text,
+					      "remedy", e->remedy));
 		cli_print_json(out);
 		json_decref(out);
 		return (int)exit_code_of(e->cls);

@@ -31,10 +31,12 @@ extern const struct cli_command cli_commands[];
 
 /* The global options, as an argp child whose input is the struct cli. */
 extern const struct argp cli_argp;
-/* Children of a subcommand's argp: only the global options. In its parser: case ARGP_KEY_INIT: state->child_inputs[0] = cli. */
+/* Children of a subcommand's argp: only the global options. In its parser: case ARGP_KEY_INIT: state->child_inputs[0]
+ * = cli. */
 extern const struct argp_child cli_children[];
 
-/* Says the error ("vmferry: ..." and the remedy on stderr; with --json {"error":{...}} on stdout) and returns its exit code. */
+/* Says the error ("vmferry: ..." and the remedy on stderr; with --json {"error":{...}} on stdout) and returns its
+ * exit code. */
 int cli_fail(const struct cli *cli, const struct err *e);
 /* The same with more keys beside "error"; extra is borrowed, may be NULL. */
 int cli_fail_with(const struct cli *cli, const struct err *e, const json_t *extra);

@@ -16,7 +16,8 @@
 
 struct client;
 
-/* Class ERR_PEER if the agent cannot be reached, ERR_REFUSED if it does not take orders from this user; with what to do. */
+/* Class ERR_PEER if the agent cannot be reached, ERR_REFUSED if it does not take orders from this user; with what to
+ * do. */
 struct client *client_open(const struct cli *cli, struct err *e);
 void client_close(struct client *c); /* NULL is fine */
 

@@ -28,17 +28,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .parser = parse,
-    .args_doc = "VM",
-    .doc = "Stop the migration of VM (name or UUID) away from this host. It goes on running here.\v"
-	   "The command returns when the request is accepted; `vmferry jobs' says when it is over. A migration that is already in its "
-	   "switch-over ends at the target.",
-    .children = cli_children,
+	.parser = parse,
+	.args_doc = "VM",
+	.doc = "Stop the migration of VM (name or UUID) away from this host. It goes on running here.\v"
+	       "The command returns when the request is accepted; `vmferry jobs' says when it is over. A migration "
+	       "that is already in its "
+	       "switch-over ends at the target.",
+	.children = cli_children,
 };
 
 int cmd_cancel(struct cli *cli, int argc, char **argv)
 {
-	struct cancel c = {.cli = cli};
+	struct cancel c = { .cli = cli };
 	struct err e = ERR_INIT;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &c) != 0)
 		return EXIT_CODE_USAGE;
@@ -49,7 +50,8 @@ int cmd_cancel(struct cli *cli, int argc, char **argv)
 	if (cli->json)
 		cli_print_json(result);
 	else
-		printf("The migration of %s is being cancelled.\n", cli_clean(cli_str(result, "vm", c.vm), vm, sizeof(vm)));
+		printf("The migration of %s is being cancelled.\n",
+		       cli_clean(cli_str(result, "vm", c.vm), vm, sizeof(vm)));
 	json_decref(result);
 	return EXIT_CODE_OK;
 }

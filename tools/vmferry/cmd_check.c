@@ -1,6 +1,6 @@
 /* vmferry check: the agent looks (call "check"); what can be seen without it is seen here when it cannot be reached. */
-#include "base/mem.h"
 #include "base/clock.h"
+#include "base/mem.h"
 #include "config/config.h"
 #include "tools/vmferry/client.h"
 #include "transport/pki.h"
@@ -24,17 +24,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .parser = parse,
-    .doc = "Look for whatever would stand in the way of a migration: libvirt, QEMU, KVM, certificates, clocks, space, peers and their "
-	   "roles. Each finding comes with its remedy.\v"
-	   "The exit code is 0 if nothing is wrong (warnings may be shown), 1 if something is, 4 if the agent cannot be reached.",
-    .children = cli_children,
+	.parser = parse,
+	.doc = "Look for whatever would stand in the way of a migration: libvirt, QEMU, KVM, certificates, clocks, "
+	       "space, peers and their "
+	       "roles. Each finding comes with its remedy.\v"
+	       "The exit code is 0 if nothing is wrong (warnings may be shown), 1 if something is, 4 if the agent "
+	       "cannot be reached.",
+	.children = cli_children,
 };
 
 static void add(json_t *checks, const char *name, const char *status, const char *text, const char *remedy)
 {
-	json_array_append_new(checks, json_pack("{s:s, s:s, s:s, s:s}", "name", name, "status", status, "text", text, "remedy",
-						remedy));
+	json_array_append_new(checks, json_pack("{s:s, s:s, s:s, s:s}", "name", name, "status", status, "text", text,
+						"remedy", remedy));
 }
 
 static void add_error(json_t *checks, const char *name, const struct err *e)
@@ -51,11 +53,12 @@ static json_t *look_here(const struct err *why)
 	struct config *c = config_load(CONFIG_DEFAULT_PATH, NULL, NULL, &e);
 	if (c) {
 		struct err tls_error = ERR_INIT;
-		const struct tls_files files = {.ca = c->tls.ca, .cert = c->tls.cert, .key = c->tls.key};
+		const struct tls_files files = { .ca = c->tls.ca, .cert = c->tls.cert, .key = c->tls.key };
 		add(checks, "configuration", "ok", CONFIG_DEFAULT_PATH " is right", "");
 		struct tls_ctx *ctx = tls_ctx_new(&files, &tls_error);
 		if (ctx)
-			add(checks, "certificates", "ok", "the host's certificate, its key and the CA belong together", "");
+			add(checks, "certificates", "ok", "the host's certificate, its key and the CA belong together",
+			    "");
 		else
 			add_error(checks, "certificates", &tls_error);
 		tls_ctx_free(ctx);
@@ -75,8 +78,7 @@ static void print(const json_t *checks)
 {
 	size_t i;
 	const json_t *c;
-	json_array_foreach(checks, i, c)
-	{
+	json_array_foreach (checks, i, c) {
 		char text[1300], remedy[700];
 		printf("%-5s %-14s %s\n", cli_str(c, "status", "?"), cli_str(c, "name", "?"),
 		       cli_clean(cli_str(c, "text", ""), text, sizeof(text)));
@@ -100,8 +102,7 @@ int cmd_check(struct cli *cli, int argc, char **argv)
 	}
 	size_t i, failed = 0, warned = 0;
 	const json_t *c, *checks = json_object_get(result, "checks");
-	json_array_foreach(checks, i, c)
-	{
+	json_array_foreach (checks, i, c) {
 		failed += strcmp(cli_str(c, "status", ""), "fail") == 0;
 		warned += strcmp(cli_str(c, "status", ""), "warn") == 0;
 	}

@@ -22,12 +22,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .parser = parse,
-    .args_doc = "[HOST...]",
-    .doc = "Find the CPU model and features on which VMs can move among the hosts: this one and those named, by default all "
-	   "peers.\v"
-	   "The XML goes into the <domain> of each VM, in place of its <cpu> element; it takes effect when the VM is next started.",
-    .children = cli_children,
+	.parser = parse,
+	.args_doc = "[HOST...]",
+	.doc = "Find the CPU model and features on which VMs can move among the hosts: this one and those named, by "
+	       "default all "
+	       "peers.\v"
+	       "The XML goes into the <domain> of each VM, in place of its <cpu> element; it takes effect when the VM "
+	       "is next started.",
+	.children = cli_children,
 };
 
 static void print(const json_t *result)
@@ -36,12 +38,10 @@ static void print(const json_t *result)
 	const json_t *host, *feature;
 	char clean[200];
 	printf("%s\n", cli_str(result, "xml", ""));
-	json_array_foreach(json_object_get(result, "hosts"), i, host)
-	{
+	json_array_foreach (json_object_get(result, "hosts"), i, host) {
 		const json_t *loses = json_object_get(host, "loses");
 		printf("%s loses", cli_clean(cli_str(host, "name", "?"), clean, sizeof(clean)));
-		json_array_foreach(loses, k, feature)
-		{
+		json_array_foreach (loses, k, feature) {
 			const char *name = json_is_string(feature) ? json_string_value(feature) : "?";
 			printf("%s %s", k ? "," : "", cli_clean(name, clean, sizeof(clean)));
 		}
@@ -52,7 +52,7 @@ static void print(const json_t *result)
 
 int cmd_cpu_baseline(struct cli *cli, int argc, char **argv)
 {
-	struct baseline b = {.cli = cli, .hosts = json_array()};
+	struct baseline b = { .cli = cli, .hosts = json_array() };
 	struct err e = ERR_INIT;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &b) != 0) {
 		json_decref(b.hosts);

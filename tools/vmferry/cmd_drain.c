@@ -19,10 +19,11 @@ struct drain {
 };
 
 static const struct argp_option options[] = {
-    {"to", 't', "HOST", 0, "Only to this host; may be given several times (default: all peers)", 1},
-    {"jobs", 'j', "N", 0, "N migrations at a time (1 to 16, default 1; the agents' max_jobs holds as well)", 1},
-    {"dry-run", 'n', NULL, 0, "Only say what would go where, and what could not", 1},
-    {0}};
+	{ "to", 't', "HOST", 0, "Only to this host; may be given several times (default: all peers)", 1 },
+	{ "jobs", 'j', "N", 0, "N migrations at a time (1 to 16, default 1; the agents' max_jobs holds as well)", 1 },
+	{ "dry-run", 'n', NULL, 0, "Only say what would go where, and what could not", 1 },
+	{ 0 }
+};
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -54,15 +55,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static const struct argp_child children[] = {{&move_options_argp, 0, NULL, 0}, {&cli_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = { { &move_options_argp, 0, NULL, 0 }, { &cli_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .args_doc = "[HOST]",
-    .doc = "Move every running VM off HOST (default: this host), each to the host where preflight allows it and most memory is free.\v"
-	   "What could not move is listed with the reasons, and the exit code is then 1. Ctrl-C cancels the migrations under way; VMs "
-	   "that have moved stay where they are.",
-    .children = children,
+	.options = options,
+	.parser = parse,
+	.args_doc = "[HOST]",
+	.doc = "Move every running VM off HOST (default: this host), each to the host where preflight allows it and "
+	       "most memory is free.\v"
+	       "What could not move is listed with the reasons, and the exit code is then 1. Ctrl-C cancels the "
+	       "migrations under way; VMs "
+	       "that have moved stay where they are.",
+	.children = children,
 };
 
 static void on_note(void *ctx, const json_t *note)
@@ -82,7 +85,8 @@ static void on_second_interrupt(void *ctx)
 	struct drain *d = ctx;
 	live_hide(d->live);
 	live_say(d->live, "left while cancelling; the agent finishes without this command.");
-	live_say(d->live, "  what to do: `vmferry jobs' says whether it is over, `vmferry vms --all' where each VM runs");
+	live_say(d->live,
+		 "  what to do: `vmferry jobs' says whether it is over, `vmferry vms --all' where each VM runs");
 }
 
 /* Reasons may be strings or findings. */
@@ -91,12 +95,11 @@ static void print_stayed(const json_t *stayed)
 	size_t i, k;
 	const json_t *vm, *reason;
 	char clean[1300];
-	json_array_foreach(stayed, i, vm)
-	{
+	json_array_foreach (stayed, i, vm) {
 		printf("%s stayed:\n", cli_clean(cli_str(vm, "vm", "?"), clean, sizeof(clean)));
-		json_array_foreach(json_object_get(vm, "reasons"), k, reason)
-		{
-			const char *text = json_is_string(reason) ? json_string_value(reason) : cli_str(reason, "text", "?");
+		json_array_foreach (json_object_get(vm, "reasons"), k, reason) {
+			const char *text = json_is_string(reason) ? json_string_value(reason)
+								  : cli_str(reason, "text", "?");
 			const char *host = json_is_string(reason) ? NULL : cli_str(reason, "host", NULL);
 			printf("  ");
 			if (host)
@@ -111,12 +114,11 @@ static void print_stayed(const json_t *stayed)
 
 static void print(const struct drain *d, const json_t *result)
 {
-	static const char *const headings[] = {"VM", "TO", ">TOTAL", ">DOWNTIME", ">ON THE WIRE", NULL};
+	static const char *const headings[] = { "VM", "TO", ">TOTAL", ">DOWNTIME", ">ON THE WIRE", NULL };
 	struct table *t = table_new(headings);
 	size_t i;
 	const json_t *vm, *moved = json_object_get(result, "moved"), *stayed = json_object_get(result, "stayed");
-	json_array_foreach(moved, i, vm)
-	{
+	json_array_foreach (moved, i, vm) {
 		char total[32] = "-", downtime[32] = "-", wire[32] = "-";
 		if (cli_int(vm, "total_ms", -1) >= 0)
 			cli_duration(cli_int(vm, "total_ms", 0), total, sizeof(total));
@@ -124,8 +126,8 @@ static void print(const struct drain *d, const json_t *result)
 			cli_duration(cli_int(vm, "downtime_ms", 0), downtime, sizeof(downtime));
 		if (cli_int(vm, "wire_bytes", -1) >= 0)
 			units_format_size((uint64_t)cli_int(vm, "wire_bytes", 0), wire, sizeof(wire));
-		const char *cells[] = {cli_str(vm, "vm", "?"), cli_str(vm, "to", cli_str(vm, "host", "?")), total, downtime,
-				       wire};
+		const char *cells[] = { cli_str(vm, "vm", "?"), cli_str(vm, "to", cli_str(vm, "host", "?")), total,
+					downtime, wire };
 		table_row(t, cells);
 	}
 	size_t n = table_rows(t);
@@ -147,9 +149,10 @@ static int run(struct drain *d)
 	struct interrupt *interrupt = interrupt_new(on_first_interrupt, on_second_interrupt, d, &e);
 	struct client *client = interrupt ? client_open(d->cli, &e) : NULL;
 	if (client) {
-		json_t *args = json_pack("{s:O, s:I, s:b, s:o}", "to", d->to, "parallel", (json_int_t)d->parallel, "dry_run",
-					 d->dry_run, "options", move_options_take(&d->move));
-		rc = client_call(client, "drain", args, CLIENT_LONG_NS, on_note, d, interrupt_flag(interrupt), &result, &e);
+		json_t *args = json_pack("{s:O, s:I, s:b, s:o}", "to", d->to, "parallel", (json_int_t)d->parallel,
+					 "dry_run", d->dry_run, "options", move_options_take(&d->move));
+		rc = client_call(client, "drain", args, CLIENT_LONG_NS, on_note, d, interrupt_flag(interrupt), &result,
+				 &e);
 		client_close(client);
 	}
 	live_hide(d->live);
@@ -162,15 +165,15 @@ static int run(struct drain *d)
 	else
 		print(d, result);
 	code = !json_array_size(json_object_get(result, "stayed")) ? EXIT_CODE_OK
-	       : interrupted					? EXIT_CODE_CANCELLED
-								: EXIT_CODE_FAILED;
+	       : interrupted                                       ? EXIT_CODE_CANCELLED
+								   : EXIT_CODE_FAILED;
 	json_decref(result);
 	return code;
 }
 
 int cmd_drain(struct cli *cli, int argc, char **argv)
 {
-	struct drain d = {.cli = cli, .to = json_array(), .parallel = 1};
+	struct drain d = { .cli = cli, .to = json_array(), .parallel = 1 };
 	int code = EXIT_CODE_USAGE;
 	move_options_init(&d.move);
 	if (argp_parse(&argp, argc, argv, 0, NULL, &d) == 0) {

@@ -17,10 +17,11 @@ struct events {
 };
 
 static const struct argp_option options[] = {
-    {"follow", 'f', NULL, 0, "Go on with what happens from now on, until Ctrl-C", 0},
-    {"since", 's', "NUMBER", 0, "Events after the one with this number", 0},
-    {"lines", 'n', "COUNT", 0, "The last COUNT events (default 20; with --since: all)", 0},
-    {0}};
+	{ "follow", 'f', NULL, 0, "Go on with what happens from now on, until Ctrl-C", 0 },
+	{ "since", 's', "NUMBER", 0, "Events after the one with this number", 0 },
+	{ "lines", 'n', "COUNT", 0, "The last COUNT events (default 20; with --since: all)", 0 },
+	{ 0 }
+};
 
 static json_int_t number(struct argp_state *state, const char *option, const char *arg)
 {
@@ -56,11 +57,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .doc = "Show what has happened on this host: migrations begun, done, failed, cancelled.\v"
-	   "With --json: one event per line.",
-    .children = cli_children,
+	.options = options,
+	.parser = parse,
+	.doc = "Show what has happened on this host: migrations begun, done, failed, cancelled.\v"
+	       "With --json: one event per line.",
+	.children = cli_children,
 };
 
 static void add_value(struct buf *out, const char *key, const json_t *value)
@@ -88,8 +89,10 @@ static void print(const struct events *v, const json_t *event)
 	const char *key;
 	json_t *value;
 	buf_printf(&line, "%6lld  %s  %s", (long long)cli_int(event, "seq", 0),
-		   cli_clean(cli_str(event, "time", "?"), a, sizeof(a)), cli_clean(cli_str(event, "type", "?"), b, sizeof(b)));
-	json_object_foreach(json_object_get(event, "data"), key, value) add_value(&line, key, value);
+		   cli_clean(cli_str(event, "time", "?"), a, sizeof(a)),
+		   cli_clean(cli_str(event, "type", "?"), b, sizeof(b)));
+	json_object_foreach (json_object_get(event, "data"), key, value)
+		add_value(&line, key, value);
 	puts((const char *)line.data);
 }
 
@@ -109,11 +112,13 @@ static int read_all(struct events *v, struct client *client, const volatile bool
 	json_t *args = first;
 	for (;;) {
 		json_t *result = NULL;
-		if (client_call(client, "events", args, CLIENT_SHORT_NS + WAIT_MS * NS_PER_MS, NULL, NULL, cancel, &result, e) < 0)
+		if (client_call(client, "events", args, CLIENT_SHORT_NS + WAIT_MS * NS_PER_MS, NULL, NULL, cancel,
+				&result, e) < 0)
 			return -1;
 		size_t i;
 		const json_t *event, *events = json_object_get(result, "events");
-		json_array_foreach(events, i, event) print(v, event);
+		json_array_foreach (events, i, event)
+			print(v, event);
 		fflush(stdout);
 		size_t n = json_array_size(events);
 		json_int_t last = cli_int(result, "last", 0);
@@ -126,7 +131,7 @@ static int read_all(struct events *v, struct client *client, const volatile bool
 
 int cmd_events(struct cli *cli, int argc, char **argv)
 {
-	struct events v = {.cli = cli, .since = -1, .last = -1};
+	struct events v = { .cli = cli, .since = -1, .last = -1 };
 	struct err e = ERR_INIT;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &v) != 0)
 		return EXIT_CODE_USAGE;

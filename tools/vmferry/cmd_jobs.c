@@ -20,9 +20,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .parser = parse,
-    .doc = "List the migrations under way, to and from this host.",
-    .children = cli_children,
+	.parser = parse,
+	.doc = "List the migrations under way, to and from this host.",
+	.children = cli_children,
 };
 
 /* The agent gives the last note of a job either beside its other keys or below "progress". */
@@ -34,12 +34,12 @@ static const json_t *progress_of(const json_t *job)
 
 static void print(const json_t *jobs)
 {
-	static const char *const headings[] = {"VM", "DIRECTION", "PEER", "PHASE", ">DONE", ">RATE", ">LEFT", ">TIME", NULL};
+	static const char *const headings[] = { "VM",    "DIRECTION", "PEER",  "PHASE", ">DONE",
+						">RATE", ">LEFT",     ">TIME", NULL };
 	struct table *t = table_new(headings);
 	size_t i;
 	const json_t *job;
-	json_array_foreach(jobs, i, job)
-	{
+	json_array_foreach (jobs, i, job) {
 		const json_t *p = progress_of(job);
 		char percent[16] = "-", rate[32] = "-", left[32] = "-", took[32] = "-";
 		if (cli_real(p, "percent", -1) >= 0)
@@ -50,14 +50,14 @@ static void print(const json_t *jobs)
 			cli_duration(cli_int(p, "eta_ms", 0), left, sizeof(left));
 		if (cli_int(job, "elapsed_ms", -1) >= 0)
 			cli_duration(cli_int(job, "elapsed_ms", 0), took, sizeof(took));
-		const char *cells[] = {cli_str(job, "vm", "?"),
-				       strcmp(cli_str(job, "direction", "out"), "in") == 0 ? "in" : "out",
-				       cli_str(job, "peer", "?"),
-				       cli_str(p, "phase", cli_str(job, "phase", "-")),
-				       percent,
-				       rate,
-				       left,
-				       took};
+		const char *cells[] = { cli_str(job, "vm", "?"),
+					strcmp(cli_str(job, "direction", "out"), "in") == 0 ? "in" : "out",
+					cli_str(job, "peer", "?"),
+					cli_str(p, "phase", cli_str(job, "phase", "-")),
+					percent,
+					rate,
+					left,
+					took };
 		table_row(t, cells);
 	}
 	if (table_rows(t) > 0)

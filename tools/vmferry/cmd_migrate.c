@@ -44,14 +44,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static const struct argp_child children[] = {{&move_options_argp, 0, NULL, 0}, {&cli_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = { { &move_options_argp, 0, NULL, 0 }, { &cli_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp argp = {
-    .parser = parse,
-    .args_doc = "VM HOST",
-    .doc = "Move VM (name or UUID) from this host to HOST, while it runs.\v"
-	   "Before the first byte travels everything that `vmferry plan' looks at is checked. Ctrl-C cancels and waits until it is "
-	   "certain where the VM runs; a second Ctrl-C leaves at once. If the command dies, the migration is cancelled.",
-    .children = children,
+	.parser = parse,
+	.args_doc = "VM HOST",
+	.doc = "Move VM (name or UUID) from this host to HOST, while it runs.\v"
+	       "Before the first byte travels everything that `vmferry plan' looks at is checked. Ctrl-C cancels and "
+	       "waits until it is "
+	       "certain where the VM runs; a second Ctrl-C leaves at once. If the command dies, the migration is "
+	       "cancelled.",
+	.children = children,
 };
 
 static void on_note(void *ctx, const json_t *note)
@@ -81,13 +83,15 @@ static void on_second_interrupt(void *ctx)
 	live_hide(m->live);
 	live_progress(m->live, &p);
 	if (progress_at_source(&p))
-		live_say(m->live, "left while cancelling. When last heard of, %s ran on %s; the agent finishes without this "
-				  "command.",
+		live_say(m->live,
+			 "left while cancelling. When last heard of, %s ran on %s; the agent finishes without this "
+			 "command.",
 			 m->vm, m->cli->host ? m->cli->host : "this host");
 	else
 		live_say(m->live, "left during the switch-over: %s runs on exactly one of %s and %s.", m->vm,
 			 m->cli->host ? m->cli->host : "this host", m->host);
-	live_say(m->live, "  what to do: `vmferry jobs' says whether it is over, `vmferry vms --all' where the VM runs");
+	live_say(m->live,
+		 "  what to do: `vmferry jobs' says whether it is over, `vmferry vms --all' where the VM runs");
 }
 
 /* Those that the error does not say already in so many words. */
@@ -98,13 +102,13 @@ static void print_findings(const struct migrate *m, const struct err *e)
 	char clean[700];
 	size_t i;
 	json_t *f;
-	json_array_foreach(m->findings, i, f)
-	{
+	json_array_foreach (m->findings, i, f) {
 		const char *said = cli_str(f, "text", "");
 		if (!e || !*said || !strstr(e->text, said))
 			json_array_append(rest, f);
 		else if (*cli_str(f, "remedy", "") && !e->remedy[0])
-			buf_printf(&text, "  what to do: %s\n", cli_clean(cli_str(f, "remedy", ""), clean, sizeof(clean)));
+			buf_printf(&text, "  what to do: %s\n",
+				   cli_clean(cli_str(f, "remedy", ""), clean, sizeof(clean)));
 	}
 	report_findings(rest, &text);
 	json_decref(rest);
@@ -138,7 +142,7 @@ static int finish(struct migrate *m, int rc, const json_t *result, const struct 
 
 int cmd_migrate(struct cli *cli, int argc, char **argv)
 {
-	struct migrate m = {.cli = cli};
+	struct migrate m = { .cli = cli };
 	struct err e = ERR_INIT;
 	int code = EXIT_CODE_USAGE;
 	move_options_init(&m.move);

@@ -25,14 +25,15 @@ struct pki {
 enum { OPT_CA = 0x200, OPT_NAME, OPT_OUT, OPT_DAYS, OPT_ADDRESS, OPT_RENEW };
 
 static const struct argp_option options[] = {
-    {"ca", OPT_CA, "DIR", 0, "Folder of the certificate authority (default: ./" DEFAULT_CA ")", 0},
-    {"name", OPT_NAME, "TEXT", 0, "init: name of the fleet, shown in certificates (default: vmferry)", 0},
-    {"out", OPT_OUT, "DIR", 0, "issue: where to put ca.pem, host.pem and host.key (default: ./HOST)", 0},
-    {"days", OPT_DAYS, "N", 0, "issue: how long the certificate is good (default: 730)", 0},
-    {"address", OPT_ADDRESS, "IP", 0, "issue: an IP address to put into the certificate as well; may be given several times",
-     0},
-    {"renew", OPT_RENEW, NULL, 0, "issue: replace the certificate and key that are there", 0},
-    {0}};
+	{ "ca", OPT_CA, "DIR", 0, "Folder of the certificate authority (default: ./" DEFAULT_CA ")", 0 },
+	{ "name", OPT_NAME, "TEXT", 0, "init: name of the fleet, shown in certificates (default: vmferry)", 0 },
+	{ "out", OPT_OUT, "DIR", 0, "issue: where to put ca.pem, host.pem and host.key (default: ./HOST)", 0 },
+	{ "days", OPT_DAYS, "N", 0, "issue: how long the certificate is good (default: 730)", 0 },
+	{ "address", OPT_ADDRESS, "IP", 0,
+	  "issue: an IP address to put into the certificate as well; may be given several times", 0 },
+	{ "renew", OPT_RENEW, NULL, 0, "issue: replace the certificate and key that are there", 0 },
+	{ 0 }
+};
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -79,13 +80,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .args_doc = "init\nissue HOST...\nshow FILE...",
-    .doc = "Make the fleet's certificate authority (init), certificates of hosts (issue), or look at certificates (show).\v"
-	   "The authority's folder holds the key to the whole fleet: it belongs on a machine of yours, not on the hosts. A host gets what "
-	   "`issue' puts into its folder: ca.pem, host.pem and host.key, copied to /etc/vmferry/ over a safe channel.",
-    .children = cli_children,
+	.options = options,
+	.parser = parse,
+	.args_doc = "init\nissue HOST...\nshow FILE...",
+	.doc = "Make the fleet's certificate authority (init), certificates of hosts (issue), or look at certificates "
+	       "(show).\v"
+	       "The authority's folder holds the key to the whole fleet: it belongs on a machine of yours, not on the "
+	       "hosts. A host gets what "
+	       "`issue' puts into its folder: ca.pem, host.pem and host.key, copied to /etc/vmferry/ over a safe "
+	       "channel.",
+	.children = cli_children,
 };
 
 static const char *format_day(int64_t unix_s, char *buf, size_t size)
@@ -122,7 +126,8 @@ static int init(struct pki *p)
 		json_decref(out);
 		return EXIT_CODE_OK;
 	}
-	printf("The fleet's certificate authority is in %s. Who has %s/%s can pass for any host: keep it safe, off the hosts.\n"
+	printf("The fleet's certificate authority is in %s. Who has %s/%s can pass for any host: keep it safe, off the "
+	       "hosts.\n"
 	       "Next: vmferry pki issue HOST%s%s\n",
 	       dir, dir, PKI_CA_KEY, p->ca ? " --ca " : "", p->ca ? p->ca : "");
 	return EXIT_CODE_OK;
@@ -133,13 +138,13 @@ static int issue_one(struct pki *p, const char *host, json_t *issued)
 	struct err e = ERR_INIT;
 	struct pki_cert cert;
 	const char *dir = p->out ? p->out : host;
-	const struct pki_issue_opts opts = {.ca_dir = p->ca ? p->ca : DEFAULT_CA,
-					    .host = host,
-					    .addresses = p->addresses,
-					    .n_addresses = p->n_addresses,
-					    .days = (int)p->days,
-					    .out_dir = dir,
-					    .replace = p->renew};
+	const struct pki_issue_opts opts = { .ca_dir = p->ca ? p->ca : DEFAULT_CA,
+					     .host = host,
+					     .addresses = p->addresses,
+					     .n_addresses = p->n_addresses,
+					     .days = (int)p->days,
+					     .out_dir = dir,
+					     .replace = p->renew };
 	MEM_AUTO char *file = mem_printf("%s/%s", dir, PKI_HOST_CERT);
 	if (pki_issue(&opts, &e) < 0 || pki_show(file, &cert, &e) < 0)
 		return cli_fail(p->cli, &e);
@@ -170,7 +175,8 @@ static int issue(struct pki *p)
 		cli_print_json(out);
 		json_decref(out);
 	} else if (code == EXIT_CODE_OK) {
-		printf("Next: copy ca.pem, host.pem and host.key to /etc/vmferry/ of the host (root, host.key mode 0600), and reload "
+		printf("Next: copy ca.pem, host.pem and host.key to /etc/vmferry/ of the host (root, host.key mode "
+		       "0600), and reload "
 		       "its agent.\n");
 	}
 	json_decref(issued);
@@ -184,8 +190,8 @@ static void print_cert(const json_t *c)
 	printf("  %-12s%s\n", "for", cli_bool(c, "ca") ? cli_str(c, "subject", "?") : cli_str(c, "name", "?"));
 	size_t i;
 	const json_t *address;
-	json_array_foreach(json_object_get(c, "addresses"), i, address)
-	    printf("  %-12s%s\n", i ? "" : "addresses", json_string_value(address));
+	json_array_foreach (json_object_get(c, "addresses"), i, address)
+		printf("  %-12s%s\n", i ? "" : "addresses", json_string_value(address));
 	printf("  %-12s%s\n", "issued by", cli_str(c, "issuer", "?"));
 	printf("  %-12s%s to %s", "good", cli_str(c, "not_before", "?"), cli_str(c, "not_after", "?"));
 	if (left < 0)
@@ -225,7 +231,7 @@ static int show(struct pki *p)
 
 int cmd_pki(struct cli *cli, int argc, char **argv)
 {
-	struct pki p = {.cli = cli};
+	struct pki p = { .cli = cli };
 	if (argp_parse(&argp, argc, argv, 0, NULL, &p) != 0)
 		return EXIT_CODE_USAGE;
 	if (strcmp(p.args[0], "init") == 0 && p.n_args == 1)
@@ -235,7 +241,8 @@ int cmd_pki(struct cli *cli, int argc, char **argv)
 	if (strcmp(p.args[0], "show") == 0)
 		return show(&p);
 	if (strcmp(p.args[0], "init") == 0)
-		fprintf(stderr, "vmferry: pki init: takes no argument \"%s\"; the folder is said with --ca\n", p.args[1]);
+		fprintf(stderr, "vmferry: pki init: takes no argument \"%s\"; the folder is said with --ca\n",
+			p.args[1]);
 	else
 		fprintf(stderr, "vmferry: pki: there is no \"%s\" (allowed: init, issue, show)\n", p.args[0]);
 	return EXIT_CODE_USAGE;

@@ -34,13 +34,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static const struct argp_child children[] = {{&move_options_argp, 0, NULL, 0}, {&cli_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = { { &move_options_argp, 0, NULL, 0 }, { &cli_argp, 0, NULL, 0 }, { 0 } };
 static const struct argp argp = {
-    .parser = parse,
-    .args_doc = "VM HOST",
-    .doc = "Say whether VM can move to HOST with these options, what stands in the way, and how long it would take.\v"
-	   "Nothing is changed. The exit code is 0 if it can move and 3 if not.",
-    .children = children,
+	.parser = parse,
+	.args_doc = "VM HOST",
+	.doc = "Say whether VM can move to HOST with these options, what stands in the way, and how long it would "
+	       "take.\v"
+	       "Nothing is changed. The exit code is 0 if it can move and 3 if not.",
+	.children = children,
 };
 
 static void print(const struct plan *p, const json_t *result)
@@ -59,7 +60,7 @@ static void print(const struct plan *p, const json_t *result)
 
 int cmd_plan(struct cli *cli, int argc, char **argv)
 {
-	struct plan p = {.cli = cli};
+	struct plan p = { .cli = cli };
 	struct err e = ERR_INIT;
 	int code = EXIT_CODE_USAGE;
 	move_options_init(&p.move);

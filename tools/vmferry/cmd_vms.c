@@ -8,9 +8,8 @@ struct vms {
 	bool all;
 };
 
-static const struct argp_option options[] = {
-    {"all", 'a', NULL, 0, "Of all hosts: this one and its peers", 0},
-    {0}};
+static const struct argp_option options[] = { { "all", 'a', NULL, 0, "Of all hosts: this one and its peers", 0 },
+					      { 0 } };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -31,26 +30,30 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .options = options,
-    .parser = parse,
-    .doc = "List virtual machines: those of this host, or of all.",
-    .children = cli_children,
+	.options = options,
+	.parser = parse,
+	.doc = "List virtual machines: those of this host, or of all.",
+	.children = cli_children,
 };
 
 static void print(const json_t *vms)
 {
-	static const char *const headings[] = {"NAME", "STATE", "HOST", ">CPUS", ">MEMORY", ">DISKS", "UUID", NULL};
+	static const char *const headings[] = { "NAME", "STATE", "HOST", ">CPUS", ">MEMORY", ">DISKS", "UUID", NULL };
 	struct table *t = table_new(headings);
 	size_t i;
 	const json_t *vm;
-	json_array_foreach(vms, i, vm)
-	{
+	json_array_foreach (vms, i, vm) {
 		char cpus[24], memory[32], disks[24];
 		snprintf(cpus, sizeof(cpus), "%lld", (long long)cli_int(vm, "vcpus", 0));
 		units_format_size((uint64_t)cli_int(vm, "memory_bytes", 0), memory, sizeof(memory));
 		snprintf(disks, sizeof(disks), "%zu", json_array_size(json_object_get(vm, "disks")));
-		const char *cells[] = {cli_str(vm, "name", "?"), cli_str(vm, "state", "?"), cli_str(vm, "host", "?"), cpus,
-				       memory, disks, cli_str(vm, "uuid", "?")};
+		const char *cells[] = { cli_str(vm, "name", "?"),
+					cli_str(vm, "state", "?"),
+					cli_str(vm, "host", "?"),
+					cpus,
+					memory,
+					disks,
+					cli_str(vm, "uuid", "?") };
 		table_row(t, cells);
 	}
 	if (table_rows(t) > 0)
@@ -61,7 +64,7 @@ static void print(const json_t *vms)
 
 int cmd_vms(struct cli *cli, int argc, char **argv)
 {
-	struct vms v = {.cli = cli};
+	struct vms v = { .cli = cli };
 	struct err e = ERR_INIT;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &v) != 0)
 		return EXIT_CODE_USAGE;
@@ -74,11 +77,11 @@ int cmd_vms(struct cli *cli, int argc, char **argv)
 		cli_print_json(result);
 	else
 		print(json_object_get(result, "vms"));
-	json_array_foreach(unreachable, i, bad)
-	{
+	json_array_foreach (unreachable, i, bad) {
 		char text[1300];
 		if (!cli->json)
-			fprintf(stderr, "vmferry: not listed: %s\n", cli_clean(cli_str(bad, "text", "?"), text, sizeof(text)));
+			fprintf(stderr, "vmferry: not listed: %s\n",
+				cli_clean(cli_str(bad, "text", "?"), text, sizeof(text)));
 	}
 	int code = json_array_size(unreachable) ? EXIT_CODE_UNREACHABLE : EXIT_CODE_OK;
 	json_decref(result);

@@ -30,7 +30,7 @@ struct interrupt {
 static void *watch(void *arg)
 {
 	struct interrupt *i = arg;
-	struct pollfd fds[2] = {{.fd = i->signals, .events = POLLIN}, {.fd = i->stop, .events = POLLIN}};
+	struct pollfd fds[2] = { { .fd = i->signals, .events = POLLIN }, { .fd = i->stop, .events = POLLIN } };
 	for (;;) {
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			return NULL;
@@ -51,7 +51,7 @@ static void *watch(void *arg)
 struct interrupt *interrupt_new(void (*first)(void *ctx), void (*second)(void *ctx), void *ctx, struct err *e)
 {
 	struct interrupt *i = mem_alloc(sizeof(*i));
-	*i = (struct interrupt){.first = first, .second = second, .ctx = ctx, .signals = -1, .stop = -1};
+	*i = (struct interrupt){ .first = first, .second = second, .ctx = ctx, .signals = -1, .stop = -1 };
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);

@@ -10,8 +10,8 @@
 
 struct interrupt;
 
-/* Takes SIGINT, SIGTERM and SIGHUP over, in a thread of its own; call before other threads start. `first` runs once, when cancel has
- * become true; `second` runs if it comes again, and the process then exits with EXIT_CODE_CANCELLED. */
+/* Takes SIGINT, SIGTERM and SIGHUP over, in a thread of its own; call before other threads start. `first` runs once,
+ * when cancel has become true; `second` runs if it comes again, and the process then exits with EXIT_CODE_CANCELLED. */
 struct interrupt *interrupt_new(void (*first)(void *ctx), void (*second)(void *ctx), void *ctx, struct err *e);
 /* Becomes true at the first signal; read it with interrupt_pending, or give it to rpc_call. */
 const volatile bool *interrupt_flag(const struct interrupt *i);

@@ -48,7 +48,7 @@ void live_free(struct live *l)
 
 static unsigned terminal_width(void)
 {
-	struct winsize size = {0};
+	struct winsize size = { 0 };
 	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col < 20)
 		return 80;
 	return size.ws_col;

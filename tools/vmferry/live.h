@@ -1,6 +1,6 @@
 /*
- * live.h - shows progress: on a terminal one line, redrawn in place and gone at the end; otherwise a plain line when the phase changes and
- * every few seconds. On stderr, so that stdout is the result's. Any thread.
+ * live.h - shows progress: on a terminal one line, redrawn in place and gone at the end; otherwise a plain line when
+ * the phase changes and every few seconds. On stderr, so that stdout is the result's. Any thread.
  */
 #ifndef VMFERRY_TOOLS_VMFERRY_LIVE_H
 #define VMFERRY_TOOLS_VMFERRY_LIVE_H

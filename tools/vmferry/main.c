@@ -65,9 +65,9 @@ static const struct cli_command *find(const char *name)
 
 int main(int argc, char **argv)
 {
-	struct start start = {0};
+	struct start start = { 0 };
 	MEM_AUTO char *doc = describe_commands();
-	const struct argp argp = {.parser = parse, .args_doc = "COMMAND [ARG...]", .doc = doc, .children = cli_children};
+	const struct argp argp = { .parser = parse, .args_doc = "COMMAND [ARG...]", .doc = doc, .children = cli_children };
 	argp_err_exit_status = EXIT_CODE_USAGE;
 	setlocale(LC_CTYPE, ""); /* widths of characters in tables; numbers stay as they are */
 	signal(SIGPIPE, SIG_IGN);

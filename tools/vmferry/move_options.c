@@ -19,21 +19,27 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"copy-storage", OPT_COPY_STORAGE, NULL, 0,
-     "Copy the disks too; images that are missing there are made. Without it, disks must be shared", 0},
-    {"offline", OPT_OFFLINE, NULL, 0, "Move a VM that is shut off: its definition and, with --copy-storage, its disks", 0},
-    {"max-downtime", OPT_MAX_DOWNTIME, "TIME", 0,
-     "How long the guest may stand still at the switch-over (10ms to 30m; default as the agent is configured: 300ms)", 0},
-    {"deadline", OPT_DEADLINE, "TIME", 0, "When it has taken this long, do what --on-stall says", 0},
-    {"bandwidth", OPT_BANDWIDTH, "RATE", 0, "At most so many bits per second on the wire: 500M, 1G; or \"unlimited\"", 0},
-    {"on-stall", OPT_ON_STALL, "ACTION", 0,
-     "When the guest writes faster than the link carries: \"abort\" (default; it goes on where it is), \"pause\" (it stands "
-     "still until all is copied) or \"postcopy\" (it goes on at the target, missing pages follow)",
-     0},
-    {"no-auto-converge", OPT_NO_AUTO_CONVERGE, NULL, 0, "Never slow the guest's CPUs to let it converge", 0},
-    {"compression", OPT_COMPRESSION, "LEVEL", 0, "\"auto\" (default), \"raw\", or a zstd level from -5 to 9", 0},
-    {"qemu-channels", OPT_CHANNELS, "N", 0, "Let QEMU send on N parallel connections (multifd); rarely of use", 0},
-    {0}};
+	{ "copy-storage", OPT_COPY_STORAGE, NULL, 0,
+	  "Copy the disks too; images that are missing there are made. Without it, disks must be shared", 0 },
+	{ "offline", OPT_OFFLINE, NULL, 0,
+	  "Move a VM that is shut off: its definition and, with --copy-storage, its disks", 0 },
+	{ "max-downtime", OPT_MAX_DOWNTIME, "TIME", 0,
+	  "How long the guest may stand still at the switch-over (10ms to 30m; default as the agent is configured: "
+	  "300ms)",
+	  0 },
+	{ "deadline", OPT_DEADLINE, "TIME", 0, "When it has taken this long, do what --on-stall says", 0 },
+	{ "bandwidth", OPT_BANDWIDTH, "RATE", 0,
+	  "At most so many bits per second on the wire: 500M, 1G; or \"unlimited\"", 0 },
+	{ "on-stall", OPT_ON_STALL, "ACTION", 0,
+	  "When the guest writes faster than the link carries: \"abort\" (default; it goes on where it is), \"pause\" "
+	  "(it stands "
+	  "still until all is copied) or \"postcopy\" (it goes on at the target, missing pages follow)",
+	  0 },
+	{ "no-auto-converge", OPT_NO_AUTO_CONVERGE, NULL, 0, "Never slow the guest's CPUs to let it converge", 0 },
+	{ "compression", OPT_COMPRESSION, "LEVEL", 0, "\"auto\" (default), \"raw\", or a zstd level from -5 to 9", 0 },
+	{ "qemu-channels", OPT_CHANNELS, "N", 0, "Let QEMU send on N parallel connections (multifd); rarely of use", 0 },
+	{ 0 }
+};
 
 static void set(struct move_options *o, const char *key, json_t *value)
 {
@@ -105,7 +111,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_ON_STALL:
 		if (strcmp(arg, "abort") != 0 && strcmp(arg, "pause") != 0 && strcmp(arg, "postcopy") != 0)
-			argp_error(state, "--on-stall: there is no action \"%s\" (allowed: abort, pause, postcopy)", arg);
+			argp_error(state, "--on-stall: there is no action \"%s\" (allowed: abort, pause, postcopy)",
+				   arg);
 		set(o, "on_stall", json_string(arg));
 		return 0;
 	case OPT_NO_AUTO_CONVERGE:
@@ -122,7 +129,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-const struct argp move_options_argp = {.options = options, .parser = parse};
+const struct argp move_options_argp = { .options = options, .parser = parse };
 
 void move_options_init(struct move_options *o)
 {

@@ -12,9 +12,14 @@
 static const struct {
 	const char *phase, *shown;
 } phases[] = {
-    {"preflight", "checking"},          {"begin", "preparing"}, {"disks", "disks"},
-    {"memory", "memory"}, {"switchover", "switching over"},
-    {"undecided", "asking the target"}, {"post-copy", "post-copy"}, {"done", "done"},
+	{ "preflight", "checking" },
+	{ "begin", "preparing" },
+	{ "disks", "disks" },
+	{ "memory", "memory" },
+	{ "switchover", "switching over" },
+	{ "undecided", "asking the target" },
+	{ "post-copy", "post-copy" },
+	{ "done", "done" },
 };
 
 static const char *phase_shown(const char *phase)
@@ -65,7 +70,7 @@ bool progress_note(struct progress *p, const json_t *note)
 	take_int(note, "eta_ms", &p->eta_ms);
 	take_int(note, "iteration", &p->iteration);
 	cli_clean(cli_str(note, "text", ""), p->text, sizeof(p->text)); /* what is said holds until the next note */
-	if (json_is_string(json_object_get(note, "host"))) /* drain: the next one goes elsewhere */
+	if (json_is_string(json_object_get(note, "host")))              /* drain: the next one goes elsewhere */
 		cli_clean(cli_str(note, "host", ""), p->to, sizeof(p->to));
 	if (json_is_string(json_object_get(note, "vm")))
 		cli_clean(cli_str(note, "vm", ""), p->vm, sizeof(p->vm));
@@ -74,7 +79,7 @@ bool progress_note(struct progress *p, const json_t *note)
 
 bool progress_at_source(const struct progress *p)
 {
-	static const char *const later[] = {"switchover", "undecided", "post-copy", "done"};
+	static const char *const later[] = { "switchover", "undecided", "post-copy", "done" };
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
 		if (strcmp(p->phase, later[i]) == 0)
 			return false;
@@ -91,7 +96,7 @@ enum { PART_WHO, PART_PHASE, PART_PERCENT, PART_RATE, PART_DIRTY, PART_RATIO, PA
 /* Columns on the terminal; bytes where the text is not valid in this locale. */
 static size_t columns_of(const char *text)
 {
-	mbstate_t state = {0};
+	mbstate_t state = { 0 };
 	size_t columns = 0;
 	while (*text) {
 		wchar_t wc;
@@ -112,9 +117,10 @@ static size_t columns_of(const char *text)
 static void fill_parts(const struct progress *p, struct part parts[PARTS])
 {
 	char a[32];
-	static const unsigned ranks[PARTS] = {[PART_PHASE] = 0, [PART_PERCENT] = 1, [PART_ETA] = 2,
-					      [PART_RATE] = 3,  [PART_WHO] = 4,     [PART_DIRTY] = 5,
-					      [PART_RATIO] = 6, [PART_TEXT] = 7,    [PART_PASS] = 8};
+	static const unsigned ranks[PARTS] = {
+		[PART_PHASE] = 0, [PART_PERCENT] = 1, [PART_ETA] = 2,  [PART_RATE] = 3, [PART_WHO] = 4,
+		[PART_DIRTY] = 5, [PART_RATIO] = 6,   [PART_TEXT] = 7, [PART_PASS] = 8
+	};
 	for (int i = 0; i < PARTS; i++) {
 		parts[i].rank = ranks[i];
 		parts[i].text[0] = '\0';
@@ -123,9 +129,11 @@ static void fill_parts(const struct progress *p, struct part parts[PARTS])
 		snprintf(parts[PART_WHO].text, sizeof(parts[0].text), "%s%s%s", p->vm, p->to[0] ? " -> " : "", p->to);
 	snprintf(parts[PART_PHASE].text, sizeof(parts[0].text), "%s", p->phase[0] ? phase_shown(p->phase) : "starting");
 	if (p->percent >= 0)
-		snprintf(parts[PART_PERCENT].text, sizeof(parts[0].text), "%3.0f %%", p->percent > 100 ? 100.0 : p->percent);
+		snprintf(parts[PART_PERCENT].text, sizeof(parts[0].text), "%3.0f %%",
+			 p->percent > 100 ? 100.0 : p->percent);
 	if (p->rate >= 0)
-		snprintf(parts[PART_RATE].text, sizeof(parts[0].text), "%s", units_format_rate((uint64_t)p->rate, a, sizeof(a)));
+		snprintf(parts[PART_RATE].text, sizeof(parts[0].text), "%s",
+			 units_format_rate((uint64_t)p->rate, a, sizeof(a)));
 	if (p->dirty_rate >= 0)
 		snprintf(parts[PART_DIRTY].text, sizeof(parts[0].text), "dirty %s/s",
 			 units_format_size((uint64_t)p->dirty_rate, a, sizeof(a)));
@@ -134,15 +142,14 @@ static void fill_parts(const struct progress *p, struct part parts[PARTS])
 	if (p->iteration > 1)
 		snprintf(parts[PART_PASS].text, sizeof(parts[0].text), "pass %lld", (long long)p->iteration);
 	if (p->eta_ms >= 0)
-		snprintf(parts[PART_ETA].text, sizeof(parts[0].text), "%s left",
-			 cli_duration(p->eta_ms, a, sizeof(a)));
+		snprintf(parts[PART_ETA].text, sizeof(parts[0].text), "%s left", cli_duration(p->eta_ms, a, sizeof(a)));
 	snprintf(parts[PART_TEXT].text, sizeof(parts[0].text), "%s", p->text);
 }
 
 const char *progress_line(const struct progress *p, unsigned width, char *buf, size_t size)
 {
 	struct part parts[PARTS];
-	bool shown[PARTS] = {false};
+	bool shown[PARTS] = { false };
 	size_t used = 0, bytes = 1;
 	fill_parts(p, parts);
 	for (unsigned rank = 0; rank < PARTS; rank++) {

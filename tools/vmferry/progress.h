@@ -1,6 +1,6 @@
 /*
- * progress.h - what is known of a running migration, from the agent's notes, and how it reads in one line. Pure: no terminal, no
- * clock.
+ * progress.h - what is known of a running migration, from the agent's notes, and how it reads in one line. Pure: no
+ * terminal, no clock.
  */
 #ifndef VMFERRY_TOOLS_VMFERRY_PROGRESS_H
 #define VMFERRY_TOOLS_VMFERRY_PROGRESS_H
@@ -29,8 +29,8 @@ void progress_init(struct progress *p, const char *vm, const char *to);
  * phase that has ended; a text holds for one note. True if the phase
  * changed. */
 bool progress_note(struct progress *p, const json_t *note);
-/* "web1 -> node2  memory  42 %  948 Mbit/s  dirty 12 MB/s  3.1x  pass 2  12 s left", in at most `width` columns: what matters
- * least is left out first. Returns buf. */
+/* "web1 -> node2  memory  42 %  948 Mbit/s  dirty 12 MB/s  3.1x  pass 2  12 s left", in at most `width` columns: what
+ * matters least is left out first. Returns buf. */
 const char *progress_line(const struct progress *p, unsigned width, char *buf, size_t size);
 /* True while the source still owns the guest for certain: before the switch-over. */
 bool progress_at_source(const struct progress *p);

@@ -71,8 +71,7 @@ void report_migration(const json_t *r, struct buf *out)
 	}
 	size_t i;
 	const json_t *w;
-	json_array_foreach(json_object_get(r, "warnings"), i, w)
-	{
+	json_array_foreach (json_object_get(r, "warnings"), i, w) {
 		buf_printf(out, LABEL, "warning");
 		add_clean(out, json_is_string(w) ? json_string_value(w) : cli_str(w, "text", ""));
 		buf_printf(out, "\n");
@@ -89,7 +88,8 @@ size_t report_refusals(const json_t *findings)
 {
 	size_t i, n = 0;
 	const json_t *f;
-	json_array_foreach(findings, i, f) n += refuses(f);
+	json_array_foreach (findings, i, f)
+		n += refuses(f);
 	return n;
 }
 
@@ -97,8 +97,7 @@ void report_findings(const json_t *findings, struct buf *out)
 {
 	size_t i;
 	const json_t *f;
-	json_array_foreach(findings, i, f)
-	{
+	json_array_foreach (findings, i, f) {
 		const char *severity = cli_str(f, "severity", "error");
 		buf_printf(out, "  %s: ", refuses(f) ? "no" : strcmp(severity, "warning") == 0 ? "warning" : "note");
 		add_clean(out, cli_str(f, "text", cli_str(f, "code", "?")));

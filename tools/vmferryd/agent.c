@@ -31,8 +31,8 @@ void agent_event(void *ctx, const char *type, const char *vm_uuid, json_t *data)
 	/* An event that cannot be kept is no reason to stop a migration; the log has it. */
 	if (outbox_append(a->outbox, type, vm_uuid, data, NULL, &e) < 0) {
 		char *text = json_dumps(data, JSON_COMPACT);
-		log_error("event_not_kept", "type=%s uuid=%s msg=%s data=%s", type, vm_uuid ? vm_uuid : "-", LOG_Q(e.text),
-			  LOG_Q(text ? text : "{}"));
+		log_error("event_not_kept", "type=%s uuid=%s msg=%s data=%s", type, vm_uuid ? vm_uuid : "-",
+			  LOG_Q(e.text), LOG_Q(text ? text : "{}"));
 		free(text);
 	} else {
 		const char *vm = json_string_value(json_object_get(data, "vm"));
@@ -64,7 +64,8 @@ static int lock_state(const char *dir, struct err *e)
 		if (errno != EWOULDBLOCK)
 			return err_sys(e, "lock %s", path);
 		err_set(e, ERR_REFUSED, "another vmferryd runs with the state folder %s", dir);
-		return err_remedy(e, "stop it (systemctl stop vmferryd), or give this one a state_dir and run_dir of its own");
+		return err_remedy(
+			e, "stop it (systemctl stop vmferryd), or give this one a state_dir and run_dir of its own");
 	}
 	int out = fd;
 	fd = -1;
@@ -97,29 +98,30 @@ static struct outbox *open_outbox(const char *dir, struct err *e)
 static int make_folders(const struct config *c, struct err *e)
 {
 	if (file_mkdirs(c->state_dir, 0700, e) < 0 || file_mkdirs(c->run_dir, 0755, e) < 0)
-		return err_remedy(e, "run as root, or let state_dir and run_dir name folders that this user may write to");
+		return err_remedy(e,
+				  "run as root, or let state_dir and run_dir name folders that this user may write to");
 	return 0;
 }
 
 static struct migrator *start_migrator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct migrator_opts opts = {
-	    .host_name = c->name,
-	    .libvirt_uri = c->libvirt.uri,
-	    .libvirt_socket = c->libvirt.socket,
-	    .run_dir = c->run_dir,
-	    .state_dir = c->state_dir,
-	    .qemu_group = c->libvirt.qemu_group[0] ? c->libvirt.qemu_group : NULL,
-	    .image_dir = c->migration.image_dir[0] ? c->migration.image_dir : NULL,
-	    .delta_cache = c->migration.delta_cache,
-	    .channels = c->migration.channels,
-	    .workers = c->migration.workers,
-	    .rate_limit = 0, /* calls.c puts the configured one into every call, so that a reload changes it */
-	    .max_jobs = c->migration.max_jobs,
-	    .connect_peer = connect_peer,
-	    .connect_data = connect_data,
-	    .event = agent_event,
-	    .ctx = a,
+		.host_name = c->name,
+		.libvirt_uri = c->libvirt.uri,
+		.libvirt_socket = c->libvirt.socket,
+		.run_dir = c->run_dir,
+		.state_dir = c->state_dir,
+		.qemu_group = c->libvirt.qemu_group[0] ? c->libvirt.qemu_group : NULL,
+		.image_dir = c->migration.image_dir[0] ? c->migration.image_dir : NULL,
+		.delta_cache = c->migration.delta_cache,
+		.channels = c->migration.channels,
+		.workers = c->migration.workers,
+		.rate_limit = 0, /* calls.c puts the configured one into every call, so that a reload changes it */
+		.max_jobs = c->migration.max_jobs,
+		.connect_peer = connect_peer,
+		.connect_data = connect_data,
+		.event = agent_event,
+		.ctx = a,
 	};
 	return migrator_new(&opts, e);
 }
@@ -157,8 +159,8 @@ struct agent *agent_start(struct settings *settings, struct err *e)
 	const struct settings_view *view = settings_get(settings);
 	int rc = start_parts(a, view->config, e);
 	if (rc == 0)
-		agent_event(a, "agent.started", NULL, json_pack("{s:s, s:s}", "host", view->config->name, "version",
-								VMFERRY_VERSION));
+		agent_event(a, "agent.started", NULL,
+			    json_pack("{s:s, s:s}", "host", view->config->name, "version", VMFERRY_VERSION));
 	settings_put(settings, view);
 	if (rc == 0)
 		return a;
@@ -170,7 +172,8 @@ void agent_reload(struct agent *a)
 {
 	struct err e = ERR_INIT;
 	if (settings_reload(a->settings, &e) < 0) {
-		log_error("reload_failed", "class=%s msg=%s remedy=%s", err_class_name(e.cls), LOG_Q(e.text), LOG_Q(e.remedy));
+		log_error("reload_failed", "class=%s msg=%s remedy=%s", err_class_name(e.cls), LOG_Q(e.text),
+			  LOG_Q(e.remedy));
 		return;
 	}
 	peers_forget(a->peers);

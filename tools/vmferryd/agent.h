@@ -35,7 +35,8 @@ struct agent {
 struct agent *agent_start(struct settings *settings, struct err *e);
 /* SIGHUP. Failure: all goes on as before; the error was logged. */
 void agent_reload(struct agent *a);
-/* Refuses what is new, cancels migrations under way and waits for them (30 s at most), closes everything, frees. NULL is fine. */
+/* Refuses what is new, cancels migrations under way and waits for them (30 s at most), closes everything, frees. NULL
+ * is fine. */
 void agent_stop(struct agent *a);
 bool agent_stopping(struct agent *a);
 

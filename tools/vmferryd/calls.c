@@ -38,7 +38,8 @@ static json_t *with_defaults(struct agent *a, const json_t *options)
 	json_t *full = options ? json_copy((json_t *)(uintptr_t)options) : json_object();
 	const struct settings_view *view = settings_get(a->settings);
 	if (!json_object_get(full, "max_downtime_ms"))
-		json_object_set_new(full, "max_downtime_ms", json_integer(view->config->migration.max_downtime / NS_PER_MS));
+		json_object_set_new(full, "max_downtime_ms",
+				    json_integer(view->config->migration.max_downtime / NS_PER_MS));
 	if (!json_object_get(full, "bandwidth"))
 		json_object_set_new(full, "bandwidth", json_integer((json_int_t)view->config->migration.bandwidth));
 	settings_put(a->settings, view);
@@ -47,8 +48,8 @@ static json_t *with_defaults(struct agent *a, const json_t *options)
 
 static int call_plan(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
-	struct job_caller caller = {.agent = a, .call = call};
-	const struct job_ctl ctl = {.note = caller_note, .cancelled = caller_cancelled, .ctx = &caller};
+	struct job_caller caller = { .agent = a, .call = call };
+	const struct job_ctl ctl = { .note = caller_note, .cancelled = caller_cancelled, .ctx = &caller };
 	json_t *full = with_defaults(a, args);
 	int rc = migrator_plan(a->migrator, full, &ctl, result, e);
 	json_decref(full);
@@ -57,8 +58,8 @@ static int call_plan(struct agent *a, struct rpc_call *call, const json_t *args,
 
 static int call_migrate(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
-	struct job_caller caller = {.agent = a, .call = call};
-	const struct job_ctl ctl = {.note = caller_note, .cancelled = caller_cancelled, .ctx = &caller};
+	struct job_caller caller = { .agent = a, .call = call };
+	const struct job_ctl ctl = { .note = caller_note, .cancelled = caller_cancelled, .ctx = &caller };
 	json_t *full = with_defaults(a, args);
 	int rc = migrator_migrate(a->migrator, full, &ctl, result, e);
 	json_decref(full);
@@ -81,8 +82,8 @@ static json_t *drain_targets(struct agent *a, const json_t *args)
 
 static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
-	struct job_caller caller = {.agent = a, .call = call};
-	const struct job_ctl ctl = {.note = caller_note, .cancelled = caller_cancelled, .ctx = &caller};
+	struct job_caller caller = { .agent = a, .call = call };
+	const struct job_ctl ctl = { .note = caller_note, .cancelled = caller_cancelled, .ctx = &caller };
 	json_t *full = json_copy((json_t *)(uintptr_t)args);
 	json_object_set_new(full, "to", drain_targets(a, args));
 	json_object_set_new(full, "options", with_defaults(a, json_object_get(args, "options")));
@@ -97,18 +98,18 @@ static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args
 	return rc;
 }
 
-#define MIGRATOR_CALL(name)                                                                                            \
-	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,            \
-			       struct err *e)                                                                          \
-	{                                                                                                              \
-		(void)call;                                                                                            \
-		return migrator_##name(a->migrator, args, result, e);                                                  \
+#define MIGRATOR_CALL(name)                                                                                 \
+	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, \
+			       struct err *e)                                                               \
+	{                                                                                                   \
+		(void)call;                                                                                 \
+		return migrator_##name(a->migrator, args, result, e);                                       \
 	}
-#define INCOMING_CALL(name)                                                                                            \
-	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,            \
-			       struct err *e)                                                                          \
-	{                                                                                                              \
-		return migrator_##name(a->migrator, rpc_connection(call), args, result, e);                            \
+#define INCOMING_CALL(name)                                                                                 \
+	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, \
+			       struct err *e)                                                               \
+	{                                                                                                   \
+		return migrator_##name(a->migrator, rpc_connection(call), args, result, e);                 \
 	}
 MIGRATOR_CALL(host_facts)
 MIGRATOR_CALL(vms)
@@ -129,31 +130,31 @@ INCOMING_CALL(incoming_define)
 #define OP ROLE_OPERATE
 
 enum {
-	CHANGES = 1,     /* worth a line in the log: who did it */
+	CHANGES = 1,        /* worth a line in the log: who did it */
 	WHILE_STOPPING = 2, /* must still be answered for migrations to end well */
 };
 
 /* id, name, handler, roles of which a peer needs one, flags */
-#define CALLS(X)                                                                                                       \
-	X(STATUS, "agent.status", fleet_status, ANYONE, 0)                                                             \
-	X(HOST_FACTS, "host.facts", call_host_facts, IN | OP, 0)                                                       \
-	X(VMS, "vms", call_vms, IN | OP, 0)                                                                            \
-	X(VMS_ALL, "vms.all", fleet_vms, OP, 0)                                                                        \
-	X(VM_WHERE, "vm.where", call_vm_where, IN | OP, WHILE_STOPPING)                                                \
-	X(PREFLIGHT_TARGET, "preflight.target", call_preflight_target, IN, 0)                                          \
-	X(MIGRATE_BEGIN, "migrate.begin", call_incoming_begin, IN, CHANGES)                                            \
-	X(MIGRATE_END, "migrate.end", call_incoming_end, IN, CHANGES | WHILE_STOPPING)                                 \
-	X(MIGRATE_EXPORT, "migrate.export", call_incoming_export, IN, CHANGES)                                         \
-	X(MIGRATE_UNEXPORT, "migrate.unexport", call_incoming_unexport, IN, CHANGES | WHILE_STOPPING)                  \
-	X(MIGRATE_DEFINE, "migrate.define", call_incoming_define, IN, CHANGES)                                         \
-	X(HOSTS, "hosts", fleet_hosts, OP, 0)                                                                          \
-	X(CHECK, "check", doctor_check, OP, 0)                                                                         \
-	X(PLAN, "plan", call_plan, OP, 0)                                                                              \
-	X(MIGRATE, "migrate", call_migrate, OP, CHANGES)                                                               \
-	X(CANCEL, "cancel", call_cancel, OP, CHANGES | WHILE_STOPPING)                                                 \
-	X(JOBS, "jobs", call_jobs, OP, WHILE_STOPPING)                                                                 \
-	X(DRAIN, "drain", call_drain, OP, CHANGES)                                                                     \
-	X(CPU_BASELINE, "cpu.baseline", fleet_baseline, OP, 0)                                                         \
+#define CALLS(X)                                                                                      \
+	X(STATUS, "agent.status", fleet_status, ANYONE, 0)                                            \
+	X(HOST_FACTS, "host.facts", call_host_facts, IN | OP, 0)                                      \
+	X(VMS, "vms", call_vms, IN | OP, 0)                                                           \
+	X(VMS_ALL, "vms.all", fleet_vms, OP, 0)                                                       \
+	X(VM_WHERE, "vm.where", call_vm_where, IN | OP, WHILE_STOPPING)                               \
+	X(PREFLIGHT_TARGET, "preflight.target", call_preflight_target, IN, 0)                         \
+	X(MIGRATE_BEGIN, "migrate.begin", call_incoming_begin, IN, CHANGES)                           \
+	X(MIGRATE_END, "migrate.end", call_incoming_end, IN, CHANGES | WHILE_STOPPING)                \
+	X(MIGRATE_EXPORT, "migrate.export", call_incoming_export, IN, CHANGES)                        \
+	X(MIGRATE_UNEXPORT, "migrate.unexport", call_incoming_unexport, IN, CHANGES | WHILE_STOPPING) \
+	X(MIGRATE_DEFINE, "migrate.define", call_incoming_define, IN, CHANGES)                        \
+	X(HOSTS, "hosts", fleet_hosts, OP, 0)                                                         \
+	X(CHECK, "check", doctor_check, OP, 0)                                                        \
+	X(PLAN, "plan", call_plan, OP, 0)                                                             \
+	X(MIGRATE, "migrate", call_migrate, OP, CHANGES)                                              \
+	X(CANCEL, "cancel", call_cancel, OP, CHANGES | WHILE_STOPPING)                                \
+	X(JOBS, "jobs", call_jobs, OP, WHILE_STOPPING)                                                \
+	X(DRAIN, "drain", call_drain, OP, CHANGES)                                                    \
+	X(CPU_BASELINE, "cpu.baseline", fleet_baseline, OP, 0)                                        \
 	X(EVENTS, "events", feed_events, OP, 0)
 
 struct call_entry {
@@ -170,8 +171,8 @@ enum call_id {
 };
 
 static const struct call_entry entries[] = {
-#define X(id, name, fn, any_of, flags) {name, fn, any_of, flags},
-    CALLS(X)
+#define X(id, name, fn, any_of, flags) { name, fn, any_of, flags },
+	CALLS(X)
 #undef X
 };
 
@@ -187,7 +188,9 @@ static int check_roles(struct agent *a, const struct call_entry *entry, const ch
 		/* Said in full: the operator who reads this often sits at the other host. */
 		config_roles_format(entry->any_of & OP ? OP : entry->any_of, needed, sizeof(needed));
 		rc = err_set(e, ERR_REFUSED, "%s may not call \"%s\" on %s", peer, entry->name, view->config->name);
-		err_remedy(e, "give %s the role \"%s\" in `peers' of vmferryd.conf on %s, then systemctl reload vmferryd there",
+		err_remedy(e,
+			   "give %s the role \"%s\" in `peers' of vmferryd.conf on %s, then systemctl reload vmferryd "
+			   "there",
 			   peer, needed, view->config->name);
 	}
 	settings_put(a->settings, view);
@@ -257,18 +260,18 @@ static int serve(const struct clients_endpoint *endpoint, struct rpc_call *call,
 	return rc;
 }
 
-#define X(id, name, fn, any_of, flags)                                                                                 \
-	static int serve_##id(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)    \
-	{                                                                                                              \
-		return serve(ctx, call, &entries[CALL_##id], args, result, e);                                         \
+#define X(id, name, fn, any_of, flags)                                                                              \
+	static int serve_##id(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e) \
+	{                                                                                                           \
+		return serve(ctx, call, &entries[CALL_##id], args, result, e);                                      \
 	}
 CALLS(X)
 #undef X
 
 /* Roles are checked in serve(), which knows alternatives and says what to do. */
 const struct rpc_method calls_methods[] = {
-#define X(id, name, fn, any_of, flags) {name, serve_##id, 0},
-    CALLS(X)
+#define X(id, name, fn, any_of, flags) { name, serve_##id, 0 },
+	CALLS(X)
 #undef X
-    {NULL, NULL, 0},
+		{ NULL, NULL, 0 },
 };

@@ -1,9 +1,11 @@
 /*
- * calls.h - everything that can be called on this agent: by operators over the local socket, by peers as far as their roles go. The list,
- * with who may call what, is the table in calls.c; arguments and results are in PROTOCOL.md section "Calls".
+ * calls.h - everything that can be called on this agent: by operators over the local socket, by peers as far as their
+ * roles go. The list, with who may call what, is the table in calls.c; arguments and results are in PROTOCOL.md
+ * section "Calls".
  *
- * An operator's call with {"at": HOST} is passed on to the agent of HOST, notes and cancellation included; that agent decides by the role
- * "operate" that it gives to this host. Peers cannot have calls passed on: their roles are theirs here, not elsewhere.
+ * An operator's call with {"at": HOST} is passed on to the agent of HOST, notes and cancellation included; that agent
+ * decides by the role "operate" that it gives to this host. Peers cannot have calls passed on: their roles are theirs
+ * here, not elsewhere.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_CALLS_H
 #define VMFERRY_TOOLS_VMFERRYD_CALLS_H

@@ -111,9 +111,10 @@ struct clients *clients_new(struct agent *agent, struct err *e)
 	struct clients *c = mem_alloc(sizeof(*c));
 	c->agent = agent;
 	for (int local = 0; local < 2; local++) {
-		c->endpoints[local] = (struct clients_endpoint){.agent = agent, .local = local != 0};
+		c->endpoints[local] = (struct clients_endpoint){ .agent = agent, .local = local != 0 };
 		c->services[local] = (struct rpc_service){
-		    .methods = calls_methods, .ctx = &c->endpoints[local], .roles_of = roles_of, .on_close = on_close};
+			.methods = calls_methods, .ctx = &c->endpoints[local], .roles_of = roles_of, .on_close = on_close
+		};
 	}
 	pthread_mutex_init(&c->lock, NULL);
 	thread_cond_init(&c->changed);

@@ -1,6 +1,6 @@
 /*
- * clients.h - control connections that came in: operators over the local socket, peers over TLS. Each is served by rpc.c with the calls of
- * calls.h; here they are counted, named and ended.
+ * clients.h - control connections that came in: operators over the local socket, peers over TLS. Each is served by
+ * rpc.c with the calls of calls.h; here they are counted, named and ended.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_CLIENTS_H
 #define VMFERRY_TOOLS_VMFERRYD_CLIENTS_H
@@ -24,8 +24,8 @@ struct clients_endpoint {
 };
 
 struct clients *clients_new(struct agent *agent, struct err *e);
-/* Takes over a link whose HELLO was read and not yet answered: welcomes and serves it, or refuses it with a reason that was also logged. `who` says who it is,
- * for logs: "uid=0 pid=12". */
+/* Takes over a link whose HELLO was read and not yet answered: welcomes and serves it, or refuses it with a reason
+ * that was also logged. `who` says who it is, for logs: "uid=0 pid=12". */
 void clients_serve(struct clients *c, struct link *l, bool local, const char *who);
 /* "local uid=1000 pid=12" or "peer=node2 addr=192.0.2.2:1234". Returns buf. */
 const char *clients_who(struct clients *c, const struct rpc *rpc, char *buf, size_t size);

@@ -47,7 +47,7 @@ static bool in_group(int fd, const struct ucred *cred, gid_t group)
 
 static int check_caller(const struct control *c, int fd, char *who, size_t size, struct err *e)
 {
-	struct ucred cred = {0};
+	struct ucred cred = { 0 };
 	socklen_t len = sizeof(cred);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		return err_sys(e, "SO_PEERCRED");
@@ -127,7 +127,7 @@ struct control *control_start(struct agent *a, struct err *e)
 		err_wrap(e, "control socket");
 		goto fail;
 	}
-	c->door = door_open(&(struct door_opts){.name = "greet-local", .fd = fd, .greet = greet, .ctx = c}, e);
+	c->door = door_open(&(struct door_opts){ .name = "greet-local", .fd = fd, .greet = greet, .ctx = c }, e);
 	if (!c->door)
 		goto fail;
 	return c;

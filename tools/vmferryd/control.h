@@ -1,6 +1,6 @@
 /*
- * control.h - the local socket: mode 0660, and every caller's credentials checked by the kernel's word (SO_PEERCRED): root, the agent's own
- * user, or a member of control.group.
+ * control.h - the local socket: mode 0660, and every caller's credentials checked by the kernel's word (SO_PEERCRED):
+ * root, the agent's own user, or a member of control.group.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_CONTROL_H
 #define VMFERRY_TOOLS_VMFERRYD_CONTROL_H

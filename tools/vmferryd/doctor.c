@@ -27,18 +27,18 @@
 
 enum status { OK, WARN, FAIL };
 
-static const char *const status_names[] = {"ok", "warn", "fail"};
+static const char *const status_names[] = { "ok", "warn", "fail" };
 
-static void __attribute__((format(printf, 5, 6))) add(json_t *checks, enum status status, const char *name,
-						      const char *remedy, const char *fmt, ...)
+static void __attribute__((format(printf, 5, 6)))
+add(json_t *checks, enum status status, const char *name, const char *remedy, const char *fmt, ...)
 {
 	char text[1300];
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	json_array_append_new(checks, json_pack("{s:s, s:s, s:s, s:s}", "name", name, "status", status_names[status], "text",
-						text, "remedy", status == OK ? "" : remedy));
+	json_array_append_new(checks, json_pack("{s:s, s:s, s:s, s:s}", "name", name, "status", status_names[status],
+						"text", text, "remedy", status == OK ? "" : remedy));
 }
 
 static void add_error(json_t *checks, const char *name, const struct err *e)
@@ -65,18 +65,20 @@ static const char *text_of(const json_t *o, const char *key)
 
 static void check_hypervisor(json_t *checks, const json_t *facts)
 {
-	check_version(checks, "libvirt", json_integer_value(json_object_get(facts, "libvirt_version")), PREFLIGHT_MIN_LIBVIRT,
-		      text_of(facts, "libvirt"));
+	check_version(checks, "libvirt", json_integer_value(json_object_get(facts, "libvirt_version")),
+		      PREFLIGHT_MIN_LIBVIRT, text_of(facts, "libvirt"));
 	json_int_t qemu = json_integer_value(json_object_get(facts, "qemu_version"));
 	if (qemu)
 		check_version(checks, "qemu", qemu, PREFLIGHT_MIN_QEMU, text_of(facts, "qemu"));
 	else
-		add(checks, FAIL, "qemu", "install qemu-system-x86 and restart libvirtd", "libvirt knows no QEMU on this host");
+		add(checks, FAIL, "qemu", "install qemu-system-x86 and restart libvirtd",
+		    "libvirt knows no QEMU on this host");
 	if (json_is_true(json_object_get(facts, "kvm")))
 		add(checks, OK, "kvm", "", "/dev/kvm is there");
 	else
 		add(checks, WARN, "kvm",
-		    "switch on virtualization in the firmware and load kvm_intel or kvm_amd; only emulated (TCG) guests can move "
+		    "switch on virtualization in the firmware and load kvm_intel or kvm_amd; only emulated (TCG) "
+		    "guests can move "
 		    "here until then",
 		    "/dev/kvm is not there or not accessible");
 }
@@ -101,16 +103,19 @@ static void check_cert(json_t *checks, const char *name, const char *file, const
 	}
 	int64_t left = pki_days_left(&cert, clock_wall_ns() / NS_PER_S);
 	if (expected && strcmp(cert.name, expected) != 0)
-		add(checks, FAIL, name, "issue one for this host (vmferry pki issue NAME), or set `name' in vmferryd.conf to its name",
+		add(checks, FAIL, name,
+		    "issue one for this host (vmferry pki issue NAME), or set `name' in vmferryd.conf to its name",
 		    "%s is for \"%s\", but this host is \"%s\": peers will not accept it", file, cert.name, expected);
 	else if (left < 0)
-		add(checks, FAIL, name, expected ? "renew it: vmferry pki issue NAME --renew, copy host.pem and host.key here, "
-						   "systemctl reload vmferryd"
-						 : "make a new authority and new host certificates",
+		add(checks, FAIL, name,
+		    expected ? "renew it: vmferry pki issue NAME --renew, copy host.pem and host.key here, "
+			       "systemctl reload vmferryd"
+			     : "make a new authority and new host certificates",
 		    "%s has expired", file);
 	else
 		add(checks, left < CERT_WARN_DAYS ? WARN : OK, name,
-		    "renew it in time: vmferry pki issue NAME --renew, copy host.pem and host.key here, systemctl reload vmferryd",
+		    "renew it in time: vmferry pki issue NAME --renew, copy host.pem and host.key here, systemctl "
+		    "reload vmferryd",
 		    "%s is good for %" PRId64 " days", file, left);
 }
 
@@ -140,7 +145,8 @@ static void check_group(json_t *checks, const char *key, const char *group)
 	/* ERANGE is a group with many members: it is there. */
 	if (getgrnam_r(group, &entry, buf, sizeof(buf), &found) != 0 || found)
 		return;
-	add(checks, FAIL, key, "set it to the group that QEMU runs as (/etc/libvirt/qemu.conf), or \"\" if QEMU runs as root",
+	add(checks, FAIL, key,
+	    "set it to the group that QEMU runs as (/etc/libvirt/qemu.conf), or \"\" if QEMU runs as root",
 	    "there is no group \"%s\" on this host", group);
 }
 
@@ -176,7 +182,8 @@ static void check_clock(json_t *checks, const struct gather_item *item)
 	units_format_duration(skew, shown, sizeof(shown));
 	if (certain <= SKEW_WARN_NS)
 		return;
-	add(checks, certain > PREFLIGHT_MAX_SKEW_NS ? FAIL : WARN, "clock", "synchronize both hosts (chrony or systemd-timesyncd)",
+	add(checks, certain > PREFLIGHT_MAX_SKEW_NS ? FAIL : WARN, "clock",
+	    "synchronize both hosts (chrony or systemd-timesyncd)",
 	    "the clock of %s is %s %s: a guest's time would jump when it moves", item->host, shown,
 	    item->skew_ns > 0 ? "ahead" : "behind");
 }
@@ -187,8 +194,7 @@ static unsigned roles_there(const json_t *status)
 	unsigned roles = 0;
 	size_t i;
 	const json_t *name;
-	json_array_foreach(json_object_get(status, "roles"), i, name)
-	{
+	json_array_foreach (json_object_get(status, "roles"), i, name) {
 		if (json_is_string(name))
 			roles |= config_role_from_name(json_string_value(name));
 	}
@@ -204,13 +210,14 @@ static void check_peer(json_t *checks, const struct config_peer *peer, const str
 	}
 	unsigned theirs = roles_there(item->status), ours = peer ? peer->roles : 0;
 	bool useless = !(theirs & ROLE_MIGRATE_IN) && !(ours & ROLE_MIGRATE_IN);
-	add(checks, useless ? WARN : OK, "peer", "give the role \"migrate-in\" in vmferryd.conf of the host that VMs are to move to",
+	add(checks, useless ? WARN : OK, "peer",
+	    "give the role \"migrate-in\" in vmferryd.conf of the host that VMs are to move to",
 	    "%s answers in %.1f ms; it may here: %s; this host may there: %s", item->host, (double)item->rtt_ns / 1e6,
 	    config_roles_format(ours, here, sizeof(here)), config_roles_format(theirs, there, sizeof(there)));
 	const char *version = text_of(item->status, "version");
 	if (strcmp(version, VMFERRY_VERSION) != 0)
-		add(checks, WARN, "version", "upgrade the older one", "%s runs vmferryd %s, this host %s", item->host, version,
-		    VMFERRY_VERSION);
+		add(checks, WARN, "version", "upgrade the older one", "%s runs vmferryd %s, this host %s", item->host,
+		    version, VMFERRY_VERSION);
 	check_clock(checks, item);
 }
 

@@ -141,14 +141,14 @@ static void *accept_loop(void *arg)
 {
 	struct door *d = arg;
 	for (;;) {
-		struct pollfd fds[2] = {{.fd = d->stop, .events = POLLIN}, {.fd = d->opts.fd, .events = POLLIN}};
+		struct pollfd fds[2] = { { .fd = d->stop, .events = POLLIN }, { .fd = d->opts.fd, .events = POLLIN } };
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			return NULL;
 		if (fds[0].revents)
 			return NULL;
 		if (!fds[1].revents)
 			continue;
-		struct sockaddr_storage from = {0};
+		struct sockaddr_storage from = { 0 };
 		socklen_t len = sizeof(from);
 		int fd = accept4(d->opts.fd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC);
 		if (fd >= 0) {

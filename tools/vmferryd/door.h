@@ -1,6 +1,7 @@
 /*
- * door.h - a listening socket with a thread: each connection gets a short-lived thread of its own, of which there are only so many at a time,
- * so that strangers who connect and say nothing cost little and keep nobody else out for long.
+ * door.h - a listening socket with a thread: each connection gets a short-lived thread of its own, of which there are
+ * only so many at a time, so that strangers who connect and say nothing cost little and keep nobody else out for
+ * long.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_DOOR_H
 #define VMFERRY_TOOLS_VMFERRYD_DOOR_H

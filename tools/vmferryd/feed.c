@@ -1,7 +1,8 @@
-/* The call "events": {"since": number, "last": count, "wait_ms": n} -> {"events":[...], "last": number of the newest given}.
- *
- * Asked again with that number as "since" it goes on where it stopped, so that nothing is lost however slow the reader is. With wait_ms it
- * waits that long for an event if there is none yet. */
+/* The call "events": {"since": number, "last": count, "wait_ms": n} -> {"events":[...], "last": number of the newest
+ * given}.
+ * 
+ * Asked again with that number as "since" it goes on where it stopped, so that nothing is lost however slow the
+ * reader is. With wait_ms it waits that long for an event if there is none yet. */
 #include "base/clock.h"
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/calls.h"
@@ -50,7 +51,7 @@ static void wait_for_one(struct agent *a, struct rpc_call *call, uint64_t after,
 int feed_events(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	uint64_t newest = outbox_last(a->outbox), last = number(args, "last", UINT64_MAX);
-	struct feed f = {.seen = number(args, "since", 0)};
+	struct feed f = { .seen = number(args, "since", 0) };
 	if (last < newest && newest - last > f.seen)
 		f.seen = newest - last;
 	if (newest <= f.seen)

@@ -11,8 +11,8 @@
 static json_t *role_names(unsigned roles)
 {
 	json_t *names = json_array();
-#define X(id, bit, name)                                                                                               \
-	if (roles & (bit))                                                                                             \
+#define X(id, bit, name)   \
+	if (roles & (bit)) \
 		json_array_append_new(names, json_string(name));
 	ROLES(X)
 #undef X
@@ -26,8 +26,8 @@ int fleet_status(struct agent *a, struct rpc_call *call, const json_t *args, jso
 	(void)e;
 	const struct settings_view *view = settings_get(a->settings);
 	const struct config_peer *peer = config_peer_find(view->config, rpc_caller(call));
-	*result = json_pack("{s:s, s:s, s:I, s:I, s:o}", "name", view->config->name, "version", VMFERRY_VERSION, "uptime_ms",
-			    (json_int_t)((clock_mono_ns() - a->started_ns) / NS_PER_MS), "time_ns",
+	*result = json_pack("{s:s, s:s, s:I, s:I, s:o}", "name", view->config->name, "version", VMFERRY_VERSION,
+			    "uptime_ms", (json_int_t)((clock_mono_ns() - a->started_ns) / NS_PER_MS), "time_ns",
 			    (json_int_t)clock_wall_ns(), "roles", role_names(peer ? peer->roles : 0));
 	settings_put(a->settings, view);
 	return 0;
@@ -35,7 +35,8 @@ int fleet_status(struct agent *a, struct rpc_call *call, const json_t *args, jso
 
 static json_t *host_json(struct agent *a, const struct gather_item *item)
 {
-	json_t *o = json_pack("{s:s, s:b, s:b}", "name", item->host, "self", item->self, "reachable", item->status != NULL);
+	json_t *o = json_pack("{s:s, s:b, s:b}", "name", item->host, "self", item->self, "reachable",
+			      item->status != NULL);
 	if (!item->self) {
 		json_object_set_new(o, "may_here", role_names(settings_roles(a->settings, item->host)));
 		if (item->status) {
@@ -54,7 +55,8 @@ static json_t *host_json(struct agent *a, const struct gather_item *item)
 	return o;
 }
 
-/* {} -> {"hosts":[{"name","self","reachable","may_here":[],"may_there":[],"rtt_us","clock_skew_ms","facts":{},"error","remedy"}]} */
+/* {} ->
+ * {"hosts":[{"name","self","reachable","may_here":[],"may_there":[],"rtt_us","clock_skew_ms","facts":{},"error","remedy"}]} */
 int fleet_hosts(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	(void)call;
@@ -85,7 +87,8 @@ int fleet_vms(struct agent *a, struct rpc_call *call, const json_t *args, json_t
 		if (json_is_array(list))
 			json_array_extend(vms, list);
 		else
-			json_array_append_new(bad, json_pack("{s:s, s:s}", "host", items[i].host, "text", items[i].error.text));
+			json_array_append_new(bad, json_pack("{s:s, s:s}", "host", items[i].host, "text",
+							     items[i].error.text));
 	}
 	gather_free(items, n);
 	json_decref(none);
@@ -100,7 +103,7 @@ static json_t *baseline_host(const struct gather_item *item)
 	if (!json_is_string(xml))
 		return NULL;
 	json_t *host = json_pack("{s:s, s:O}", "name", item->host, "cpu_xml", xml);
-	static const char *const also[] = {"virt_type", "features"};
+	static const char *const also[] = { "virt_type", "features" };
 	for (size_t i = 0; i < 2; i++) {
 		json_t *v = json_object_get(cpu, also[i]);
 		if (v && !json_is_null(v))
@@ -119,7 +122,8 @@ static int collect_cpus(const struct gather_item *items, size_t n, json_t *hosts
 			*e = items[i].error;
 			return err_wrap(e, "ask %s for its CPU", items[i].host);
 		} else {
-			return err_set(e, ERR_LIBVIRT, "the libvirt of %s does not say what its CPU can do", items[i].host);
+			return err_set(e, ERR_LIBVIRT, "the libvirt of %s does not say what its CPU can do",
+				       items[i].host);
 		}
 	}
 	return 0;
@@ -131,7 +135,8 @@ static bool names_self(struct agent *a, const json_t *hosts)
 	const json_t *name;
 	bool found = false;
 	const struct settings_view *view = settings_get(a->settings);
-	json_array_foreach(hosts, i, name) found |= json_is_string(name) && strcmp(json_string_value(name), view->config->name) == 0;
+	json_array_foreach (hosts, i, name)
+		found |= json_is_string(name) && strcmp(json_string_value(name), view->config->name) == 0;
 	settings_put(a->settings, view);
 	return found;
 }
@@ -142,7 +147,8 @@ int fleet_baseline(struct agent *a, struct rpc_call *call, const json_t *args, j
 	(void)call;
 	size_t n = 0;
 	json_t *none = json_object(), *hosts = json_array();
-	json_t *names = json_array_size(json_object_get(args, "hosts")) ? json_deep_copy(json_object_get(args, "hosts")) : NULL;
+	json_t *names = json_array_size(json_object_get(args, "hosts")) ? json_deep_copy(json_object_get(args, "hosts"))
+									: NULL;
 	if (names && !names_self(a, names)) {
 		const struct settings_view *view = settings_get(a->settings);
 		json_array_insert_new(names, 0, json_string(view->config->name));

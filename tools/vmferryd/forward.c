@@ -6,7 +6,8 @@
 
 #define LOOK_NS (50 * NS_PER_MS)
 
-/* rpc_call watches a flag; a served call tells of its cancellation only when asked. A thread carries the one to the other. */
+/* rpc_call watches a flag; a served call tells of its cancellation only when asked. A thread carries the one to the
+ * other. */
 struct watcher {
 	struct agent *agent;
 	struct rpc_call *call;
@@ -63,7 +64,7 @@ int forward_call(struct agent *a, struct rpc_call *call, const char *host, const
 	struct rpc *rpc = peers_connect(a->peers, host, e);
 	if (!rpc)
 		return -1;
-	struct watcher w = {.agent = a, .call = call};
+	struct watcher w = { .agent = a, .call = call };
 	json_t *copy = json_deep_copy(args);
 	json_object_del(copy, "at");
 	int rc = call_watched(&w, rpc, method, copy, result, e);

@@ -90,7 +90,8 @@ struct gather_item *gather_ask(struct agent *a, const json_t *hosts, const char 
 		items[i].self = strcmp(items[i].host, view->config->name) == 0;
 		items[i].rtt_ns = -1;
 		tasks[i] = (struct task){
-		    .agent = a, .item = &items[i], .method = method, .args = args, .within_ns = within_ns};
+			.agent = a, .item = &items[i], .method = method, .args = args, .within_ns = within_ns
+		};
 		if (pool)
 			pool_submit(pool, ask, &tasks[i]);
 		else

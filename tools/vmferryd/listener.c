@@ -41,7 +41,8 @@ static int check_peer(struct agent *a, const struct link *l, const char *purpose
 		err_remedy(e, "add it to `peers' in vmferryd.conf of %s, then systemctl reload vmferryd there", self);
 	} else if (data && !(peer->roles & ROLE_MIGRATE_IN)) {
 		rc = err_set(e, ERR_REFUSED, "%s may not migrate VMs to %s", name, self);
-		err_remedy(e, "give it the role \"migrate-in\" in vmferryd.conf of %s, then systemctl reload vmferryd there", self);
+		err_remedy(e, "give it the role \"migrate-in\" in vmferryd.conf of %s, then systemctl reload vmferryd there",
+			   self);
 	} else if (!data && strcmp(purpose, "control") != 0) {
 		char clean[40];
 		/* Comes from the peer: shown in logs, so only a little of it, and no control characters. */
@@ -109,8 +110,8 @@ static int bind_to(const struct sockaddr *addr, socklen_t len, struct err *e)
 
 static int open_socket(const char *address, unsigned port, struct err *e)
 {
-	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
-	struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
 	bool any = strcmp(address, "*") == 0;
 	int fd = -1;
 	if (any || inet_pton(AF_INET6, address, &in6.sin6_addr) == 1) {
@@ -146,7 +147,7 @@ struct listener *listener_start(struct agent *a, struct err *e)
 		return NULL;
 	struct listener *l = mem_alloc(sizeof(*l));
 	l->agent = a;
-	l->door = door_open(&(struct door_opts){.name = "greet-peer", .fd = fd, .greet = greet, .ctx = l}, e);
+	l->door = door_open(&(struct door_opts){ .name = "greet-peer", .fd = fd, .greet = greet, .ctx = l }, e);
 	if (!l->door) {
 		free(l);
 		return NULL;

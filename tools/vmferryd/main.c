@@ -13,7 +13,8 @@
 
 const char *argp_program_version = "vmferryd " VMFERRY_VERSION;
 
-/* 2: as for `vmferry', the command line or the configuration is wrong. systemd does not try again after it (see the unit). */
+/* 2: as for `vmferry', the command line or the configuration is wrong. systemd does not try again after it (see the
+ * unit). */
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_CONFIG = 2 };
 
 struct options {
@@ -24,10 +25,12 @@ struct options {
 enum { OPT_CHECK = 0x100, OPT_FOREGROUND };
 
 static const struct argp_option option_table[] = {
-    {"config", 'c', "FILE", 0, "Configuration (default: " CONFIG_DEFAULT_PATH ")", 0},
-    {"check-config", OPT_CHECK, NULL, 0, "Check the configuration, say all that is wrong with it or what it means, and exit", 0},
-    {"foreground", OPT_FOREGROUND, NULL, 0, "Stay in the foreground; always so, accepted for clarity", 0},
-    {0}};
+	{ "config", 'c', "FILE", 0, "Configuration (default: " CONFIG_DEFAULT_PATH ")", 0 },
+	{ "check-config", OPT_CHECK, NULL, 0,
+	  "Check the configuration, say all that is wrong with it or what it means, and exit", 0 },
+	{ "foreground", OPT_FOREGROUND, NULL, 0, "Stay in the foreground; always so, accepted for clarity", 0 },
+	{ 0 }
+};
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -50,10 +53,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    .options = option_table,
-    .parser = parse,
-    .doc = "The agent of vmferry: moves virtual machines between this host and its peers.\v"
-	   "It logs to stderr. SIGHUP reads the configuration again, SIGTERM cancels migrations under way and stops. See vmferryd(8).",
+	.options = option_table,
+	.parser = parse,
+	.doc = "The agent of vmferry: moves virtual machines between this host and its peers.\v"
+	       "It logs to stderr. SIGHUP reads the configuration again, SIGTERM cancels migrations under way and "
+	       "stops. See vmferryd(8).",
 };
 
 static int fail(const struct err *e)
@@ -113,7 +117,8 @@ static struct settings *load_settings(const char *path, struct err *e)
 {
 	struct settings *s = settings_new(path, NULL, NULL, e);
 	if (!s && e->cls == ERR_SYS)
-		err_remedy(e, "write the file (an example is /usr/share/doc/vmferry/examples/vmferryd.conf.example), or name another "
+		err_remedy(e, "write the file (an example is /usr/share/doc/vmferry/examples/vmferryd.conf.example), "
+			      "or name another "
 			      "with --config");
 	else if (!s && e->cls == ERR_CONFIG)
 		err_remedy(e, "vmferryd --check-config --config %s says all that is wrong", path);
@@ -122,7 +127,7 @@ static struct settings *load_settings(const char *path, struct err *e)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.config = CONFIG_DEFAULT_PATH};
+	struct options o = { .config = CONFIG_DEFAULT_PATH };
 	struct err e = ERR_INIT;
 	argp_err_exit_status = EXIT_CONFIG;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)

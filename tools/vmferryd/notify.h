@@ -1,5 +1,6 @@
 /*
- * notify.h - what systemd is told (sd_notify's protocol: one datagram to $NOTIFY_SOCKET). Nothing happens where there is none.
+ * notify.h - what systemd is told (sd_notify's protocol: one datagram to $NOTIFY_SOCKET). Nothing happens where there
+ * is none.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_NOTIFY_H
 #define VMFERRY_TOOLS_VMFERRYD_NOTIFY_H

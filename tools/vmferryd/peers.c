@@ -78,7 +78,8 @@ static int unknown_peer(const struct config *c, const char *host, struct err *e)
 		err_set(e, ERR_REFUSED, "%s is not a peer of %s; did you mean %s?", host, c->name, near);
 	else
 		err_set(e, ERR_REFUSED, "%s is not a peer of %s", host, c->name);
-	return err_remedy(e, "`vmferry hosts' lists the peers; new ones are added to `peers' in vmferryd.conf of both hosts");
+	return err_remedy(
+		e, "`vmferry hosts' lists the peers; new ones are added to `peers' in vmferryd.conf of both hosts");
 }
 
 static struct link *open_link(struct peers *p, const char *host, json_t *hello, struct err *e)
@@ -87,7 +88,9 @@ static struct link *open_link(struct peers *p, const char *host, json_t *hello, 
 	const struct config_peer *peer = config_peer_find(view->config, host);
 	struct link *l = NULL;
 	if (peer) {
-		const struct link_peer to = {.name = peer->name, .address = peer->address, .port = (uint16_t)peer->port};
+		const struct link_peer to = { .name = peer->name,
+					      .address = peer->address,
+					      .port = (uint16_t)peer->port };
 		struct tls_ctx *ctx = settings_tls(p->settings);
 		l = link_connect(ctx, &to, hello, clock_mono_ns() + CONNECT_WITHIN_NS, e);
 		tls_ctx_free(ctx);
@@ -133,14 +136,15 @@ static void on_close(void *ctx, struct rpc *rpc, const struct err *why)
 {
 	(void)ctx;
 	if (err_is_set(why))
-		log_warn("peer_lost", "peer=%s addr=%s msg=%s", rpc_peer_name(rpc), rpc_peer_addr(rpc), LOG_Q(why->text));
+		log_warn("peer_lost", "peer=%s addr=%s msg=%s", rpc_peer_name(rpc), rpc_peer_addr(rpc),
+			 LOG_Q(why->text));
 	else
 		log_debug("peer_closed", "peer=%s addr=%s", rpc_peer_name(rpc), rpc_peer_addr(rpc));
 }
 
 /* What we open is for our own calls; the other side opens its own connection for its. */
-static const struct rpc_method no_methods[] = {{NULL, NULL, 0}};
-static const struct rpc_service callers_only = {.methods = no_methods, .on_close = on_close};
+static const struct rpc_method no_methods[] = { { NULL, NULL, 0 } };
+static const struct rpc_service callers_only = { .methods = no_methods, .on_close = on_close };
 
 struct rpc *peers_connect(struct peers *p, const char *host, struct err *e)
 {

@@ -1,6 +1,6 @@
 /*
- * peers.h - connections that this agent opens to its peers: one control connection each, opened when first needed and again when it
- * has died, and as many data links as the migrator asks for.
+ * peers.h - connections that this agent opens to its peers: one control connection each, opened when first needed and
+ * again when it has died, and as many data links as the migrator asks for.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_PEERS_H
 #define VMFERRY_TOOLS_VMFERRYD_PEERS_H
@@ -20,8 +20,8 @@ void peers_free(struct peers *p);
 struct rpc *peers_connect(struct peers *p, const char *host, struct err *e);
 /* A data link; steals hello. */
 struct link *peers_connect_data(struct peers *p, const char *host, json_t *hello, struct err *e);
-/* After a reload: lets go of connections to peers that are gone or have moved, and, as TLS files may have changed, has all others opened anew
- * when next needed. Whoever holds a reference keeps it. */
+/* After a reload: lets go of connections to peers that are gone or have moved, and, as TLS files may have changed,
+ * has all others opened anew when next needed. Whoever holds a reference keeps it. */
 void peers_forget(struct peers *p);
 
 #endif

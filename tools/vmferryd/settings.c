@@ -41,11 +41,14 @@ static void version_unref_locked(struct version *v)
 
 static struct tls_ctx *load_tls(const struct config *c, struct err *e)
 {
-	const struct tls_files files = {.ca = c->tls.ca, .cert = c->tls.cert, .key = c->tls.key};
+	const struct tls_files files = { .ca = c->tls.ca, .cert = c->tls.cert, .key = c->tls.key };
 	struct tls_ctx *ctx = tls_ctx_new(&files, e);
 	if (!ctx)
-		err_remedy(e, "make certificates with `vmferry pki init' and `vmferry pki issue %s', and copy ca.pem, host.pem and "
-			      "host.key to where tls.* in vmferryd.conf says", c->name);
+		err_remedy(e,
+			   "make certificates with `vmferry pki init' and `vmferry pki issue %s', and copy ca.pem, "
+			   "host.pem and "
+			   "host.key to where tls.* in vmferryd.conf says",
+			   c->name);
 	return ctx;
 }
 

@@ -31,8 +31,8 @@ struct tls_ctx *settings_tls(struct settings *s);
 unsigned settings_roles(struct settings *s, const char *peer);
 bool settings_knows(struct settings *s, const char *peer);
 
-/* Reads the file and the certificates again. On failure everything stays as it was. Changed keys are logged, those that need a
- * restart with a warning; the log level is set. */
+/* Reads the file and the certificates again. On failure everything stays as it was. Changed keys are logged, those
+ * that need a restart with a warning; the log level is set. */
 int settings_reload(struct settings *s, struct err *e);
 
 #endif

@@ -24,7 +24,7 @@ int signals_open(struct err *e)
 enum signals_event signals_wait(int fd, int64_t deadline_ns)
 {
 	for (;;) {
-		struct pollfd p = {.fd = fd, .events = POLLIN};
+		struct pollfd p = { .fd = fd, .events = POLLIN };
 		if (poll(&p, 1, clock_poll_ms(deadline_ns)) > 0) {
 			struct signalfd_siginfo info;
 			if (read(fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
