@@ -137,7 +137,7 @@ struct relay {
 
 	pthread_mutex_t adapt_lock;
 	struct adapt *adapt; /* under adapt_lock, as the two below */
-	int64_t tick_ns;
+	int64_t tick_ns, tick_busy_ns;
 	struct codec_stats codec;
 
 	atomic_uint_least64_t pending; /* bytes in items */

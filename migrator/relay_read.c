@@ -133,10 +133,13 @@ static void note_encoded(struct relay *r, const struct codec_params *params, con
 	const int64_t now = clock_mono_ns();
 	if (now - r->tick_ns < TICK_NS)
 		return;
-	r->tick_ns = now;
 	flow_tx_stats(r->tx, &fs);
-	adapt_tick(r->adapt,
-		   &(struct adapt_now){ .now_ns = now, .wire_bytes = fs.wire_bytes, .queue_fill = fs.queue_fill });
+	const double busy = (double)(fs.network_busy_ns - r->tick_busy_ns) / (double)(now - r->tick_ns);
+	r->tick_ns = now;
+	r->tick_busy_ns = fs.network_busy_ns;
+	adapt_tick(r->adapt, &(struct adapt_now){ .now_ns = now,
+						  .wire_bytes = fs.wire_bytes,
+						  .link_busy = fs.paced || busy > 1 ? 1 : busy });
 }
 
 static struct buf encode(struct relay *r, const struct batch *b)

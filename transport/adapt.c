@@ -299,7 +299,7 @@ void adapt_tick(struct adapt *a, const struct adapt_now *now)
 	a->tick_wire = now->wire_bytes;
 	a->raw_bytes = 0;
 	a->wall_ns = 0;
-	move(&a->fill, now->queue_fill, 0.6);
+	move(&a->fill, now->link_busy, 0.6);
 	move(&a->wire_rate, (double)wire / seconds, 0.5);
 	move(&a->raw_rate, raw / seconds, 0.3);
 	if (wire + (uint64_t)raw < TICK_TRAFFIC_MIN && a->fill < FULL)

@@ -46,7 +46,7 @@ void adapt_encoded(struct adapt *a, const struct adapt_sample *s);
 struct adapt_now {
 	int64_t now_ns;      /* monotonic */
 	uint64_t wire_bytes; /* put on the links since the beginning */
-	double queue_fill;   /* 0..1: flow_stats.queue_fill */
+	double link_busy;   /* 0..1: part of the time since the last tick in which the network, or a rate limit, was what was waited for */
 };
 void adapt_tick(struct adapt *a, const struct adapt_now *now);
 

@@ -64,7 +64,8 @@ struct flow_stats {
 	uint64_t delivery_rate;   /* wire bytes per second as acknowledged while the way was busy; 0: not known yet */
 	uint64_t window;          /* wire bytes allowed in flight now */
 	int64_t rtt_ns;           /* least seen from reservation to acknowledgement, of late; 0: none yet */
-	double queue_fill;        /* 0..1: how full the network is; near 1 the link is what is scarce */
+	int64_t network_busy_ns;  /* since the beginning: for how long the busiest link waited for the network (tcp_busy.h) */
+	bool paced;               /* the rate limit is holding something back */
 };
 
 /* ---- sending side ---- */

@@ -5,12 +5,11 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "transport/flow_window.h"
+#include "transport/tcp_busy.h"
 
 #include <assert.h>
-#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #define MAX_LINKS 32
 #define TLS_RECORD 16384u
@@ -438,6 +437,20 @@ static uint32_t estimate(const struct tx_stream *s, size_t raw)
 	return wire_of((size_t)((double)raw * s->ratio));
 }
 
+/* A limit is a rate that is known before it is measured. Under lock. */
+static uint64_t window_of(const struct flow_tx *f)
+{
+	const uint64_t window = flow_window_bytes(&f->window);
+
+	if (f->bucket.rate == 0)
+		return window;
+	const double ns = (double)(FLOW_WINDOW_TARGET_NS + flow_window_rtt(&f->window));
+	const double most = (double)f->bucket.rate * ns / 1e9;
+	if (most >= (double)window)
+		return window;
+	return most < (double)FLOW_WINDOW_FLOOR ? FLOW_WINDOW_FLOOR : (uint64_t)most;
+}
+
 /* *limited is set if it is the window that says no. */
 static bool has_room(const struct flow_tx *f, const struct tx_stream *s, size_t raw, bool *limited)
 {
@@ -447,7 +460,7 @@ static bool has_room(const struct flow_tx *f, const struct tx_stream *s, size_t 
 		return true;
 	if (f->raw + raw > f->max_raw)
 		return false;
-	if (s->urgent || f->wire + estimate(s, raw) <= flow_window_bytes(&f->window))
+	if (s->urgent || f->wire + estimate(s, raw) <= window_of(f))
 		return true;
 	*limited = true;
 	return false;
@@ -523,7 +536,7 @@ size_t flow_tx_batch_hint(struct flow_tx *f, uint32_t stream)
 {
 	THREAD_LOCKED(&f->lock);
 	const struct tx_stream *s = stream_of(f, stream);
-	const double quarter = (double)flow_window_bytes(&f->window) / 4;
+	const double quarter = (double)window_of(f) / 4;
 	double rate = f->window.rate;
 
 	if (f->bucket.rate && (rate <= 0 || (double)f->bucket.rate < rate))
@@ -634,23 +647,22 @@ void flow_tx_set_rate_limit(struct flow_tx *f, uint64_t bytes_per_s)
 
 /* ---- looking ---- */
 
-/* What the kernels' queues on this host hold: it is there because the network does not take it faster. */
-static uint64_t unsent_in_kernel(const struct flow_tx *f)
+/* The link that waited longest for the network. */
+static int64_t network_busy_ns(const struct flow_tx *f)
 {
-	uint64_t sum = 0;
+	int64_t most = 0;
 
 	for (size_t i = 0; i < f->n_links; i++) {
-		int bytes = 0;
-		if (ioctl(link_fd(f->links[i]->link), SIOCOUTQ, &bytes) == 0 && bytes > 0)
-			sum += (uint64_t)bytes;
+		const int64_t busy = tcp_busy_ns(link_fd(f->links[i]->link));
+		most = busy > most ? busy : most;
 	}
-	return sum;
+	return most;
 }
 
 void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
 {
 	THREAD_LOCKED(&f->lock);
-	const uint64_t window = flow_window_bytes(&f->window);
+	const uint64_t window = window_of(f);
 	uint64_t wire = 0;
 
 	for (size_t i = 0; i < f->n_links; i++) {
@@ -658,7 +670,6 @@ void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
 		link_wire_bytes(f->links[i]->link, &sent, &received);
 		wire += sent;
 	}
-	const double fill = (double)(f->queued + unsent_in_kernel(f)) / (double)window;
 	*out = (struct flow_stats){
 		.wire_bytes = wire,
 		.batches = f->batches,
@@ -668,7 +679,8 @@ void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
 		.delivery_rate = (uint64_t)f->window.rate,
 		.window = window,
 		.rtt_ns = flow_window_rtt(&f->window),
-		.queue_fill = fill > 1 ? 1 : fill,
+		.network_busy_ns = network_busy_ns(f),
+		.paced = f->bucket.rate > 0 && f->queued > 0,
 	};
 }
 

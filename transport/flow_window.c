@@ -3,8 +3,8 @@
 #include <string.h>
 
 #define NS 1e9
-/* The rate follows the samples with this time constant, once the start is over. */
-#define RATE_TAU_NS 100e6
+/* A measurement over this time counts in full. */
+#define RATE_TIME_NS 50e6
 #define RTT_EPOCH_NS (INT64_C(5) * 1000000000)
 /* Shorter than this an interval says more about wake-ups than about the way. */
 #define SAMPLE_MIN_NS 50000
@@ -16,6 +16,7 @@ void flow_window_init(struct flow_window *w)
 	memset(w, 0, sizeof(*w));
 	w->rtt[0] = w->rtt[1] = INT64_MAX;
 	w->startup = true;
+	w->window = FLOW_WINDOW_FLOOR;
 }
 
 void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool limited, struct flow_mark *out)
@@ -47,13 +48,18 @@ int64_t flow_window_rtt(const struct flow_window *w)
 	return least == INT64_MAX ? 0 : least;
 }
 
-static void note_round(struct flow_window *w, const struct flow_mark *m)
+static uint64_t wanted(const struct flow_window *w)
 {
-	if (!w->startup || m->delivered < w->round_end)
-		return;
-	w->round_end = w->delivered;
-	if (!m->limited)
-		return;
+	const double rtt = (double)flow_window_rtt(w) * (w->startup ? 2 : 1);
+	const double bytes = w->rate * ((double)FLOW_WINDOW_TARGET_NS + rtt) / NS;
+
+	if (bytes < (double)FLOW_WINDOW_FLOOR)
+		return FLOW_WINDOW_FLOOR;
+	return bytes > (double)FLOW_WINDOW_CAP ? FLOW_WINDOW_CAP : (uint64_t)bytes;
+}
+
+static void end_startup_if_flat(struct flow_window *w)
+{
 	if (w->rate >= w->round_rate * STARTUP_GROWTH) {
 		w->round_rate = w->rate;
 		w->flat_rounds = 0;
@@ -62,40 +68,45 @@ static void note_round(struct flow_window *w, const struct flow_mark *m)
 	}
 }
 
+static void note_rate(struct flow_window *w, const struct flow_mark *m, int64_t now_ns)
+{
+	const int64_t took = now_ns - m->delivered_ns > SAMPLE_MIN_NS ? now_ns - m->delivered_ns : SAMPLE_MIN_NS;
+	const double sample = (double)(w->delivered - m->delivered) * NS / (double)took;
+	const double weight = (double)took < RATE_TIME_NS ? (double)took / RATE_TIME_NS : 1;
+
+	if (w->startup && sample > w->rate)
+		w->rate = sample;
+	else
+		w->rate += (sample - w->rate) * weight;
+}
+
 void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t now_ns)
 {
 	w->delivered += bytes;
 	w->delivered_ns = now_ns;
 	const int64_t rtt = now_ns - m->sent_ns;
 	note_rtt(w, rtt, now_ns);
-
-	int64_t took = now_ns - m->delivered_ns;
-	if (took < SAMPLE_MIN_NS)
-		took = SAMPLE_MIN_NS;
-	const double sample = (double)(w->delivered - m->delivered) * NS / (double)took;
-	/* A sample is about the way if the window held the sender back, or if the queue is too long even so. A sender that had little to send
-	 * says only that the way is at least as fast. */
-	const bool telling = m->limited || rtt > FLOW_WINDOW_TARGET_NS + flow_window_rtt(w);
-	if (sample > w->rate && (w->startup || !telling)) {
-		w->rate = sample;
-	} else if (telling) {
-		const double dt = (double)(now_ns - w->rate_ns);
-		w->rate += (sample - w->rate) * (dt < RATE_TAU_NS ? dt / RATE_TAU_NS : 1);
-	} else {
+	/* Something about the way is learned if the window held the sender back, or if the queue is too long even so. A sender that had
+	 * little to send learns nothing. */
+	if (m->limited || rtt > FLOW_WINDOW_TARGET_NS + flow_window_rtt(w))
+		w->telling = true;
+	if (m->delivered < w->round_start)
 		return;
-	}
-	w->rate_ns = now_ns;
-	note_round(w, m);
+	/* This one was sent when the round had begun: a round trip is over. */
+	w->round_start = w->delivered;
+	if (!w->telling)
+		return;
+	w->telling = false;
+	note_rate(w, m, now_ns);
+	const uint64_t want = wanted(w);
+	w->window = want < 2 * w->window ? want : 2 * w->window;
+	if (w->startup)
+		end_startup_if_flat(w);
 }
 
 uint64_t flow_window_bytes(const struct flow_window *w)
 {
-	const double rtt = (double)flow_window_rtt(w) * (w->startup ? 2 : 1);
-	const double bytes = w->rate * ((double)FLOW_WINDOW_TARGET_NS + rtt) / NS;
-
-	if (bytes < (double)FLOW_WINDOW_FLOOR)
-		return FLOW_WINDOW_FLOOR;
-	return bytes > (double)FLOW_WINDOW_CAP ? FLOW_WINDOW_CAP : (uint64_t)bytes;
+	return w->window;
 }
 
 /* ---- rate limit ---- */

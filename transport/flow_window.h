@@ -2,8 +2,11 @@
  * flow_window.h - how many bytes may be in flight, and when the next may go: the arithmetic of flow_tx, without threads or clocks.
  *
  * The window is rate * (FLOW_WINDOW_TARGET + least round trip). As the rate is what was delivered per time, a window that is
- * full for less than that long makes itself larger (on a LAN tenfold and more per round trip), and the fixed point is a queue
- * of FLOW_WINDOW_TARGET on the bottleneck, wherever that is: rate limit, network, decoder, or the reader at the other end.
+ * full for less than that long makes itself larger, and the fixed point is a queue of FLOW_WINDOW_TARGET on the bottleneck,
+ * wherever that is: rate limit, network, decoder, or the reader at the other end.
+ *
+ * It at most doubles per round trip, and only when it is what holds the sender back: a shaper that lets the first bytes pass at full
+ * speed would otherwise make it believe in a link that is not there.
  */
 #ifndef VMFERRY_TRANSPORT_FLOW_WINDOW_H
 #define VMFERRY_TRANSPORT_FLOW_WINDOW_H
@@ -19,13 +22,14 @@ struct flow_window {
 	uint64_t delivered;   /* bytes acknowledged so far */
 	int64_t delivered_ns; /* when last */
 	double rate;          /* bytes per second; 0: not known */
-	int64_t rate_ns;      /* time of the last sample that counted */
 	int64_t rtt[2];       /* least of this and of the epoch before; INT64_MAX: none */
 	int64_t epoch_ns;
+	uint64_t window;      /* bytes that may be in flight now */
+	uint64_t round_start; /* `delivered` when this round trip began */
+	bool telling;         /* something in this round says what the way can carry */
 	/* Until the rate stops growing, the round trip counts double, so that the window doubles on long ways too. */
 	bool startup;
 	double round_rate;
-	uint64_t round_end;
 	unsigned flat_rounds;
 };
 
@@ -46,7 +50,7 @@ int64_t flow_window_rtt(const struct flow_window *w); /* 0: none yet */
 
 /* A token bucket that lets a frame go as soon as it is not in debt, and charges it in full: exact on the average, and the burst
  * is one frame and FLOW_BUCKET_BURST. */
-#define FLOW_BUCKET_BURST_NS (INT64_C(10) * 1000000)
+#define FLOW_BUCKET_BURST_NS (INT64_C(30) * 1000000)
 
 struct flow_bucket {
 	uint64_t rate; /* bytes per second, 0: no limit */

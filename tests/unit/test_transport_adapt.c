@@ -121,7 +121,7 @@ static void step(struct sim *s)
 	s->at_level_ns[level_index(adapt_level(s->a))] += dt;
 	if (s->now % TICK_NS == 0) {
 		double fill = s->queue_batches / QUEUE_MAX;
-		struct adapt_now t = { .now_ns = s->now + 7 * NS_PER_S, .wire_bytes = (uint64_t)s->wire, .queue_fill = fill };
+		struct adapt_now t = { .now_ns = s->now + 7 * NS_PER_S, .wire_bytes = (uint64_t)s->wire, .link_busy = fill };
 		adapt_tick(s->a, &t);
 	}
 }
@@ -268,7 +268,7 @@ START_TEST(odd_input)
 		adapt_encoded(a, &samples[i % 4]);
 		adapt_tick(a, &(struct adapt_now){ .now_ns = (int64_t)i * 20 * NS_PER_MS,
 						   .wire_bytes = i % 3 ? 0 : UINT64_MAX,
-						   .queue_fill = i % 5 ? 1.5 : -1 });
+						   .link_busy = i % 5 ? 1.5 : -1 });
 		adapt_params(a, &p);
 		level_index(p.plain_level);
 	}
