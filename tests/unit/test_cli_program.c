@@ -247,14 +247,22 @@ START_TEST(following_events)
 }
 END_TEST
 
+static unsigned count(const char *in, const char *fragment)
+{
+	unsigned n = 0;
+	for (const char *at = strstr(in, fragment); at; at = strstr(at + 1, fragment))
+		n++;
+	return n;
+}
+
 START_TEST(a_line_on_a_terminal)
 {
 	struct run r;
 	fixture_start_two();
 	start(&r, true, (const char *const[]){ "migrate", "slow", "node2", NULL });
 	wait_for_text(&r, "memory");
-	int64_t end = clock_mono_ns() + NS_PER_S / 2;
-	while (clock_mono_ns() < end)
+	int64_t end = SOON;
+	while (count(text(&r.err_text), "\rslow") < 5 && clock_mono_ns() < end)
 		take(&r);
 	ck_assert_int_eq(kill(r.pid, SIGINT), 0);
 	ck_assert_int_eq(finish(&r), 5);
@@ -283,9 +291,9 @@ START_TEST(certificates_without_an_agent)
 	snprintf(out, sizeof(out), "--out=%s/host9", fixture_dir);
 	EXPECT(0, "certificate authority is in", "", "pki", "init", ca);
 	EXPECT(3, "", "", "pki", "init", ca);
-	EXPECT(0, "good for 730 days", "", "pki", "issue", "host9", ca, out);
+	EXPECT(0, "host9, good until 20", "", "pki", "issue", "host9", ca, out);
 	EXPECT(3, "", "", "pki", "issue", "host9", ca, out);
-	EXPECT(0, "good for 10 days", "", "pki", "issue", "host9", ca, out, "--renew", "--days=10",
+	EXPECT(0, "host9, good until 20", "", "pki", "issue", "host9", ca, out, "--renew", "--days=10",
 	       "--address=192.0.2.1");
 	EXPECT(2, "", "allowed: 1 to", "pki", "issue", "host9", "--days=0");
 	EXPECT(2, "", "for which host?", "pki", "issue");
@@ -298,7 +306,8 @@ START_TEST(certificates_without_an_agent)
 	json_t *shown = json_loads(text(&r.out_text), 0, NULL);
 	const json_t *cert = json_array_get(json_object_get(shown, "certificates"), 0);
 	ck_assert_str_eq(json_string_value(json_object_get(cert, "name")), "host9");
-	ck_assert_int_eq(json_integer_value(json_object_get(cert, "days_left")), 10);
+	json_int_t left = json_integer_value(json_object_get(cert, "days_left"));
+	ck_assert_msg(left == 9 || left == 10, "%d", (int)left);
 	json_decref(shown);
 	done(&r);
 }

@@ -150,8 +150,8 @@ static int issue_one(struct pki *p, const char *host, json_t *issued)
 		return cli_fail(p->cli, &e);
 	json_t *one = describe(file, &cert, clock_wall_ns() / NS_PER_S);
 	if (!p->cli->json)
-		printf("%s: certificate and key are in %s, good for %lld days.\n", cert.name, dir,
-		       (long long)cli_int(one, "days_left", 0));
+		printf("%s: certificate and key are in %s, good until %s.\n", cert.name, dir,
+		       cli_str(one, "not_after", "?"));
 	json_array_append_new(issued, one);
 	return EXIT_CODE_OK;
 }

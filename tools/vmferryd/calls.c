@@ -186,7 +186,7 @@ static int check_roles(struct agent *a, const struct call_entry *entry, const ch
 	if (!p || (entry->any_of && !(p->roles & entry->any_of))) {
 		char needed[64];
 		/* Said in full: the operator who reads this often sits at the other host. */
-		config_roles_format(entry->any_of & OP ? OP : entry->any_of, needed, sizeof(needed));
+		config_roles_format(entry->any_of & IN ? IN : entry->any_of, needed, sizeof(needed)); /* the lesser one */
 		rc = err_set(e, ERR_REFUSED, "%s may not call \"%s\" on %s", peer, entry->name, view->config->name);
 		err_remedy(e,
 			   "give %s the role \"%s\" in `peers' of vmferryd.conf on %s, then systemctl reload vmferryd "
