@@ -88,12 +88,13 @@ static int write_pair(const char *key_path, EVP_PKEY *key, const char *cert_path
 {
 	struct err ignored = ERR_INIT;
 
-	if (write_key(key_path, key, e) < 0)
-		return -1;
-	if (write_cert(cert_path, cert, e) == 0)
+	if (write_key(key_path, key, e) == 0 && write_cert(cert_path, cert, e) == 0)
 		return 0;
-	if (!was_there)
+	/* What failed may be the last sync, with the file in its place already. */
+	if (!was_there) {
+		file_remove_durable(cert_path, &ignored);
 		file_remove_durable(key_path, &ignored);
+	}
 	return -1;
 }
 

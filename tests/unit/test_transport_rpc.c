@@ -651,13 +651,13 @@ static void check_lost_peer(int sig, const char *text, int64_t within_ns)
 
 START_TEST(killed_peer)
 {
-	check_lost_peer(SIGKILL, "host2 (127.0.0.1:", 2 * NS_PER_S);
+	check_lost_peer(SIGKILL, "host2 (127.0.0.1:", 10 * NS_PER_S);
 }
 END_TEST
 
 START_TEST(mute_peer)
 {
-	check_lost_peer(SIGSTOP, "nothing heard for 0.", 4 * NS_PER_S);
+	check_lost_peer(SIGSTOP, "nothing heard for ", 10 * NS_PER_S);
 }
 END_TEST
 
