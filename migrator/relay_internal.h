@@ -68,7 +68,7 @@ struct relay_stream {
 	struct relay *relay;
 	uint32_t id;
 	enum relay_kind kind;
-	bool owns_pages; /* the first migration stream: it alone uses the page versions */
+	bool owns_pages; /* the first migration stream: it alone uses the page versions, if there are any */
 
 	/* relay.lock */
 	enum stream_state state;

@@ -45,7 +45,7 @@ static struct relay_stream *stream_new(struct relay *r, uint32_t id, enum relay_
 	thread_cond_init(&s->changed);
 	if (kind == RELAY_MIGRATION && !r->pages_taken) {
 		r->pages_taken = true;
-		s->owns_pages = r->opts.slots > 0;
+		s->owns_pages = true;
 	}
 	r->streams[id] = s;
 	r->live++;

@@ -398,7 +398,7 @@ void relay_read_run(struct relay_stream *s)
 	if (rd.r->source && s->kind == RELAY_MIGRATION) {
 		own.ctx = &rd;
 		rd.q = qemu_stream_new(&own);
-		if (s->owns_pages && !(rd.cache = page_cache_new(rd.r->opts.slots, &e))) {
+		if (s->owns_pages && rd.r->opts.slots > 0 && !(rd.cache = page_cache_new(rd.r->opts.slots, &e))) {
 			relay_fail(rd.r, &e);
 			rc = -1;
 		}

@@ -220,6 +220,9 @@ static void writing_failed(struct relay_stream *s, const struct err *e)
 		THREAD_LOCKED(&s->lock);
 		s->write_failed = true;
 		say = s->tx_ended;
+		/* If the local end is gone the reader sees that; after any other error it has to be. */
+		if (e->errnum != EPIPE && e->errnum != ECONNRESET)
+			shutdown(s->fd, SHUT_RDWR);
 	}
 	if (say)
 		relay_open_reset(s, e->text);
@@ -293,7 +296,7 @@ static void write_run(struct relay_stream *s)
 		THREAD_LOCKED(&s->lock);
 		w.fd = s->fd;
 	}
-	if (!w.r->source && s->owns_pages && !(w.slots = page_slots_new(w.r->opts.slots, &e))) {
+	if (!w.r->source && s->owns_pages && w.r->opts.slots > 0 && !(w.slots = page_slots_new(w.r->opts.slots, &e))) {
 		relay_fail(w.r, &e);
 		return;
 	}

@@ -40,9 +40,12 @@ static void fail(struct flow_rx *f, const struct err *e)
 		THREAD_LOCKED(&f->lock);
 		if (f->dead)
 			return;
-		die_locked(f);
+		f->dead = true;
 	}
+	/* Told before the other links are cut, so that this is the first error. */
 	f->h.on_end(f->h.ctx, e);
+	THREAD_LOCKED(&f->lock);
+	die_locked(f);
 }
 
 static void end(struct rx_link *rl)

@@ -217,12 +217,14 @@ static void fail(struct flow_tx *f, const struct err *e)
 		THREAD_LOCKED(&f->lock);
 		if (f->dead)
 			return;
-		f->failed = true;
+		f->dead = f->failed = true;
 		f->error = *e;
-		die_locked(f);
 	}
+	/* Told before the links are cut: what the peer makes of the cut comes back to us, and must not be the first error. */
 	if (f->opts.on_error)
 		f->opts.on_error(f->opts.ctx, e);
+	THREAD_LOCKED(&f->lock);
+	die_locked(f);
 }
 
 void flow_tx_abort(struct flow_tx *f)
