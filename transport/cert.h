@@ -1,6 +1,6 @@
 /*
- * cert.h - what vmferry reads out of an X.509 certificate. Shared by pki.c (which writes them) and tls.c (which judges a
- * peer's); nothing else needs it.
+ * cert.h - what vmferry reads out of an X.509 certificate. Shared by pki.c (which writes them) and tls.c (which judges
+ * a peer's); nothing else needs it.
  */
 #ifndef VMFERRY_TRANSPORT_CERT_H
 #define VMFERRY_TRANSPORT_CERT_H
@@ -14,9 +14,9 @@
 
 #define CERT_MAX_NAME 253
 
-/* A host name by RFC 1123: labels of 1 to 63 letters, digits and hyphens, no hyphen at either end, at most 253 in all, not
- * an IP address. "local" and "localhost" are refused: they stand for the local socket, and may never come in from
- * elsewhere. ERR_CONFIG. */
+/* A host name by RFC 1123: labels of 1 to 63 letters, digits and hyphens, no hyphen at either end, at most 253 in
+ * all, not an IP address. "local" and "localhost" are refused: they stand for the local socket, and may never come
+ * in from elsewhere. ERR_CONFIG. */
 int cert_check_name(const char *name, struct err *e);
 
 /* The identity in a certificate: its one DNS subjectAltName, in lower case. A certificate with none or several has no

@@ -20,15 +20,15 @@
 #define FRAME_MAY_IGNORE 0x8000u
 
 enum frame_type {
-	FRAME_HELLO = 1,     /* first frame of a link, both ways: JSON */
-	FRAME_MSG = 2,       /* JSON, rpc.h */
-	FRAME_PING = 3,      /* empty */
-	FRAME_PONG = 4,      /* empty */
-	FRAME_BATCH = 5,     /* u32 stream, u64 number, then a batch of codec.h */
-	FRAME_ACK = 6,       /* u32 stream, u64 number: every batch below it was delivered */
-	FRAME_STREAM = 7,    /* stream control: open, opened, failed, end, reset (flow.h) */
-	FRAME_END = 8,       /* u64 frames, u64 payload bytes, u64 XXH3-64 (headers too) of all frames before: nothing follows */
-	FRAME_END_ACK = 9,   /* the same three, as received */
+	FRAME_HELLO = 1,  /* first frame of a link, both ways: JSON */
+	FRAME_MSG = 2,    /* JSON, rpc.h */
+	FRAME_PING = 3,   /* empty */
+	FRAME_PONG = 4,   /* empty */
+	FRAME_BATCH = 5,  /* u32 stream, u64 number, then a batch of codec.h */
+	FRAME_ACK = 6,    /* u32 stream, u64 number: every batch below it was delivered */
+	FRAME_STREAM = 7, /* stream control: open, opened, failed, end, reset (flow.h) */
+	FRAME_END = 8, /* u64 frames, u64 payload bytes, u64 XXH3-64 of all frames before, headers too */
+	FRAME_END_ACK = 9, /* the same three, as received */
 };
 
 struct frame_header {

@@ -28,7 +28,7 @@ struct tally {
 
 struct link {
 	/* fixed after the start */
-	struct tls *tls;   /* one of these two */
+	struct tls *tls; /* one of these two */
 	struct sock *sock;
 	char label[360]; /* "host2 (10.77.0.12:7350)", in front of errors */
 	json_t *hello;
@@ -112,8 +112,8 @@ static int check_seq(const struct link *l, struct err *e)
 {
 	if (l->h.seq == l->rx.seq)
 		return 0;
-	return err_set(e, ERR_PROTOCOL, "frame number %llu came where %llu was expected: %s", (unsigned long long)l->h.seq,
-		       (unsigned long long)l->rx.seq,
+	return err_set(e, ERR_PROTOCOL, "frame number %llu came where %llu was expected: %s",
+		       (unsigned long long)l->h.seq, (unsigned long long)l->rx.seq,
 		       l->h.seq < l->rx.seq ? "a frame was replayed" : "frames are missing");
 }
 
@@ -139,8 +139,9 @@ static int take_head(struct link *l, int64_t deadline_ns, struct err *e)
 		if (n < 0)
 			return -1;
 		if (n == 0) {
-			err_set(e, ERR_PEER, l->head_got ? "the peer closed the connection in the middle of a frame" :
-							   "the peer closed the connection without END");
+			err_set(e, ERR_PEER,
+				l->head_got ? "the peer closed the connection in the middle of a frame"
+					    : "the peer closed the connection without END");
 			e->errnum = ECONNRESET;
 			return -1;
 		}
@@ -182,7 +183,8 @@ static int take_frame(struct link *l, int64_t deadline_ns, struct err *e)
 
 /* ---- one frame out ---- */
 
-static int send_frame(struct link *l, uint16_t type, const struct iovec *iov, size_t n, int64_t deadline_ns, struct err *e)
+static int send_frame(struct link *l, uint16_t type, const struct iovec *iov, size_t n, int64_t deadline_ns,
+		      struct err *e)
 {
 	uint8_t head[FRAME_HEADER_SIZE];
 	struct iovec all[MAX_IOV + 1];
@@ -238,12 +240,12 @@ static int check_end(const struct link *l, const struct frame_end *ours, struct 
 		return -1;
 	if (theirs.frames == ours->frames && theirs.bytes == ours->bytes && theirs.hash == ours->hash)
 		return 0;
-	return err_set(e, ERR_CORRUPT,
-		       "the ends do not agree on what was sent: the peer counts %llu frames and %llu bytes, we count %llu "
-		       "and %llu, contents %s",
-		       (unsigned long long)theirs.frames, (unsigned long long)theirs.bytes,
-		       (unsigned long long)ours->frames, (unsigned long long)ours->bytes,
-		       theirs.hash == ours->hash ? "agree" : "differ");
+	return err_set(
+		e, ERR_CORRUPT,
+		"the ends do not agree on what was sent: the peer counts %llu frames and %llu bytes, we count %llu "
+		"and %llu, contents %s",
+		(unsigned long long)theirs.frames, (unsigned long long)theirs.bytes, (unsigned long long)ours->frames,
+		(unsigned long long)ours->bytes, theirs.hash == ours->hash ? "agree" : "differ");
 }
 
 static int answer_end(struct link *l, int64_t deadline_ns, struct err *e)
@@ -444,7 +446,8 @@ static int check_version(const json_t *hello, struct err *e)
 	if (json_integer_value(min) <= LINK_PROTOCOL_VERSION && json_integer_value(max) >= LINK_PROTOCOL_VERSION)
 		return 0;
 	err_set(e, ERR_PROTOCOL,
-		"no protocol version in common: the peer speaks %lld to %lld (vmferry %s), this side %d to %d (vmferry %s)",
+		"no protocol version in common: the peer speaks %lld to %lld (vmferry %s), this side %d to %d (vmferry "
+		"%s)",
 		(long long)json_integer_value(min), (long long)json_integer_value(max),
 		agent ? peer_err_printable(agent, shown, sizeof(shown)) : "of unknown version", LINK_PROTOCOL_VERSION,
 		LINK_PROTOCOL_VERSION, VMFERRY_VERSION);
@@ -480,7 +483,8 @@ static int why_hung_up(struct link *l, int64_t deadline_ns, struct err *e)
 {
 	struct err said = ERR_INIT;
 
-	if (recv_hello(l, deadline_ns, &said) < 0 && said.errnum != ECONNRESET && said.errnum != EPIPE && !is_timeout(&said))
+	if (recv_hello(l, deadline_ns, &said) < 0 && said.errnum != ECONNRESET && said.errnum != EPIPE &&
+	    !is_timeout(&said))
 		*e = said;
 	return -1;
 }

@@ -82,9 +82,11 @@ static int write_cert(const char *path, X509 *cert, struct err *e)
 	return rc;
 }
 
-/* Key first: a certificate without its key is of no use, a key without certificate hurts no one. A renewal that is cut between
- * the two leaves a pair that does not fit, which tls_ctx_new refuses with the remedy; issuing again mends it. */
-static int write_pair(const char *key_path, EVP_PKEY *key, const char *cert_path, X509 *cert, bool was_there, struct err *e)
+/* Key first: a certificate without its key is of no use, a key without certificate hurts no one. A renewal that is
+ * cut between the two leaves a pair that does not fit, which tls_ctx_new refuses with the remedy; issuing again
+ * mends it. */
+static int write_pair(const char *key_path, EVP_PKEY *key, const char *cert_path, X509 *cert, bool was_there,
+		      struct err *e)
 {
 	struct err ignored = ERR_INIT;
 
@@ -155,7 +157,8 @@ static X509 *make_ca(EVP_PKEY *key, const char *cn, struct err *e)
 	    add_ext(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") == 0 &&
 	    add_ext(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") == 0 &&
 	    add_ext(cert, cert, NID_subject_key_identifier, "hash") == 0 &&
-	    add_ext(cert, cert, NID_authority_key_identifier, "keyid:always") == 0 && X509_sign(cert, key, EVP_sha256()) > 0)
+	    add_ext(cert, cert, NID_authority_key_identifier, "keyid:always") == 0 &&
+	    X509_sign(cert, key, EVP_sha256()) > 0)
 		return cert;
 	fail_openssl(e, "make the CA certificate");
 	X509_free(cert);
@@ -179,8 +182,9 @@ int pki_init(const char *dir, const char *fleet_name, struct err *e)
 {
 	MEM_AUTO char *key_path = mem_printf("%s/%s", dir, PKI_CA_KEY);
 	MEM_AUTO char *cert_path = mem_printf("%s/%s", dir, PKI_CA_CERT);
-	static const char remedy[] = "A fleet has one CA: go on with `vmferry pki issue HOST`. To start over, move both files away; all "
-				     "certificates then have to be issued anew.";
+	static const char remedy[] =
+		"A fleet has one CA: go on with `vmferry pki issue HOST`. To start over, move both files away; all "
+		"certificates then have to be issued anew.";
 
 	if (check_fleet_name(fleet_name, e) < 0 || file_mkdirs(dir, 0700, e) < 0 ||
 	    must_not_exist(key_path, remedy, e) < 0 || must_not_exist(cert_path, remedy, e) < 0)
@@ -221,7 +225,8 @@ static int authority_load(const char *dir, struct authority *a, struct err *e)
 
 	*a = (struct authority){ 0 };
 	if (!exists(key_path) || !exists(cert_path)) {
-		err_set(e, ERR_CONFIG, "there is no CA in %s: %s is missing", dir, exists(key_path) ? PKI_CA_CERT : PKI_CA_KEY);
+		err_set(e, ERR_CONFIG, "there is no CA in %s: %s is missing", dir,
+			exists(key_path) ? PKI_CA_CERT : PKI_CA_KEY);
 		return err_remedy(e, "Make one with `vmferry pki init`, or name the folder that has it.");
 	}
 	a->cert = cert_load(cert_path, e);
@@ -274,14 +279,15 @@ static int choose_dates(const struct pki_issue_opts *o, X509 *ca, int64_t *from,
 	*to = (o->start ? o->start : now) + (o->days ? o->days : PKI_HOST_DAYS) * DAY_S;
 	if (ca_end <= now) {
 		err_set(e, ERR_REFUSED, "the CA expired on %s", cert_format_time(ca_end, when, sizeof(when)));
-		return err_remedy(e, "Make a new one with `vmferry pki init` in another folder, and issue all certificates anew.");
+		return err_remedy(e, "Make a new one with `vmferry pki init` in another folder, and issue all "
+				     "certificates anew.");
 	}
 	*to = *to < ca_end ? *to : ca_end;
 	return 0;
 }
 
-static X509 *make_host(EVP_PKEY *key, const struct authority *ca, const char *host, const char *san, int64_t from, int64_t to,
-		       struct err *e)
+static X509 *make_host(EVP_PKEY *key, const struct authority *ca, const char *host, const char *san, int64_t from,
+		       int64_t to, struct err *e)
 {
 	/* The common name is for people and has 64 characters at most; identity is the subjectAltName. */
 	char cn[65];
@@ -318,7 +324,8 @@ static int copy_ca(const char *from, const char *to, bool replace, struct err *e
 		if (old_len == len && memcmp(old, data, len) == 0)
 			return 0;
 		if (!replace)
-			return must_not_exist(to, "It is another CA's. Choose another folder, or say that it may be replaced.", e);
+			return must_not_exist(
+				to, "It is another CA's. Choose another folder, or say that it may be replaced.", e);
 	}
 	return file_write_durable(to, data, len, 0644, e);
 }
@@ -329,7 +336,8 @@ static int issue_into(const struct pki_issue_opts *o, EVP_PKEY *key, X509 *cert,
 	MEM_AUTO char *cert_path = mem_printf("%s/%s", o->out_dir, PKI_HOST_CERT);
 	MEM_AUTO char *ca_from = mem_printf("%s/%s", o->ca_dir, PKI_CA_CERT);
 	MEM_AUTO char *ca_path = mem_printf("%s/%s", o->out_dir, PKI_CA_CERT);
-	static const char remedy[] = "Choose another folder, or say that they may be replaced; the old certificate stays valid until it ends.";
+	static const char remedy[] = "Choose another folder, or say that they may be replaced; the old certificate "
+				     "stays valid until it ends.";
 
 	if (file_mkdirs(o->out_dir, 0700, e) < 0)
 		return -1;
@@ -399,7 +407,8 @@ static void show_fingerprint(X509 *cert, struct pki_cert *out)
 	if (X509_digest(cert, EVP_sha256(), md, &len) != 1)
 		return;
 	for (unsigned i = 0; i < len && at + 4 <= sizeof(out->fingerprint); i++)
-		at += (size_t)snprintf(out->fingerprint + at, sizeof(out->fingerprint) - at, i ? ":%02X" : "%02X", md[i]);
+		at += (size_t)snprintf(out->fingerprint + at, sizeof(out->fingerprint) - at, i ? ":%02X" : "%02X",
+				       md[i]);
 }
 
 int pki_show(const char *file, struct pki_cert *out, struct err *e)

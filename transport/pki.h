@@ -1,9 +1,10 @@
 /*
- * pki.h - the fleet's certificate authority and the hosts' certificates: what `vmferry pki` does, and what `vmferry check` looks at.
+ * pki.h - the fleet's certificate authority and the hosts' certificates: what `vmferry pki` does, and what `vmferry
+ * check` looks at.
  *
- * The authority is a folder with ca.key (ECDSA P-256, mode 0600) and ca.pem. It belongs on a machine of the operator's, not
- * on every host; a host needs ca.pem, host.pem and host.key, as pki_issue writes them. Files are written durably, and
- * never over others unless `replace` says so.
+ * The authority is a folder with ca.key (ECDSA P-256, mode 0600) and ca.pem. It belongs on a machine of the operator's,
+ * not on every host; a host needs ca.pem, host.pem and host.key, as pki_issue writes them. Files are written durably,
+ * and never over others unless `replace` says so.
  */
 #ifndef VMFERRY_TRANSPORT_PKI_H
 #define VMFERRY_TRANSPORT_PKI_H
@@ -32,10 +33,10 @@ struct pki_issue_opts {
 	const char *host;             /* its name: RFC 1123, cert.h; kept in lower case */
 	const char *const *addresses; /* IPv4 or IPv6, as further subjectAltNames; may be NULL */
 	size_t n_addresses;
-	int days;          /* 0: PKI_HOST_DAYS; cut at the end of the CA */
-	int64_t start;     /* seconds since 1970; 0: an hour ago, for clocks that differ a little */
+	int days;            /* 0: PKI_HOST_DAYS; cut at the end of the CA */
+	int64_t start;       /* seconds since 1970; 0: an hour ago, for clocks that differ a little */
 	const char *out_dir; /* made (mode 0700) if need be; gets host.pem, host.key and ca.pem */
-	bool replace;      /* renewal: host.pem and host.key may be there */
+	bool replace;        /* renewal: host.pem and host.key may be there */
 };
 /* A new key and a certificate for server and client use with one DNS name. */
 int pki_issue(const struct pki_issue_opts *o, struct err *e);
@@ -43,7 +44,7 @@ int pki_issue(const struct pki_issue_opts *o, struct err *e);
 #define PKI_MAX_ADDRESSES 16
 
 struct pki_cert {
-	char name[254];   /* the identity; empty if it has none (a CA, or not one of ours) */
+	char name[254];    /* the identity; empty if it has none (a CA, or not one of ours) */
 	char subject[128]; /* common names, printable */
 	char issuer[128];
 	char addresses[PKI_MAX_ADDRESSES][46];

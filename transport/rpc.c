@@ -101,7 +101,8 @@ static int send_frame(struct rpc *r, uint16_t type, char *text, size_t len, stru
 	return -1;
 }
 
-/* One message at a time, so that reading gets its turn: both sides may be sending large ones. Returns 1 if there was one. */
+/* One message at a time, so that reading gets its turn: both sides may be sending large ones. Returns 1 if there was
+ * one. */
 static int send_one(struct rpc *r, struct err *e)
 {
 	if (r->pong_due) {
@@ -172,7 +173,8 @@ static int on_frame(struct rpc *r, const struct link_frame *f, struct err *e)
 	}
 }
 
-/* Takes in what is there, without waiting. 0 when nothing more is there, 1 when there may be, 2 at the peer's END, -1. */
+/* Takes in what is there, without waiting. 0 when nothing more is there, 1 when there may be, 2 at the peer's END,
+ * -1. */
 static int drain(struct rpc *r, struct err *e)
 {
 	for (int i = 0; i < DRAIN_MAX; i++) {
@@ -280,8 +282,8 @@ static void end(struct rpc *r, bool by_peer, const struct err *e)
 			r->why = *e;
 		for_calls = r->why;
 		if (!err_is_set(&for_calls))
-			err_set(&for_calls, by_peer ? ERR_PEER : ERR_CANCELLED, "%s: the connection was closed%s", r->label,
-				by_peer ? " by the peer" : "");
+			err_set(&for_calls, by_peer ? ERR_PEER : ERR_CANCELLED, "%s: the connection was closed%s",
+				r->label, by_peer ? " by the peer" : "");
 		r->dead = true;
 		link = r->link;
 		r->link = NULL;

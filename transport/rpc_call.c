@@ -146,8 +146,8 @@ static int send_call(struct rpc *r, struct rpc_pending *p, const char *method, j
 }
 
 int rpc_call(struct rpc *r, const char *method, json_t *args, int64_t deadline_ns,
-	     void (*on_note)(void *ctx, const json_t *note), void *note_ctx, const volatile bool *cancel, json_t **result,
-	     struct err *e)
+	     void (*on_note)(void *ctx, const json_t *note), void *note_ctx, const volatile bool *cancel,
+	     json_t **result, struct err *e)
 {
 	struct rpc_pending p = { .on_note = on_note, .note_ctx = note_ctx };
 

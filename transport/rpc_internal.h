@@ -1,6 +1,6 @@
 /*
- * rpc_internal.h - shared by rpc.c (the connection and its thread), rpc_call.c (calls we make) and rpc_serve.c (calls we
- * serve).
+ * rpc_internal.h - shared by rpc.c (the connection and its thread), rpc_call.c (calls we make) and rpc_serve.c (calls
+ * we serve).
  */
 #ifndef VMFERRY_TRANSPORT_RPC_INTERNAL_H
 #define VMFERRY_TRANSPORT_RPC_INTERNAL_H
@@ -60,7 +60,7 @@ struct rpc {
 	bool closing;      /* someone asked for a clean end */
 	bool dead;
 	bool thread_done;
-	bool orphan; /* the last reference is gone and nobody waits: the last thread to leave frees */
+	bool orphan;    /* the last reference is gone and nobody waits: the last thread to leave frees */
 	struct err why; /* the first error */
 	struct rpc_out *out_head, *out_tail;
 	size_t out_bytes;
@@ -79,11 +79,12 @@ struct rpc {
 extern _Thread_local struct rpc *rpc_of_thread;
 extern _Thread_local bool rpc_is_connection_thread;
 
-/* Takes a member out of a message: a new reference and the only one, so that it may go to another thread (jansson's count is not
- * made for two). NULL if it is not there. */
+/* Takes a member out of a message: a new reference and the only one, so that it may go to another thread (jansson's
+ * count is not made for two). NULL if it is not there. */
 json_t *rpc_take_member(json_t *msg, const char *key);
 
-/* Queues a message. Steals j. With `droppable` it is not queued when much is waiting already: returns 1. 0 queued; -1 with the error set. */
+/* Queues a message. Steals j. With `droppable` it is not queued when much is waiting already: returns 1. 0 queued;
+ * -1 with the error set. */
 int rpc_post(struct rpc *r, json_t *j, bool droppable, struct err *e);
 void rpc_free_if_last(struct rpc *r, bool last);
 

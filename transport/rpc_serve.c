@@ -37,7 +37,8 @@ static void answer(struct rpc_call *c, int rc, json_t *result, struct err *e)
 	if (rc == 0) {
 		json_t *ok = result ? result : json_object();
 		json_t *msg = json_pack("{s:I,s:o}", "id", (json_int_t)c->id, "ok", ok);
-		/* Too large, or no valid UTF-8: the caller has to hear something. Gone: then nobody hears this either. */
+		/* Too large, or no valid UTF-8: the caller has to hear something. Gone: then nobody hears this
+		 * either. */
 		if (rpc_post(c->rpc, msg, false, &why) < 0) {
 			err_wrap(&why, "answer to %s", c->method->name);
 			answer_error(c->rpc, c->id, &why);
@@ -97,9 +98,11 @@ static int refuse_role(const struct rpc *r, const struct rpc_method *m, unsigned
 	for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
 		if (!(missing & roles[i].bit))
 			continue;
-		err_set(e, ERR_REFUSED, "%s may not %s %s (%s): it lacks the role \"%s\" there", r->peer, roles[i].grants, r->own,
-			m->name, roles[i].name);
-		return err_remedy(e, "On %s, add \"%s\" to `roles` of the peer %s in vmferryd.conf (peers: roles), and reload vmferryd.",
+		err_set(e, ERR_REFUSED, "%s may not %s %s (%s): it lacks the role \"%s\" there", r->peer,
+			roles[i].grants, r->own, m->name, roles[i].name);
+		return err_remedy(e,
+				  "On %s, add \"%s\" to `roles` of the peer %s in vmferryd.conf (peers: roles), and "
+				  "reload vmferryd.",
 				  r->own, roles[i].name, r->peer);
 	}
 	return err_set(e, ERR_REFUSED, "%s may not call %s on %s", r->peer, m->name, r->own);
@@ -111,8 +114,8 @@ static const struct rpc_method *admit(struct rpc *r, const char *name, struct er
 	char shown[64];
 
 	if (!m) {
-		err_set(e, ERR_REFUSED, "there is no call \"%s\" here (vmferry %s)", peer_err_printable(name, shown, sizeof(shown)),
-			VMFERRY_VERSION);
+		err_set(e, ERR_REFUSED, "there is no call \"%s\" here (vmferry %s)",
+			peer_err_printable(name, shown, sizeof(shown)), VMFERRY_VERSION);
 		err_remedy(e, "Run the same version of vmferry on both sides.");
 		return NULL;
 	}

@@ -183,11 +183,13 @@ static int fail_connect(struct err *e, int err)
 	e->errnum = err;
 	switch (err) {
 	case ECONNREFUSED:
-		return err_remedy(e, "Start vmferryd there (systemctl start vmferryd), and check address and port in `peers`.");
+		return err_remedy(
+			e, "Start vmferryd there (systemctl start vmferryd), and check address and port in `peers`.");
 	case ETIMEDOUT:
 	case EHOSTUNREACH:
 	case ENETUNREACH:
-		return err_remedy(e, "Check that the host is up, the address in `peers`, and that firewalls let the port through.");
+		return err_remedy(e, "Check that the host is up, the address in `peers`, and that firewalls let the "
+				     "port through.");
 	default:
 		return -1;
 	}
@@ -205,7 +207,8 @@ int sock_connect_tcp(const char *address, uint16_t port, int64_t deadline_ns, st
 	if (rc != 0) {
 		err_set(e, ERR_PEER, "look up %s: %s", address, gai_strerror(rc));
 		e->errnum = EHOSTUNREACH;
-		return err_remedy(e, "Give the peer an `address` in the configuration, or add the name to DNS or /etc/hosts.");
+		return err_remedy(
+			e, "Give the peer an `address` in the configuration, or add the name to DNS or /etc/hosts.");
 	}
 	for (const struct addrinfo *ai = list; ai; ai = ai->ai_next) {
 		const int type = ai->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC;

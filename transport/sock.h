@@ -1,9 +1,9 @@
 /*
- * sock.h - one connected stream socket, non-blocking inside, with deadlines: what lies below TLS and below the plain links
- * of the local socket.
+ * sock.h - one connected stream socket, non-blocking inside, with deadlines: what lies below TLS and below the plain
+ * links of the local socket.
  *
- * A writer that has to wait takes in, meanwhile, what the peer sends (up to SOCK_MAX_HELD bytes, kept for later reads). So two
- * sides that both send a large message at the same time cannot block each other for ever.
+ * A writer that has to wait takes in, meanwhile, what the peer sends (up to SOCK_MAX_HELD bytes, kept for later reads).
+ * So two sides that both send a large message at the same time cannot block each other for ever.
  *
  * One thread at a time, but for sock_shutdown and sock_bytes. Errors: a deadline that passes is ERR_PEER with errnum
  * ETIMEDOUT (and nothing else is), after which reading may go on but writing may not, since nobody knows how much went
@@ -27,8 +27,8 @@
 
 struct sock;
 
-/* Takes the descriptor over, also on failure. Sets TCP_NODELAY, keepalive, TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT if it is
- * a TCP socket. */
+/* Takes the descriptor over, also on failure. Sets TCP_NODELAY, keepalive, TCP_USER_TIMEOUT and TCP_NOTSENT_LOWAT if
+ * it is a TCP socket. */
 struct sock *sock_new(int fd, struct err *e);
 void sock_free(struct sock *s);
 
@@ -49,8 +49,9 @@ int sock_send(struct sock *s, const void *buf, size_t len, int64_t deadline_ns, 
 /* Bytes were taken in while writing, which poll(2) will not tell. */
 bool sock_has_held(const struct sock *s);
 
-/* For a side that is done and wants its last bytes read: ends the sending direction, then drops what comes until the peer
- * closes or the deadline passes. Closing a socket with unread bytes would destroy those on their way to the peer. */
+/* For a side that is done and wants its last bytes read: ends the sending direction, then drops what comes until the
+ * peer closes or the deadline passes. Closing a socket with unread bytes would destroy those on their way to the
+ * peer. */
 void sock_linger(struct sock *s, int64_t deadline_ns);
 /* From any thread: every blocked or later call fails at once. */
 void sock_shutdown(struct sock *s);

@@ -123,7 +123,8 @@ static int check_issued(struct tls_ctx *ctx, X509 *own, const struct tls_files *
 		err_set(e, ERR_CONFIG, "%s was issued by \"%s\", not by the fleet's CA in %s (%s)", files->cert,
 			cert_issuer_label(own, issuer, sizeof(issuer)), files->ca,
 			store ? X509_verify_cert_error_string(X509_STORE_CTX_get_error(store)) : "no memory");
-		err_remedy(e, "Issue it anew with the fleet's CA (`vmferry pki issue HOST`), and copy ca.pem along with it.");
+		err_remedy(e, "Issue it anew with the fleet's CA (`vmferry pki issue HOST`), and copy ca.pem along "
+			      "with it.");
 	} else {
 		const STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(store);
 		for (int i = 0; i < sk_X509_num(chain); i++) {
@@ -145,7 +146,8 @@ static int check_own(struct tls_ctx *ctx, const struct tls_files *files, struct 
 		return err_wrap(e, "%s", files->cert);
 	}
 	if (!cert_may_serve(own) || !cert_may_call(own)) {
-		err_set(e, ERR_CONFIG, "%s: its extended key usage has to allow both TLS server and TLS client", files->cert);
+		err_set(e, ERR_CONFIG, "%s: its extended key usage has to allow both TLS server and TLS client",
+			files->cert);
 		return err_remedy(e, "Issue it with `vmferry pki issue HOST`.");
 	}
 	ctx->not_after = INT64_MAX;

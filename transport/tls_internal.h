@@ -1,6 +1,6 @@
 /*
- * tls_internal.h - shared by tls.c (connections), tls_ctx.c (keys, certificates, their verification) and tls_why.c (what
- * went wrong, in words).
+ * tls_internal.h - shared by tls.c (connections), tls_ctx.c (keys, certificates, their verification) and tls_why.c
+ * (what went wrong, in words).
  */
 #ifndef VMFERRY_TRANSPORT_TLS_INTERNAL_H
 #define VMFERRY_TRANSPORT_TLS_INTERNAL_H

@@ -15,7 +15,9 @@ static int why_dates(X509 *cert, int x509_error, const char *who, const char *re
 
 	cert_format_time(late ? cert_not_after(cert) : cert_not_before(cert), when, sizeof(when));
 	cert_format_time((int64_t)time(NULL), now, sizeof(now));
-	err_set(e, ERR_REFUSED, late ? "%s expired on %s (the clock here says %s)" : "%s is not valid before %s (the clock here says %s)",
+	err_set(e, ERR_REFUSED,
+		late ? "%s expired on %s (the clock here says %s)"
+		     : "%s is not valid before %s (the clock here says %s)",
 		who, when, now);
 	return err_remedy(e, "%s If the date is right, check the clocks of both hosts.", reissue);
 }
@@ -35,8 +37,8 @@ void tls_why_refused(struct tls *t, X509 *cert, int x509_error, int depth, struc
 	case X509_V_ERR_CERT_HAS_EXPIRED:
 	case X509_V_ERR_CERT_NOT_YET_VALID:
 		why_dates(cert, x509_error, who,
-			  depth == 0 ? "Issue a new one (`vmferry pki issue`), copy it there and reload vmferryd there." :
-				       "Make a new fleet CA (`vmferry pki init`) and issue all certificates anew.",
+			  depth == 0 ? "Issue a new one (`vmferry pki issue`), copy it there and reload vmferryd there."
+				     : "Make a new fleet CA (`vmferry pki init`) and issue all certificates anew.",
 			  e);
 		return;
 	case X509_V_ERR_HOSTNAME_MISMATCH:
@@ -44,7 +46,8 @@ void tls_why_refused(struct tls *t, X509 *cert, int x509_error, int depth, struc
 		err_remedy(e, "Check the peer's name and address in the configuration: another host answers there.");
 		return;
 	case X509_V_ERR_INVALID_PURPOSE:
-		err_set(e, ERR_REFUSED, "%s is not meant for a TLS %s (extended key usage)", who, t->server ? "client" : "server");
+		err_set(e, ERR_REFUSED, "%s is not meant for a TLS %s (extended key usage)", who,
+			t->server ? "client" : "server");
 		err_remedy(e, "Issue it with `vmferry pki issue HOST`.");
 		return;
 	case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
@@ -72,7 +75,8 @@ static int why_alert(struct tls *t, int alert, struct err *e)
 	switch (alert) {
 	case SSL_AD_CERTIFICATE_EXPIRED:
 		text = "it refused our certificate: by its clock it has expired or is not valid yet";
-		remedy = "Issue a new certificate for this host (`vmferry pki issue`), and check the clocks of both hosts.";
+		remedy = "Issue a new certificate for this host (`vmferry pki issue`), and check the clocks of both "
+			 "hosts.";
 		break;
 	case SSL_AD_UNKNOWN_CA:
 		text = "it refused our certificate: another CA issued it";
@@ -160,7 +164,8 @@ int tls_why(struct tls *t, int ssl_error, const char *doing, struct err *e)
 		return -1;
 	}
 	if (ssl_error == SSL_ERROR_SSL && ERR_GET_LIB(code) == ERR_LIB_SSL) {
-		const int rc = reason >= ALERT_BASE ? why_alert(t, reason - ALERT_BASE, e) : why_reason(t, reason, doing, e);
+		const int rc = reason >= ALERT_BASE ? why_alert(t, reason - ALERT_BASE, e)
+						    : why_reason(t, reason, doing, e);
 		if (rc < 0) {
 			ERR_clear_error();
 			return -1;

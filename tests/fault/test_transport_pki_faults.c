@@ -91,9 +91,9 @@ START_TEST(issue)
 		struct err e = ERR_INIT;
 
 		snprintf(folder, sizeof(folder), "h%d", n);
-		const struct pki_issue_opts o = {
-			.ca_dir = fixture_path("ca", NULL), .host = "host1", .out_dir = fixture_path(folder, NULL)
-		};
+		const struct pki_issue_opts o = { .ca_dir = fixture_path("ca", NULL),
+						  .host = "host1",
+						  .out_dir = fixture_path(folder, NULL) };
 		left = n;
 		const int rc = pki_issue(&o, &e);
 		const bool failed = left < 0;
@@ -105,9 +105,7 @@ START_TEST(issue)
 		ck_assert_int_eq(e.errnum, ENOSPC);
 		expect_nothing(folder, "host.key", "host.pem", n);
 		/* And what is left is no obstacle. */
-		const struct pki_issue_opts again = {
-			.ca_dir = o.ca_dir, .host = "host1", .out_dir = o.out_dir
-		};
+		const struct pki_issue_opts again = { .ca_dir = o.ca_dir, .host = "host1", .out_dir = o.out_dir };
 		err_clear(&e);
 		OK(pki_issue(&again, &e), e);
 	}

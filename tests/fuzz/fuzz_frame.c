@@ -1,7 +1,8 @@
 /* What a peer, or someone who pretends to be one, can send over a link.
  *
- * The first byte says how the rest is taken: 0 bytes of a link from its first; 1 bytes after a good HELLO; 2 frames after it, headers made here
- * (u8 type, u16 length, payload), so that what lies behind the header is reached; 3 the same to a connection that serves calls. */
+ * The first byte says how the rest is taken: 0 bytes of a link from its first; 1 bytes after a good HELLO; 2 frames
+ * after it, headers made here (u8 type, u16 length, payload), so that what lies behind the header is reached; 3 the
+ * same to a connection that serves calls. */
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/fd.h"

@@ -226,7 +226,8 @@ START_TEST(connecting_side)
 	ck_assert_int_eq(percent, 40);
 	ck_assert_str_eq(json_string_value(json_object_get(got, "state")), "running");
 	json_decref(got);
-	ck_assert_int_eq(rpc_call(r, "vm.find", json_pack("{s:s}", "vm", "web9"), soon(), NULL, NULL, NULL, NULL, &e), -1);
+	ck_assert_int_eq(rpc_call(r, "vm.find", json_pack("{s:s}", "vm", "web9"), soon(), NULL, NULL, NULL, NULL, &e),
+			 -1);
 	ck_assert_int_eq(e.cls, ERR_LIBVIRT);
 	ck_assert_str_eq(e.text, "no VM web9 here");
 	ck_assert_str_eq(e.remedy, "See `vmferry vms`.");
@@ -313,25 +314,23 @@ START_TEST(table_of_frames)
 }
 END_TEST
 
-START_TEST(table_of_roles)
-{
-#define X(id, bit, name)                                                                           \
-	{                                                                                          \
-		MEM_AUTO char *row = mem_printf("\n| %u | `%s` |", bit, name);                     \
-		ck_assert_msg(strstr(doc, row) != NULL, "the table has no row \"%s\"", row + 1);   \
+START_TEST(table_of_roles){
+#define X(id, bit, name)                                                                         \
+	{                                                                                        \
+		MEM_AUTO char *row = mem_printf("\n| %u | `%s` |", bit, name);                   \
+		ck_assert_msg(strstr(doc, row) != NULL, "the table has no row \"%s\"", row + 1); \
 	}
 	ROLES(X)
 #undef X
-}
-END_TEST
+} END_TEST
 
-START_TEST(table_of_classes)
+	START_TEST(table_of_classes)
 {
 	/* All that can travel. */
-#define X(id, name)                                                                                \
-	if (id != ERR_NONE) {                                                                      \
-		MEM_AUTO char *row = mem_printf("\n| `%s` |", name);                               \
-		ck_assert_msg(strstr(doc, row) != NULL, "the table has no row \"%s\"", row + 1);   \
+#define X(id, name)                                                                              \
+	if (id != ERR_NONE) {                                                                    \
+		MEM_AUTO char *row = mem_printf("\n| `%s` |", name);                             \
+		ck_assert_msg(strstr(doc, row) != NULL, "the table has no row \"%s\"", row + 1); \
 	}
 	ERR_CLASSES(X)
 #undef X

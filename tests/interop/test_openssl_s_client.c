@@ -40,13 +40,13 @@ static void *serve_one(void *arg)
 	s->link = link_accept(host2, fd, soon(), &s->e);
 	if (!s->link)
 		return NULL;
-	snprintf(s->hello, sizeof(s->hello), "%s",
-		 json_string_value(json_object_get(link_hello(s->link), "purpose")));
+	snprintf(s->hello, sizeof(s->hello), "%s", json_string_value(json_object_get(link_hello(s->link), "purpose")));
 	link_welcome(s->link, NULL, soon(), &s->e);
 	return NULL;
 }
 
-/* Runs s_client with the arguments (NULL at the end) and a HELLO to send; what it printed goes to `out`. Returns its exit code. */
+/* Runs s_client with the arguments (NULL at the end) and a HELLO to send; what it printed goes to `out`. Returns its
+ * exit code. */
 static int s_client(struct served *s, const char *const extra[], char *out, size_t size)
 {
 	static const char hello[] = "{\"version\":[1,1],\"purpose\":\"by s_client\"}";
@@ -103,8 +103,16 @@ START_TEST(with_a_certificate)
 {
 	struct served s;
 	char out[8192];
-	const char *const args[] = { "-CAfile", fixture_path("h1", "ca.pem"), "-cert", fixture_path("h1", "host.pem"), "-key",
-				     fixture_path("h1", "host.key"), "-verify_return_error", "-verify_hostname", "host2", NULL };
+	const char *const args[] = { "-CAfile",
+				     fixture_path("h1", "ca.pem"),
+				     "-cert",
+				     fixture_path("h1", "host.pem"),
+				     "-key",
+				     fixture_path("h1", "host.key"),
+				     "-verify_return_error",
+				     "-verify_hostname",
+				     "host2",
+				     NULL };
 
 	s_client(&s, args, out, sizeof(out));
 	ck_assert_msg(!err_is_set(&s.e), "%s", s.e.text);
@@ -132,8 +140,9 @@ START_TEST(with_tls_1_2)
 {
 	struct served s;
 	char out[8192];
-	const char *const args[] = { "-tls1_2", "-cert", fixture_path("h1", "host.pem"), "-key", fixture_path("h1", "host.key"),
-				     NULL };
+	const char *const args[] = {
+		"-tls1_2", "-cert", fixture_path("h1", "host.pem"), "-key", fixture_path("h1", "host.key"), NULL
+	};
 
 	ck_assert_int_ne(s_client(&s, args, out, sizeof(out)), 0);
 	ck_assert_int_eq(s.e.cls, ERR_REFUSED);
@@ -149,8 +158,8 @@ START_TEST(with_another_fleets_certificate)
 
 	fixture_ca("ca2");
 	fixture_issue("ca2", "host1", "stranger", 0, 0);
-	const char *const args[] = { "-cert", fixture_path("stranger", "host.pem"), "-key", fixture_path("stranger", "host.key"),
-				     NULL };
+	const char *const args[] = { "-cert", fixture_path("stranger", "host.pem"), "-key",
+				     fixture_path("stranger", "host.key"), NULL };
 	ck_assert_int_ne(s_client(&s, args, out, sizeof(out)), 0);
 	ck_assert_int_eq(s.e.cls, ERR_REFUSED);
 	HAS(s.e.text, "the certificate of host1 was issued by \"vmferry fleet ca2\", which is not this fleet's CA");
@@ -163,8 +172,10 @@ START_TEST(no_secret_survives_a_connection)
 	struct served s;
 	char out[8192];
 	char session[256];
-	const char *const args[] = { "-cert", fixture_path("h1", "host.pem"), "-key", fixture_path("h1", "host.key"), "-sess_out",
-				     session, NULL };
+	const char *const args[] = { "-cert",     fixture_path("h1", "host.pem"),
+				     "-key",      fixture_path("h1", "host.key"),
+				     "-sess_out", session,
+				     NULL };
 
 	snprintf(session, sizeof(session), "%s", fixture_path("session", NULL));
 	s_client(&s, args, out, sizeof(out));

@@ -142,7 +142,9 @@ static void *stream_thread(void *arg)
 /* Frames of all sizes up to the largest, as the data links carry them. */
 START_TEST(batches_up_to_the_limit)
 {
-	static const size_t sizes[] = { 1, 100, 16368, 16384, 70000, 500000, FRAME_MAX_BATCH - 12, 2, FRAME_MAX_BATCH - 12 };
+	static const size_t sizes[] = {
+		1, 100, 16368, 16384, 70000, 500000, FRAME_MAX_BATCH - 12, 2, FRAME_MAX_BATCH - 12
+	};
 	enum { N = sizeof(sizes) / sizeof(sizes[0]) };
 	MEM_AUTO uint8_t *data = mem_alloc(FRAME_MAX_BATCH);
 	struct link *l[2];
@@ -157,7 +159,8 @@ START_TEST(batches_up_to_the_limit)
 		uint8_t head[12];
 		memset(head, (int)i, sizeof(head));
 		memset(data, (int)i, sizes[i]);
-		const struct iovec iov[2] = { { .iov_base = head, .iov_len = 12 }, { .iov_base = data, .iov_len = sizes[i] } };
+		const struct iovec iov[2] = { { .iov_base = head, .iov_len = 12 },
+					      { .iov_base = data, .iov_len = sizes[i] } };
 		OK(link_send(l[0], FRAME_BATCH, iov, 2, soon(), &e), e);
 		total += sizes[i] + 12;
 	}
@@ -324,7 +327,8 @@ static void connect_refused(struct refusing *r, struct tls_ctx *client, const ch
 	r->lfd = r->ctx ? fixture_listen(&port) : fd_unix_listen(path, 0600, e);
 	const struct link_peer peer = { .name = name, .address = "127.0.0.1", .port = port };
 	pthread_create(&t, NULL, refuse_thread, r);
-	struct link *l = r->ctx ? link_connect(client, &peer, NULL, soon(), e) : link_connect_local(path, NULL, soon(), e);
+	struct link *l = r->ctx ? link_connect(client, &peer, NULL, soon(), e)
+				: link_connect_local(path, NULL, soon(), e);
 	ck_assert_ptr_null(l);
 	pthread_join(t, NULL);
 	fd_close(&r->lfd);
@@ -679,7 +683,9 @@ START_TEST(peer_errors)
 	ck_assert_str_eq(back.remedy, "do this");
 	json_decref(j);
 
-	j = json_pack("{s:s,s:s}", "class", "invented", "text", "a\x1b[2Jb\xc2\x9b" "c\x7f\nd");
+	j = json_pack("{s:s,s:s}", "class", "invented", "text",
+		      "a\x1b[2Jb\xc2\x9b"
+		      "c\x7f\nd");
 	peer_err_from_json(j, &back);
 	ck_assert_int_eq(back.cls, ERR_PROTOCOL);
 	ck_assert_str_eq(back.text, "a [2Jb c  d");

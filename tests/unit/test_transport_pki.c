@@ -244,7 +244,9 @@ END_TEST
 START_TEST(missing_ca)
 {
 	struct err e = ERR_INIT;
-	struct pki_issue_opts o = { .ca_dir = fixture_path("none", NULL), .host = "host1", .out_dir = fixture_path("h", NULL) };
+	struct pki_issue_opts o = { .ca_dir = fixture_path("none", NULL),
+				    .host = "host1",
+				    .out_dir = fixture_path("h", NULL) };
 
 	ck_assert_int_eq(pki_issue(&o, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_CONFIG);
@@ -265,9 +267,10 @@ END_TEST
 
 START_TEST(not_beyond_the_ca)
 {
-	struct pki_issue_opts o = {
-		.ca_dir = fixture_path("ca", NULL), .host = "host1", .out_dir = fixture_path("h", NULL), .days = PKI_MAX_DAYS
-	};
+	struct pki_issue_opts o = { .ca_dir = fixture_path("ca", NULL),
+				    .host = "host1",
+				    .out_dir = fixture_path("h", NULL),
+				    .days = PKI_MAX_DAYS };
 	struct err e = ERR_INIT;
 	struct pki_cert ca, c;
 

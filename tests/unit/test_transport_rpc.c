@@ -152,15 +152,15 @@ static void side_init(struct side *s)
 	thread_cond_init(&s->changed);
 }
 
-#define WAIT_FOR(s, condition)                                                                     \
-	do {                                                                                       \
-		const int64_t until_ = soon();                                                     \
-		pthread_mutex_lock(&(s)->lock);                                                    \
-		while (!(condition) && clock_mono_ns() < until_)                                   \
-			thread_cond_wait_until(&(s)->changed, &(s)->lock, in_ms(5));               \
-		const bool met_ = (condition);                                                     \
-		pthread_mutex_unlock(&(s)->lock);                                                  \
-		ck_assert_msg(met_, "never: %s", #condition);                                      \
+#define WAIT_FOR(s, condition)                                                       \
+	do {                                                                         \
+		const int64_t until_ = soon();                                       \
+		pthread_mutex_lock(&(s)->lock);                                      \
+		while (!(condition) && clock_mono_ns() < until_)                     \
+			thread_cond_wait_until(&(s)->changed, &(s)->lock, in_ms(5)); \
+		const bool met_ = (condition);                                       \
+		pthread_mutex_unlock(&(s)->lock);                                    \
+		ck_assert_msg(met_, "never: %s", #condition);                        \
 	} while (0)
 
 static struct tls_ctx *host1, *host2;
@@ -261,7 +261,8 @@ START_TEST(errors_travel)
 
 	ck_assert_int_eq(call(&a, "migrate", NULL, NULL, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
-	ck_assert_str_eq(e.text, "host2: host1 may not send VMs to host2 (migrate): it lacks the role \"migrate-in\" there");
+	ck_assert_str_eq(e.text,
+			 "host2: host1 may not send VMs to host2 (migrate): it lacks the role \"migrate-in\" there");
 	HAS(e.remedy, "On host2, add \"migrate-in\" to `roles` of the peer host1");
 
 	/* Roles are asked for at each call: a reload takes effect. */
@@ -303,8 +304,8 @@ static void *many_thread(void *arg)
 	for (int i = 0; i < 50; i++) {
 		json_t *got = NULL;
 		const int n = m->base + i;
-		if (rpc_call(m->side->rpc, i % 5 ? "echo" : "back", json_pack("{s:i}", "n", n), soon(), NULL, NULL, NULL, &got,
-			     &e) != 0 ||
+		if (rpc_call(m->side->rpc, i % 5 ? "echo" : "back", json_pack("{s:i}", "n", n), soon(), NULL, NULL,
+			     NULL, &got, &e) != 0 ||
 		    json_integer_value(json_object_get(got, "n")) != n)
 			m->wrong++;
 		json_decref(got);

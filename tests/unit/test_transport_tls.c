@@ -451,7 +451,8 @@ static void forge(const char *ca, const char *out, const char *cn, const char *s
 	X509_gmtime_adj(X509_getm_notBefore(cert), -100);
 	X509_gmtime_adj(X509_getm_notAfter(cert), 10000);
 	X509_set_pubkey(cert, key);
-	X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_UTF8, (const unsigned char *)cn, -1, -1, 0);
+	X509_NAME_add_entry_by_txt(X509_get_subject_name(cert), "CN", MBSTRING_UTF8, (const unsigned char *)cn, -1, -1,
+				   0);
 	X509_set_issuer_name(cert, X509_get_subject_name(ca_cert));
 	X509V3_set_ctx(&v3, ca_cert, cert, NULL, NULL, 0);
 	const struct {
@@ -637,7 +638,8 @@ static void raw_start(struct raw *r, int fd, const char *dir, int max_version, b
 	SSL_CTX_set_max_proto_version(r->ctx, max_version);
 	if (dir) {
 		ck_assert_int_eq(SSL_CTX_use_certificate_chain_file(r->ctx, fixture_path(dir, "host.pem")), 1);
-		ck_assert_int_eq(SSL_CTX_use_PrivateKey_file(r->ctx, fixture_path(dir, "host.key"), SSL_FILETYPE_PEM), 1);
+		ck_assert_int_eq(SSL_CTX_use_PrivateKey_file(r->ctx, fixture_path(dir, "host.key"), SSL_FILETYPE_PEM),
+				 1);
 	}
 	r->ssl = SSL_new(r->ctx);
 	SSL_set_fd(r->ssl, fd);
@@ -721,9 +723,9 @@ START_TEST(forged_own)
 	struct err e = ERR_INIT;
 
 	forge("ca", "f", forged[_i].cn, forged[_i].san, forged[_i].eku);
-	const struct tls_files files = {
-		.ca = fixture_path("ca", "ca.pem"), .cert = fixture_path("f", "host.pem"), .key = fixture_path("f", "host.key")
-	};
+	const struct tls_files files = { .ca = fixture_path("ca", "ca.pem"),
+					 .cert = fixture_path("f", "host.pem"),
+					 .key = fixture_path("f", "host.key") };
 	struct tls_ctx *ctx = tls_ctx_new(&files, &e);
 	ck_assert_int_eq(ctx != NULL, !forged[_i].as_client && !forged[_i].as_server);
 	if (!ctx) {
@@ -849,7 +851,8 @@ START_TEST(key_updates)
 }
 END_TEST
 
-static const char *const strangers[] = { "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "SSH-2.0-OpenSSH_9.2p1\r\n", "\x16\x03\x01\xff\xff" };
+static const char *const strangers[] = { "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "SSH-2.0-OpenSSH_9.2p1\r\n",
+					 "\x16\x03\x01\xff\xff" };
 
 START_TEST(no_tls_at_all)
 {
@@ -907,7 +910,8 @@ START_TEST(bad_files)
 	expect_ctx_error(ca, key, key, "host.key");
 	expect_ctx_error(ca, cert, fixture_path("h2", "host.key"), "is not the key of the certificate");
 	fixture_ca("ca2");
-	expect_ctx_error(fixture_path("ca2", "ca.pem"), cert, key, "was issued by \"vmferry fleet ca\", not by the fleet's CA in");
+	expect_ctx_error(fixture_path("ca2", "ca.pem"), cert, key,
+			 "was issued by \"vmferry fleet ca\", not by the fleet's CA in");
 	ck_assert_int_eq(chmod(key, 0604), 0);
 	expect_ctx_error(ca, cert, key, "mode is 0604");
 }

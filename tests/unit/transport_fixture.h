@@ -1,6 +1,6 @@
 /*
- * transport_fixture.h - what the transport's tests share: a CA and host certificates in a temporary folder, connected sockets, and
- * a bit of time.
+ * transport_fixture.h - what the transport's tests share: a CA and host certificates in a temporary folder, connected
+ * sockets, and a bit of time.
  */
 #ifndef VMFERRY_TESTS_TRANSPORT_FIXTURE_H
 #define VMFERRY_TESTS_TRANSPORT_FIXTURE_H
@@ -84,9 +84,11 @@ UNUSED static void fixture_ca(const char *ca)
 UNUSED static void fixture_issue(const char *ca, const char *host, const char *out, int64_t start, int days)
 {
 	struct err e = ERR_INIT;
-	const struct pki_issue_opts o = {
-		.ca_dir = fixture_path(ca, NULL), .host = host, .out_dir = fixture_path(out, NULL), .start = start, .days = days
-	};
+	const struct pki_issue_opts o = { .ca_dir = fixture_path(ca, NULL),
+					  .host = host,
+					  .out_dir = fixture_path(out, NULL),
+					  .start = start,
+					  .days = days };
 
 	OK(pki_issue(&o, &e), e);
 }
@@ -137,9 +139,9 @@ UNUSED static void fixture_tcp_pair(int fd[2])
 {
 	uint16_t port;
 	int lfd = fixture_listen(&port);
-	const struct sockaddr_in a = {
-		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)
-	};
+	const struct sockaddr_in a = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+				       .sin_port = htons(port) };
 
 	fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	ck_assert_int_eq(connect(fd[0], (const struct sockaddr *)&a, sizeof(a)), 0);
