@@ -17,7 +17,7 @@
 
 struct listener {
 	struct agent *agent;
-	struct door *door;
+	struct door *doors[2]; /* IPv4, IPv6; NULL where there is none */
 };
 
 static void refuse(struct link *l, struct err *why)
@@ -86,20 +86,23 @@ static void greet(void *ctx, int fd, const char *addr)
 	}
 }
 
-static int bind_to(const struct sockaddr *addr, socklen_t len, struct err *e)
+/* A socket per family: an IPv6 socket for both would show IPv4 peers by odd addresses. */
+static int bind_to(const char *address, unsigned port, int family, struct err *e)
 {
-	FD_AUTO int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int one = 1, off = 0;
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	const bool six = family == AF_INET6;
+	const int one = 1;
+	FD_AUTO int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_sys(e, "socket");
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
-		return err_sys(e, "SO_REUSEADDR");
-	/* "*" is one socket for both families. */
-	const struct sockaddr_in6 *in6 = (const void *)addr;
-	if (addr->sa_family == AF_INET6 && memcmp(&in6->sin6_addr, &in6addr_any, sizeof(in6addr_any)) == 0 &&
-	    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
-		return err_sys(e, "IPV6_V6ONLY");
-	if (bind(fd, addr, len) < 0)
+	if (address && inet_pton(family, address, six ? (void *)&in6.sin6_addr : (void *)&in.sin_addr) != 1)
+		return err_set(e, ERR_CONFIG, "not an IP address");
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+	    (six && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)) < 0))
+		return err_sys(e, "setsockopt");
+	if (bind(fd, six ? (const struct sockaddr *)&in6 : (const struct sockaddr *)&in,
+		 six ? sizeof(in6) : sizeof(in)) < 0)
 		return err_sys(e, "bind");
 	if (listen(fd, 128) < 0)
 		return err_sys(e, "listen");
@@ -108,25 +111,8 @@ static int bind_to(const struct sockaddr *addr, socklen_t len, struct err *e)
 	return out;
 }
 
-static int open_socket(const char *address, unsigned port, struct err *e)
+static int explain(struct err *e, const char *address, unsigned port)
 {
-	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
-	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
-	bool any = strcmp(address, "*") == 0;
-	int fd = -1;
-	if (any || inet_pton(AF_INET6, address, &in6.sin6_addr) == 1) {
-		fd = bind_to((const struct sockaddr *)&in6, sizeof(in6), e);
-		if (fd >= 0 || !any || e->errnum == EADDRINUSE)
-			goto out;
-		err_clear(e); /* a kernel without IPv6 */
-	}
-	if (any || inet_pton(AF_INET, address, &in.sin_addr) == 1)
-		fd = bind_to((const struct sockaddr *)&in, sizeof(in), e);
-	else
-		err_set(e, ERR_CONFIG, "not an IP address");
-out:
-	if (fd >= 0)
-		return fd;
 	int errnum = e->errnum;
 	err_wrap(e, "cannot listen on %s port %u", address, port);
 	if (errnum == EADDRINUSE)
@@ -136,29 +122,58 @@ out:
 	return -1;
 }
 
+/* fds: IPv4, IPv6; -1 for one that is not wanted, or, for "*", that this kernel does not have. */
+static int open_sockets(const char *address, unsigned port, int fds[2], struct err *e)
+{
+	static const int families[2] = { AF_INET, AF_INET6 };
+	const bool any = strcmp(address, "*") == 0;
+	for (int i = 0; i < 2; i++) {
+		struct err why = ERR_INIT;
+		if (!any && (strchr(address, ':') != NULL) != (families[i] == AF_INET6))
+			continue;
+		fds[i] = bind_to(any ? NULL : address, port, families[i], &why);
+		if (fds[i] >= 0 || (any && (why.errnum == EAFNOSUPPORT || why.errnum == EADDRNOTAVAIL)))
+			continue;
+		*e = why;
+		return explain(e, address, port);
+	}
+	if (fds[0] < 0 && fds[1] < 0)
+		return err_set(e, ERR_SYS, "cannot listen on %s port %u: no addresses", address, port);
+	return 0;
+}
+
 struct listener *listener_start(struct agent *a, struct err *e)
 {
+	int fds[2] = { -1, -1 };
 	const struct settings_view *view = settings_get(a->settings);
-	int fd = open_socket(view->config->listen.address, view->config->listen.port, e);
-	if (fd >= 0)
-		log_info("listening", "address=%s port=%u", view->config->listen.address, view->config->listen.port);
+	const char *address = view->config->listen.address;
+	int rc = open_sockets(address, view->config->listen.port, fds, e);
+	if (rc == 0)
+		log_info("listening", "address=%s port=%u", address, view->config->listen.port);
 	settings_put(a->settings, view);
-	if (fd < 0)
-		return NULL;
 	struct listener *l = mem_alloc(sizeof(*l));
 	l->agent = a;
-	l->door = door_open(&(struct door_opts){ .name = "greet-peer", .fd = fd, .greet = greet, .ctx = l }, e);
-	if (!l->door) {
-		free(l);
-		return NULL;
+	for (int i = 0; i < 2 && rc == 0; i++) {
+		if (fds[i] < 0)
+			continue;
+		const struct door_opts opts = { .name = "greet-peer", .fd = fds[i], .greet = greet, .ctx = l };
+		fds[i] = -1; /* the door's now */
+		l->doors[i] = door_open(&opts, e);
+		rc = l->doors[i] ? 0 : -1;
 	}
-	return l;
+	if (rc == 0)
+		return l;
+	fd_close(&fds[0]);
+	fd_close(&fds[1]);
+	listener_stop(l);
+	return NULL;
 }
 
 void listener_stop(struct listener *l)
 {
 	if (!l)
 		return;
-	door_close(l->door);
+	door_close(l->doors[0]);
+	door_close(l->doors[1]);
 	free(l);
 }
