@@ -1,5 +1,5 @@
 /* Issuing with the n-th system call failing, for every n: an error each time, and never half of a pair. */
-#include "../unit/transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 #include "base/sys.h"
 

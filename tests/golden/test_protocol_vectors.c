@@ -1,5 +1,5 @@
 /* PROTOCOL.md against the program: the examples are sent by it, and taken in by it, byte for byte. */
-#include "hexdoc.h"
+#include "tests/golden/hexdoc.h"
 
 #include "tests/unit/transport_fixture.h"
 

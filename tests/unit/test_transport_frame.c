@@ -1,6 +1,6 @@
 #include "transport/frame.h"
 
-#include "transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 static const struct {
 	struct frame_header h;

@@ -1,7 +1,7 @@
 #include "transport/link.h"
 
+#include "tests/unit/transport_fixture.h"
 #include "transport/peer_err.h"
-#include "transport_fixture.h"
 
 #include "base/buf.h"
 

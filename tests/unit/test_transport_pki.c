@@ -1,7 +1,7 @@
 #include "transport/pki.h"
 
+#include "tests/unit/transport_fixture.h"
 #include "transport/cert.h"
-#include "transport_fixture.h"
 
 #include "base/file.h"
 

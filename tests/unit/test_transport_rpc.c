@@ -1,6 +1,6 @@
 #include "transport/rpc.h"
 
-#include "transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 #include "base/thread.h"
 #include "config/config.h"

@@ -1,6 +1,6 @@
 #include "transport/tls.h"
 
-#include "transport_fixture.h"
+#include "tests/unit/transport_fixture.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
