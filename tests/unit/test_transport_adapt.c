@@ -16,9 +16,9 @@
 #define WORKERS   2
 #define QUEUE_MAX 8  /* batches between the reader and the link */
 
-static const int levels[] = { CODEC_RAW, -5, -3, -1, 1, 2, 3, 5, 6, 9 };
-static const double idle_ratio[] = { 1, 1.86, 2.02, 2.26, 2.55, 2.67, 2.77, 2.86, 2.90, 2.97 };
-static const double idle_cost[] = { 0.1, 1.13, 1.2, 1.37, 1.66, 2.03, 3.08, 5.65, 7.8, 16.0 };
+static const int levels[] = { CODEC_RAW, -5, -3, -1, 1, 2, 3, 5, 6 };
+static const double idle_ratio[] = { 1, 2.17, 2.27, 2.45, 2.72, 2.87, 2.97, 3.07, 3.15 };
+static const double idle_cost[] = { 0.1, 1.10, 1.17, 1.37, 1.53, 1.93, 2.48, 4.90, 7.50 };
 #define LEVELS (sizeof(levels) / sizeof(levels[0]))
 
 struct world {
@@ -238,10 +238,10 @@ START_TEST(fixed_stays)
 {
 	struct sim s;
 	struct codec_params p;
-	sim_open(&s, &worlds[3].w, 9);
+	sim_open(&s, &worlds[3].w, 6);
 	run(&s, 1000);
 	adapt_params(s.a, &p);
-	ck_assert_int_eq(p.plain_level, 9);
+	ck_assert_int_eq(p.plain_level, 6);
 	ck_assert_int_eq(p.delta_level, 3);
 	sim_close(&s);
 	sim_open(&s, &worlds[3].w, CODEC_RAW);
