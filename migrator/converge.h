@@ -54,7 +54,7 @@ struct converge_advice {
 	int64_t downtime_ms; /* for SET_DOWNTIME */
 	bool converging;     /* it is expected to end by itself within max_downtime */
 	int64_t eta_ns;      /* time left, -1 if it cannot be told */
-	char verdict[240];   /* why, in a sentence with the numbers: a warning when not converging, the reason of an action; or empty */
+	char verdict[320];   /* why, in a sentence with the numbers: a warning when not converging, the reason of an action; or empty */
 };
 
 struct converge {
@@ -63,14 +63,19 @@ struct converge {
 	int64_t start_ns;
 	/* the caller's thread */
 	int64_t limit_ms;          /* in force at QEMU */
+	int64_t seen_ns;           /* last reading */
+	double bps;                /* memory_bps, smoothed */
 	uint64_t iteration;        /* last seen */
-	int64_t pass_ns;           /* when the pass under way began, as seen */
 	uint64_t passes;           /* ended since the first */
-	double best_ms;            /* shortest switchover that any pass would have needed */
-	unsigned since_best;       /* passes without being a fifth better */
+	int64_t pass_ns;           /* when the pass under way began, as seen */
+	double need_ms;            /* what a switchover would have taken when it began */
+	double best_ms;            /* the shortest of these that was a tenth shorter than the best before */
+	int64_t best_ns;           /* when */
+	uint64_t best_pass;
+	int64_t raised_ns;         /* when the limit was raised last */
 	int64_t reachable_ns;      /* when first a pass ended within max_downtime; 0: not yet */
-	int throttle;              /* last seen, percent */
-	unsigned since_throttle;   /* passes since it last rose */
+	int throttle;              /* highest seen, percent */
+	int64_t throttle_ns;       /* when it last rose */
 	bool done;                 /* abort, pause or post-copy was advised: nothing more to say */
 };
 
