@@ -3,11 +3,11 @@
 #include <string.h>
 
 #define NS 1e9
-/* A measurement over this time counts in full. */
-#define RATE_TIME_NS 50e6
 #define RTT_EPOCH_NS (INT64_C(5) * 1000000000)
 /* Shorter than this an interval says more about wake-ups than about the way. */
 #define SAMPLE_MIN_NS 50000
+#define LONG_ROUND_NS (INT64_C(25) * 1000000)
+#define SAMPLES (sizeof(((struct flow_window *)0)->sample) / sizeof(double))
 #define STARTUP_GROWTH 1.25
 #define STARTUP_ROUNDS 3
 
@@ -71,13 +71,18 @@ static void end_startup_if_flat(struct flow_window *w)
 static void note_rate(struct flow_window *w, const struct flow_mark *m, int64_t now_ns)
 {
 	const int64_t took = now_ns - m->delivered_ns > SAMPLE_MIN_NS ? now_ns - m->delivered_ns : SAMPLE_MIN_NS;
-	const double sample = (double)(w->delivered - m->delivered) * NS / (double)took;
-	const double weight = (double)took < RATE_TIME_NS ? (double)took / RATE_TIME_NS : 1;
 
-	if (w->startup && sample > w->rate)
-		w->rate = sample;
-	else
-		w->rate += (sample - w->rate) * weight;
+	const double sample = (double)(w->delivered - m->delivered) * NS / (double)took;
+	if (took < LONG_ROUND_NS) {
+		/* Enough to grow by, and to shrink by slowly; a burst can look like this. */
+		w->rate = sample > w->rate ? sample : w->rate + (sample - w->rate) * (double)took / (2 * LONG_ROUND_NS);
+		return;
+	}
+	w->sample[w->n_samples++ % SAMPLES] = sample;
+	w->rate = 0;
+	for (unsigned i = 0; i < SAMPLES; i++)
+		if (w->sample[i] > w->rate)
+			w->rate = w->sample[i];
 }
 
 void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t now_ns)

@@ -22,6 +22,8 @@ struct flow_window {
 	uint64_t delivered;   /* bytes acknowledged so far */
 	int64_t delivered_ns; /* when last */
 	double rate;          /* bytes per second; 0: not known */
+	double sample[3];     /* of the last long rounds, of which the best counts: a moment without CPU does not make the way slow */
+	unsigned n_samples;
 	int64_t rtt[2];       /* least of this and of the epoch before; INT64_MAX: none */
 	int64_t epoch_ns;
 	uint64_t window;      /* bytes that may be in flight now */

@@ -1109,7 +1109,7 @@ START_TEST(any_order_is_fine)
 	struct link *f[2], *b[2];
 	struct relay_opts o = opts_of(&dst, false);
 	struct err e = ERR_INIT;
-	char got[200 * 3 + 1] = "", text[4];
+	char got[200 * 3 + 1] = "", text[16];
 
 	listen_all();
 	fixture_local_links(f);

@@ -249,9 +249,8 @@ static int on_batch(void *ctx, uint32_t stream, uint64_t number, const uint8_t *
 		THREAD_LOCKED(&w.lock);
 		if (stream < 1 || stream > 2 || number >= MAX_SEEN || w.seen[stream - 1][number])
 			return err_set(e, ERR_PROTOCOL, "unexpected batch");
-		for (size_t i = 0; i < len; i++)
-			if (p[i] != (uint8_t)(number + stream))
-				return err_set(e, ERR_CORRUPT, "unexpected contents");
+		if (len > 0 && (p[0] != (uint8_t)(number + stream) || memcmp(p, p + 1, len - 1) != 0))
+			return err_set(e, ERR_CORRUPT, "unexpected contents");
 		w.seen[stream - 1][number] = 1;
 		w.batches++;
 		w.bytes += len;
@@ -352,8 +351,9 @@ static void setup(void)
 
 static void teardown(void)
 {
-	flow_tx_free(w.tx);
+	/* What comes in acknowledges at the sender. */
 	flow_rx_free(w.rx);
+	flow_tx_free(w.tx);
 	fixture_clean();
 }
 
@@ -592,7 +592,7 @@ static double measure_rate(uint64_t limit)
 
 START_TEST(rate_limit_holds)
 {
-	static const uint64_t limits[] = { 20000000, 60000000 };
+	static const uint64_t limits[] = { 5000000, 20000000 };
 	double rate;
 
 	w.ack_at_once = true;
