@@ -137,9 +137,10 @@ struct relay {
 
 	pthread_mutex_t adapt_lock;
 	struct adapt *adapt; /* under adapt_lock, as the two below */
-	int64_t tick_ns, tick_busy_ns;
+	int64_t tick_ns, tick_busy_ns, tick_wait_ns;
 	struct codec_stats codec;
 
+	atomic_int_least64_t supply_wait_ns; /* for QEMU's stream of pages, since the beginning */
 	atomic_uint_least64_t pending; /* bytes in items */
 	atomic_uint_least64_t bytes[RELAY_KIND_COUNT];
 	atomic_bool over;      /* dead, for those who hold no lock */

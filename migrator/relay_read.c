@@ -135,11 +135,15 @@ static void note_encoded(struct relay *r, const struct codec_params *params, con
 		return;
 	flow_tx_stats(r->tx, &fs);
 	const double busy = (double)(fs.network_busy_ns - r->tick_busy_ns) / (double)(now - r->tick_ns);
+	const int64_t waited = atomic_load(&r->supply_wait_ns);
+	const double wait = (double)(waited - r->tick_wait_ns) / (double)(now - r->tick_ns);
 	r->tick_ns = now;
 	r->tick_busy_ns = fs.network_busy_ns;
+	r->tick_wait_ns = waited;
 	adapt_tick(r->adapt, &(struct adapt_now){ .now_ns = now,
 						  .wire_bytes = fs.wire_bytes,
-						  .link_busy = fs.paced || busy > 1 ? 1 : busy });
+						  .link_busy = fs.paced || busy > 1 ? 1 : busy,
+						  .supply_wait = wait > 1 ? 1 : wait });
 }
 
 static struct buf encode(struct relay *r, const struct batch *b)
@@ -281,7 +285,11 @@ static bool readable_before(struct reader *rd, int64_t deadline_ns)
 		if (left > 0)
 			ts = (struct timespec){ .tv_sec = left / NS_PER_S, .tv_nsec = left % NS_PER_S };
 	}
-	return ppoll(&p, 1, deadline_ns == INT64_MAX ? NULL : &ts, NULL) != 0;
+	const int64_t start = clock_mono_ns();
+	const bool readable = ppoll(&p, 1, deadline_ns == INT64_MAX ? NULL : &ts, NULL) != 0;
+	if (rd->s->owns_pages)
+		atomic_fetch_add(&rd->r->supply_wait_ns, clock_mono_ns() - start);
+	return readable;
 }
 
 static int64_t linger(const struct reader *rd)

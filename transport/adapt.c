@@ -29,9 +29,10 @@ static const struct {
 #define TICK_MIN_NS (8 * NS_PER_MS)
 /* Ticks with less traffic than this say nothing about the link. */
 #define TICK_TRAFFIC_MIN (64u * 1024u)
-#define FULL  0.5 /* queue fill above which the link is what is scarce */
-#define SLACK 0.3 /* and below which it is not */
-#define BUSY  0.7 /* workers busier than this may be what is scarce */
+#define FULL  0.6  /* a link busier than this may be what is scarce */
+#define SLACK 0.4  /* and below this it is not */
+#define BUSY  0.85 /* the same for the workers */
+#define WAIT  0.15 /* QEMU gives no more if it was waited for this part of the time */
 /* All the workers' CPU counts like this part of the throughput. */
 #define CPU_WEIGHT 0.25
 /* A change must promise this much more; or the same for much less CPU time. */
@@ -77,7 +78,8 @@ struct adapt {
 	bool ticked;
 	double raw_bytes;
 	double wall_ns;
-	double fill;        /* smoothed */
+	double link_busy;   /* smoothed */
+	double supply_wait; /* smoothed */
 	double wire_rate;   /* smoothed */
 	double raw_rate;    /* smoothed */
 	int64_t changed_at;
@@ -250,8 +252,9 @@ static void choose(struct adapt *a)
 /* ---- the link ---- */
 
 /* The link is full: its speed is what goes through it. */
-static void link_is_full(struct adapt *a, double rate)
+static void link_is_full(struct adapt *a)
 {
+	double rate = a->wire_rate;
 	if (!a->was_full) {
 		/* Full again after a time of slack. If the link is as fast as it was, the next try may wait longer. */
 		bool as_before = a->confirmed > 0 && rate < 1.2 * a->confirmed && rate > 0.8 * a->confirmed;
@@ -266,6 +269,9 @@ static void link_is_full(struct adapt *a, double rate)
 	a->confirmed_at = a->now;
 	a->was_full = true;
 	a->supply = 0;
+	/* Storing says nothing about how well the pages would compress. */
+	if (a->current == RAW_INDEX && a->now - a->compressed_at > RETRY_FIRST_NS)
+		a->probe_due = true;
 }
 
 /* The link has room. It is at least as fast as what goes through it, and after a while perhaps faster than it was. */
@@ -278,6 +284,23 @@ static void link_has_room(struct adapt *a, double seconds)
 		a->link *= 1 + 40 * seconds;
 	else if (a->now - a->confirmed_at > a->retry_ns)
 		a->link *= 1 + 10 * seconds;
+}
+
+/* What is scarce: QEMU's bytes, the workers, or the link. A link with a long way looks busy whenever there is traffic, so it is only believed
+ * when nothing else holds things up. */
+static void find_scarce(struct adapt *a, double workers_busy, double seconds)
+{
+	if (a->supply_wait > WAIT || (a->link_busy < SLACK && workers_busy < BUSY)) {
+		/* What QEMU could give if it got more CPU is not known. */
+		a->supply = 1.2 * a->raw_rate;
+		link_has_room(a, seconds);
+	} else if (workers_busy >= BUSY) {
+		/* What goes through is not what the link could do. */
+		a->supply = 0;
+		link_has_room(a, seconds);
+	} else if (a->link_busy > FULL) {
+		link_is_full(a);
+	}
 }
 
 void adapt_tick(struct adapt *a, const struct adapt_now *now)
@@ -294,26 +317,17 @@ void adapt_tick(struct adapt *a, const struct adapt_now *now)
 	double seconds = (double)dt / 1e9;
 	uint64_t wire = now->wire_bytes - a->tick_wire;
 	double raw = a->raw_bytes;
-	double busy = a->wall_ns / (a->workers * (double)dt);
+	double workers_busy = a->wall_ns / (a->workers * (double)dt);
 	a->now = now->now_ns;
 	a->tick_wire = now->wire_bytes;
 	a->raw_bytes = 0;
 	a->wall_ns = 0;
-	move(&a->fill, now->link_busy, 0.6);
+	move(&a->link_busy, now->link_busy, 0.6);
+	move(&a->supply_wait, now->supply_wait, 0.6);
 	move(&a->wire_rate, (double)wire / seconds, 0.5);
 	move(&a->raw_rate, raw / seconds, 0.3);
-	if (wire + (uint64_t)raw < TICK_TRAFFIC_MIN && a->fill < FULL)
+	if (wire + (uint64_t)raw < TICK_TRAFFIC_MIN && a->link_busy < FULL)
 		return;
-
-	if (a->fill > FULL) {
-		link_is_full(a, a->wire_rate);
-		/* Storing says nothing about how well the pages would compress. */
-		if (a->current == RAW_INDEX && a->now - a->compressed_at > RETRY_FIRST_NS)
-			a->probe_due = true;
-	} else if (a->fill < SLACK) {
-		link_has_room(a, seconds);
-		/* Neither link nor workers are full: QEMU gives no more. What it could give with more CPU is not known. */
-		a->supply = busy < BUSY ? 1.2 * a->raw_rate : 0;
-	}
+	find_scarce(a, workers_busy, seconds);
 	choose(a);
 }

@@ -46,7 +46,9 @@ void adapt_encoded(struct adapt *a, const struct adapt_sample *s);
 struct adapt_now {
 	int64_t now_ns;      /* monotonic */
 	uint64_t wire_bytes; /* put on the links since the beginning */
-	double link_busy;   /* 0..1: part of the time since the last tick in which the network, or a rate limit, was what was waited for */
+	/* Parts, 0..1, of the time since the last tick. */
+	double link_busy;   /* in which the network, or a rate limit, was what was waited for */
+	double supply_wait; /* in which QEMU's stream was waited for: there was nothing to read */
 };
 void adapt_tick(struct adapt *a, const struct adapt_now *now);
 
