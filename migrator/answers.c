@@ -55,8 +55,7 @@ static unsigned count_incoming(struct migrator *m)
 
 	if (migrator_jobs(m, NULL, &jobs, &ignored) < 0)
 		return 0;
-	json_array_foreach(json_object_get(jobs, "jobs"), i, job)
-	{
+	json_array_foreach (json_object_get(jobs, "jobs"), i, job) {
 		const char *direction = json_string_value(json_object_get(job, "direction"));
 		n += direction && strcmp(direction, "in") == 0;
 	}

@@ -15,10 +15,12 @@
 /* ... and at the highest limit it is called a stall. */
 #define STALL_PASSES 3
 #define STALL_MIN_NS (10 * NS_PER_S)
-/* When less is dirtied than moved, passes should shrink: a link that stood still for a while is the likelier reason, and gets so much longer. */
+/* When less is dirtied than moved, passes should shrink: a link that stood still for a while is the likelier reason,
+ * and gets so much longer. */
 #define STALL_LENIENCE 3
 #define SHRINKING 0.9
-/* Once the guest could switch within the allowed downtime, waiting for less may take an eighth of the time so far, at least a second. */
+/* Once the guest could switch within the allowed downtime, waiting for less may take an eighth of the time so far, at
+ * least a second. */
 #define PATIENCE_MIN_NS (1 * NS_PER_S)
 #define PATIENCE_SHARE 8
 /* Above this ratio of dirty rate to link rate passes hardly shrink. */
@@ -54,7 +56,7 @@ void converge_init(struct converge *c, const struct converge_opts *opts, int64_t
 	if (c->opts.max_downtime_ms <= 0)
 		c->opts.max_downtime_ms = CONVERGE_DEFAULT_MAX_DOWNTIME_MS;
 	c->limit_ms = c->opts.max_downtime_ms < CONVERGE_START_DOWNTIME_MS ? c->opts.max_downtime_ms
-									    : CONVERGE_START_DOWNTIME_MS;
+									   : CONVERGE_START_DOWNTIME_MS;
 }
 
 /* RAM bytes per second that QEMU gets rid of. */
@@ -82,12 +84,13 @@ static void smooth(struct converge *c, const struct jobstats *s, int64_t now_ns)
 		c->bps += ((double)s->memory_bps - c->bps) * dt / (dt + (double)SMOOTH_NS);
 }
 
-/* What a switchover would have taken at the last dirty-page count. QEMU tells it for the rate of a moment: what remained is had back from
- * that, and held against the smoothed rate. */
+/* What a switchover would have taken at the last dirty-page count. QEMU tells it for the rate of a moment: what
+ * remained is had back from that, and held against the smoothed rate. */
 static double needed_ms(const struct converge *c, const struct jobstats *s)
 {
-	double remaining = s->has_downtime && s->downtime_ms > 0 ? (double)s->downtime_ms / 1000.0 * (double)s->memory_bps
-								   : (double)s->memory_remaining;
+	double remaining = s->has_downtime && s->downtime_ms > 0
+				   ? (double)s->downtime_ms / 1000.0 * (double)s->memory_bps
+				   : (double)s->memory_remaining;
 	return link_bps(c, s) > 0 ? remaining * 1000.0 / link_bps(c, s) : 0;
 }
 
@@ -148,8 +151,9 @@ static void act_on_stall(struct converge *c, struct converge_advice *out)
 	out->action = actions[c->opts.on_stall];
 }
 
-/* Time to send everything if the guest stopped dirtying now: what is left of this pass, and what was dirtied behind its back. That is not
- * counted before the next sync; it is taken to grow to what the last pass dirtied, quickly at first, as a working set does. */
+/* Time to send everything if the guest stopped dirtying now: what is left of this pass, and what was dirtied behind
+ * its back. That is not counted before the next sync; it is taken to grow to what the last pass dirtied, quickly at
+ * first, as a working set does. */
 static double drain_ns(const struct converge *c, const struct jobstats *s, int64_t now_ns)
 {
 	double last_pass = c->need_ms * (double)NS_PER_MS;
@@ -187,8 +191,8 @@ static void note_pass(struct converge *c, const struct jobstats *s, int64_t now_
 		c->reachable_ns = now_ns;
 }
 
-/* So long without progress, counted in passes of the present length. A pass can be tiny: QEMU counts dirty pages again as soon as little
- * enough is left. */
+/* So long without progress, counted in passes of the present length. A pass can be tiny: QEMU counts dirty pages
+ * again as soon as little enough is left. */
 static bool without_progress(const struct converge *c, int64_t now_ns, double passes, int64_t at_least)
 {
 	int64_t span = to_ns(c->need_ms * passes);
@@ -218,8 +222,9 @@ static void consider_raising(struct converge *c, int64_t now_ns, struct converge
 	out->action = CONVERGE_SET_DOWNTIME;
 	out->downtime_ms = c->limit_ms;
 	snprintf(out->verdict, sizeof(out->verdict),
-		 "a switchover now would take %.0f ms and is not getting shorter: downtime limit raised to %" PRId64 " ms", c->need_ms,
-		 c->limit_ms);
+		 "a switchover now would take %.0f ms and is not getting shorter: downtime limit raised to %" PRId64
+		 " ms",
+		 c->need_ms, c->limit_ms);
 }
 
 /* No progress at the highest limit, and slowing the guest has had its chance. */
@@ -241,7 +246,8 @@ static void say_deadline(const struct converge *c, int64_t now_ns, struct conver
 
 	units_format_duration(c->opts.deadline_ns, text, sizeof(text));
 	snprintf(out->verdict, sizeof(out->verdict), "the deadline of %s %s", text,
-		 now_ns - c->start_ns >= c->opts.deadline_ns ? "has passed" : "can only be met by stopping the guest here now");
+		 now_ns - c->start_ns >= c->opts.deadline_ns ? "has passed"
+							     : "can only be met by stopping the guest here now");
 }
 
 static void say_stalled(const struct converge *c, const struct jobstats *s, int64_t now_ns, struct converge_advice *out)
@@ -251,7 +257,8 @@ static void say_stalled(const struct converge *c, const struct jobstats *s, int6
 	say_rates(c, s, rates, sizeof(rates));
 	units_format_duration(now_ns - c->best_ns, text, sizeof(text));
 	snprintf(out->verdict, sizeof(out->verdict),
-		 "no progress in %s (%" PRIu64 " passes): a switchover would take %" PRId64 " ms, %" PRId64 " ms are allowed; %s%s",
+		 "no progress in %s (%" PRIu64 " passes): a switchover would take %" PRId64 " ms, %" PRId64
+		 " ms are allowed; %s%s",
 		 text, c->passes - c->best_pass, (int64_t)c->need_ms, c->opts.max_downtime_ms, rates,
 		 c->throttle > 0 ? ", its CPUs slowed already" : "");
 	out->converging = false;

@@ -58,7 +58,8 @@ json_t *cpu_missing_from_message(const char *message)
 	json_t *list = json_array();
 	const char *colon = strrchr(message, ':');
 
-	/* "...: Host CPU does not provide required features: hle, rtm". Translated or not, the list stands behind the last colon. */
+	/* "...: Host CPU does not provide required features: hle, rtm". Translated or not, the list stands behind the
+	 * last colon. */
 	for (const char *p = colon ? colon + 1 : ""; *p;) {
 		char name[64];
 		p += strspn(p, " ,");
@@ -102,10 +103,9 @@ json_t *cpu_difference(const json_t *a, const json_t *b)
 	size_t i, j;
 	json_t *x, *y;
 
-	json_array_foreach(a, i, x)
-	{
+	json_array_foreach (a, i, x) {
 		bool found = false;
-		json_array_foreach(b, j, y)
+		json_array_foreach (b, j, y)
 			found = found || json_equal(x, y);
 		if (!found)
 			json_array_append(out, x);
@@ -142,8 +142,8 @@ char *cpu_host_model_from_caps(const char *domain_caps_xml)
 
 char *cpu_host_model(virConnectPtr conn, const struct cpu_scope *scope, struct err *e)
 {
-	VIRT_STR_AUTO char *caps =
-		virConnectGetDomainCapabilities(conn, scope->emulator, scope->arch, scope->machine, scope->virt_type, 0);
+	VIRT_STR_AUTO char *caps = virConnectGetDomainCapabilities(conn, scope->emulator, scope->arch, scope->machine,
+								   scope->virt_type, 0);
 	if (!caps) {
 		virt_err(e, "ask libvirt what %s guests can have", scope->virt_type ? scope->virt_type : "its");
 		return NULL;
@@ -158,9 +158,10 @@ char *cpu_host_model(virConnectPtr conn, const struct cpu_scope *scope, struct e
 /* All features of a CPU, its model spelled out; NULL with the error when libvirt can't. */
 static json_t *expand(virConnectPtr conn, const struct cpu_scope *scope, const char *cpu_xml, struct err *e)
 {
-	VIRT_STR_AUTO char *full = virConnectBaselineHypervisorCPU(
-		conn, scope->emulator, scope->arch, scope->machine, scope->virt_type, &cpu_xml, 1,
-		VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES | VIR_CONNECT_BASELINE_CPU_MIGRATABLE);
+	VIRT_STR_AUTO char *full = virConnectBaselineHypervisorCPU(conn, scope->emulator, scope->arch, scope->machine,
+								   scope->virt_type, &cpu_xml, 1,
+								   VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES |
+									   VIR_CONNECT_BASELINE_CPU_MIGRATABLE);
 	if (!full) {
 		virt_err(e, "spell out the features of a CPU");
 		return NULL;
@@ -181,10 +182,11 @@ static json_t *missing_by_features(virConnectPtr conn, const struct cpu_scope *s
 	return missing;
 }
 
-int cpu_compare(virConnectPtr conn, const struct cpu_scope *scope, const char *cpu_xml, struct cpu_result *out, struct err *e)
+int cpu_compare(virConnectPtr conn, const struct cpu_scope *scope, const char *cpu_xml, struct cpu_result *out,
+		struct err *e)
 {
-	int rc = virConnectCompareHypervisorCPU(conn, scope->emulator, scope->arch, scope->machine, scope->virt_type, cpu_xml,
-						VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE);
+	int rc = virConnectCompareHypervisorCPU(conn, scope->emulator, scope->arch, scope->machine, scope->virt_type,
+						cpu_xml, VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE);
 	struct cpu_result r = { .verdict = CPU_UNKNOWN };
 
 	if (rc < 0) {
@@ -238,8 +240,8 @@ json_t *cpu_facts(virConnectPtr conn)
 		vendor = doc ? xml_text(xml_child(xmlDocGetRootElement(doc), "vendor")) : NULL;
 		features = expand(conn, &(struct cpu_scope){ .virt_type = type }, xml, &ignored);
 	}
-	return json_pack("{s:s?,s:s?,s:s?,s:s?,s:o}", "virt_type", xml ? type : NULL, "model", model, "vendor", vendor, "xml", xml,
-			 "features", features ? features : json_null());
+	return json_pack("{s:s?,s:s?,s:s?,s:s?,s:o}", "virt_type", xml ? type : NULL, "model", model, "vendor", vendor,
+			 "xml", xml, "features", features ? features : json_null());
 }
 
 struct baseline_hosts {
@@ -256,13 +258,13 @@ static int baseline_args(const json_t *args, struct baseline_hosts *h, struct er
 
 	if (!json_is_array(hosts) || json_array_size(hosts) == 0 || json_array_size(hosts) > BASELINE_MAX_HOSTS)
 		return err_set(e, ERR_CONFIG, "a CPU baseline needs 1 to %d hosts", BASELINE_MAX_HOSTS);
-	json_array_foreach(hosts, i, host)
-	{
+	json_array_foreach (hosts, i, host) {
 		const char *name = json_string_value(json_object_get(host, "name"));
 		const char *xml = json_string_value(json_object_get(host, "cpu_xml"));
 		const char *type = json_string_value(json_object_get(host, "virt_type"));
 		if (!name || !xml)
-			return err_set(e, ERR_REFUSED, "host %s does not say which CPU its guests can have", name ? name : "?");
+			return err_set(e, ERR_REFUSED, "host %s does not say which CPU its guests can have",
+				       name ? name : "?");
 		struct err bad = ERR_INIT;
 		json_t *features = cpu_features(xml, &bad);
 		if (!features) {
@@ -272,8 +274,8 @@ static int baseline_args(const json_t *args, struct baseline_hosts *h, struct er
 		}
 		json_decref(features);
 		if (h->virt_type && type && strcmp(type, h->virt_type) != 0) {
-			err_set(e, ERR_REFUSED, "host %s runs guests by %s, others by %s: their CPUs can't be compared", name, type,
-				h->virt_type);
+			err_set(e, ERR_REFUSED, "host %s runs guests by %s, others by %s: their CPUs can't be compared",
+				name, type, h->virt_type);
 			return err_remedy(e, "leave out the hosts without KVM");
 		}
 		if (!h->virt_type)
@@ -290,8 +292,7 @@ static json_t *losses(virConnectPtr conn, const struct cpu_scope *scope, const j
 	size_t i;
 	json_t *host;
 
-	json_array_foreach(hosts, i, host)
-	{
+	json_array_foreach (hosts, i, host) {
 		struct err ignored = ERR_INIT;
 		/* As the host itself spelled them out: here libvirt would leave out what this host does not know. */
 		json_t *have = json_incref(json_object_get(host, "features"));
@@ -300,7 +301,8 @@ static json_t *losses(virConnectPtr conn, const struct cpu_scope *scope, const j
 			have = expand(conn, scope, json_string_value(json_object_get(host, "cpu_xml")), &ignored);
 		}
 		json_t *loses = have ? cpu_difference(have, common) : json_null();
-		json_array_append_new(out, json_pack("{s:O,s:o}", "name", json_object_get(host, "name"), "loses", loses));
+		json_array_append_new(out,
+				      json_pack("{s:O,s:o}", "name", json_object_get(host, "name"), "loses", loses));
 		json_decref(have);
 	}
 	return out;
@@ -322,13 +324,15 @@ int cpu_baseline(virConnectPtr conn, const json_t *args, json_t **result, struct
 	if (baseline_args(args, &h, e) < 0)
 		return -1;
 	struct cpu_scope scope = { .virt_type = h.virt_type };
-	VIRT_STR_AUTO char *xml = virConnectBaselineHypervisorCPU(conn, NULL, NULL, NULL, h.virt_type, h.xmls, (unsigned)h.n,
-								  VIR_CONNECT_BASELINE_CPU_MIGRATABLE);
+	VIRT_STR_AUTO char *xml = virConnectBaselineHypervisorCPU(conn, NULL, NULL, NULL, h.virt_type, h.xmls,
+								  (unsigned)h.n, VIR_CONNECT_BASELINE_CPU_MIGRATABLE);
 	if (!xml) {
 		struct err got = ERR_INIT;
 		virt_err(&got, "find a CPU that %zu hosts can run", h.n);
-		got.cls = got.errnum == VIR_ERR_OPERATION_FAILED || got.errnum == VIR_ERR_CPU_INCOMPATIBLE ? ERR_REFUSED : got.cls;
-		err_remedy(&got, "between CPUs of different vendors only a generic model such as qemu64 or kvm64 runs everywhere; "
+		got.cls = got.errnum == VIR_ERR_OPERATION_FAILED || got.errnum == VIR_ERR_CPU_INCOMPATIBLE ? ERR_REFUSED
+													   : got.cls;
+		err_remedy(&got, "between CPUs of different vendors only a generic model such as qemu64 or kvm64 runs "
+				 "everywhere; "
 				 "leave hosts out to see which one stands in the way");
 		*e = got;
 		return -1;
@@ -339,8 +343,8 @@ int cpu_baseline(virConnectPtr conn, const json_t *args, json_t **result, struct
 	MEM_AUTO char *paste = for_guests(xml, e);
 	MEM_AUTO char *model = cpu_model(xml);
 	if (paste)
-		*result = json_pack("{s:s,s:s?,s:s?,s:o}", "xml", paste, "model", model, "virt_type", h.virt_type, "hosts",
-				    losses(conn, &scope, json_object_get(args, "hosts"), common));
+		*result = json_pack("{s:s,s:s?,s:s?,s:o}", "xml", paste, "model", model, "virt_type", h.virt_type,
+				    "hosts", losses(conn, &scope, json_object_get(args, "hosts"), common));
 	json_decref(common);
 	return paste ? 0 : -1;
 }

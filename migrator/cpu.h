@@ -1,6 +1,6 @@
 /*
- * cpu.h - can a guest's CPU run on a host, and which CPU could run on all of them. Everything is asked of libvirt, for the emulator,
- * machine and accelerator in question, so that it also holds for TCG.
+ * cpu.h - can a guest's CPU run on a host, and which CPU could run on all of them. Everything is asked of libvirt,
+ * for the emulator, machine and accelerator in question, so that it also holds for TCG.
  */
 #ifndef VMFERRY_MIGRATOR_CPU_H
 #define VMFERRY_MIGRATOR_CPU_H
@@ -37,22 +37,26 @@ struct cpu_result {
 };
 void cpu_result_fini(struct cpu_result *r);
 
-/* Compares a <cpu> element with this host. Fails only when libvirt cannot be asked at all; otherwise the result must be fini'd. */
-int cpu_compare(virConnectPtr conn, const struct cpu_scope *scope, const char *cpu_xml, struct cpu_result *out, struct err *e);
+/* Compares a <cpu> element with this host. Fails only when libvirt cannot be asked at all; otherwise the result must
+ * be fini'd. */
+int cpu_compare(virConnectPtr conn, const struct cpu_scope *scope, const char *cpu_xml, struct cpu_result *out,
+		struct err *e);
 
-/* The <cpu> element that "host-model" means here, heap. ERR_LIBVIRT, or ERR_REFUSED when there is none for this scope. */
+/* The <cpu> element that "host-model" means here, heap. ERR_LIBVIRT, or ERR_REFUSED when there is none for this
+ * scope. */
 char *cpu_host_model(virConnectPtr conn, const struct cpu_scope *scope, struct err *e);
 /* The same from the text of domain capabilities; NULL when host-model is not supported. */
 char *cpu_host_model_from_caps(const char *domain_caps_xml);
 
-/* {"virt_type","model","vendor","xml","features":[...]} for the best accelerator of this host, for host.facts: host-model, and all its
- * features spelled out. Unknown members are null. New reference. */
+/* {"virt_type","model","vendor","xml","features":[...]} for the best accelerator of this host, for host.facts:
+ * host-model, and all its features spelled out. Unknown members are null. New reference. */
 json_t *cpu_facts(virConnectPtr conn);
 
-/* cpu.baseline: {"hosts":[{"name","cpu_xml","virt_type"(optional),"features":[...](optional)}...]}, the members as host.facts gives them ->
+/* cpu.baseline: {"hosts":[{"name","cpu_xml","virt_type"(optional),"features":[...](optional)}...]}, the members as
+ * host.facts gives them ->
  *	{"xml": <cpu> element to paste into the VMs, "model", "virt_type", "hosts":[{"name","loses":[features]}]}
- * libvirt also holds the result to what this host's hypervisor can do, so it is best asked of a host that is in the list. ERR_REFUSED when
- * no CPU runs on all of them. */
+ * libvirt also holds the result to what this host's hypervisor can do, so it is best asked of a host that is in the
+ * list. ERR_REFUSED when no CPU runs on all of them. */
 int cpu_baseline(virConnectPtr conn, const json_t *args, json_t **result, struct err *e);
 
 /* ---- pure parts ---- */

@@ -1,6 +1,6 @@
 /*
- * dirty_rate.h - how fast a running guest dirties its memory, measured by QEMU for one second. Always by sampling pages: the other ways need
- * KVM and crash some QEMUs.
+ * dirty_rate.h - how fast a running guest dirties its memory, measured by QEMU for one second. Always by sampling
+ * pages: the other ways need KVM and crash some QEMUs.
  */
 #ifndef VMFERRY_MIGRATOR_DIRTY_RATE_H
 #define VMFERRY_MIGRATOR_DIRTY_RATE_H

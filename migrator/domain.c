@@ -24,9 +24,20 @@ static uint64_t unit_bytes(const char *unit)
 		const char *name;
 		uint64_t bytes;
 	} units[] = {
-		{ "b", 1 },          { "bytes", 1 },      { "KB", 1000 },       { "k", 1u << 10 },         { "KiB", 1u << 10 },
-		{ "MB", 1000000 },   { "M", 1u << 20 },   { "MiB", 1u << 20 },  { "GB", 1000000000 },      { "G", 1u << 30 },
-		{ "GiB", 1u << 30 }, { "TB", 1000000000000 }, { "T", UINT64_C(1) << 40 }, { "TiB", UINT64_C(1) << 40 },
+		{ "b", 1 },
+		{ "bytes", 1 },
+		{ "KB", 1000 },
+		{ "k", 1u << 10 },
+		{ "KiB", 1u << 10 },
+		{ "MB", 1000000 },
+		{ "M", 1u << 20 },
+		{ "MiB", 1u << 20 },
+		{ "GB", 1000000000 },
+		{ "G", 1u << 30 },
+		{ "GiB", 1u << 30 },
+		{ "TB", 1000000000000 },
+		{ "T", UINT64_C(1) << 40 },
+		{ "TiB", UINT64_C(1) << 40 },
 	};
 	for (size_t i = 0; unit && i < sizeof(units) / sizeof(units[0]); i++)
 		if (strcmp(units[i].name, unit) == 0)
@@ -62,7 +73,8 @@ static void add_device(struct domain *d, const char *kind, char *text)
 static void parse_backing(struct domain_disk *disk, xmlNodePtr node)
 {
 	/* libvirt nests <backingStore> in <backingStore>; the last one is empty. */
-	for (xmlNodePtr b = xml_child(node, "backingStore"); b && disk->n_backing < 64; b = xml_child(b, "backingStore")) {
+	for (xmlNodePtr b = xml_child(node, "backingStore"); b && disk->n_backing < 64;
+	     b = xml_child(b, "backingStore")) {
 		xmlNodePtr source = xml_child(b, "source");
 		if (!source)
 			break;
@@ -546,10 +558,10 @@ json_t *domain_disks_json(const struct domain *d)
 	for (size_t i = 0; i < d->n_disks; i++) {
 		const struct domain_disk *disk = &d->disks[i];
 		const char *where = disk->path ? disk->path : disk->network;
-		json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:s?,s:s?,s:b,s:b}", "target", disk->target, "device",
-						      disk->device, "type", disk->type, "path", where, "format",
-						      disk->format, "readonly", disk->readonly, "shareable",
-						      disk->shareable));
+		json_array_append_new(list,
+				      json_pack("{s:s,s:s,s:s,s:s?,s:s?,s:b,s:b}", "target", disk->target, "device",
+						disk->device, "type", disk->type, "path", where, "format", disk->format,
+						"readonly", disk->readonly, "shareable", disk->shareable));
 	}
 	return list;
 }

@@ -1,8 +1,9 @@
 /*
  * domain.h - what a domain's XML says, as a plain struct; and the few edits of that XML which a move needs.
  *
- * XML comes from libvirt or from a peer. It is capped at DOMAIN_XML_MAX, parsed without network, external entities or DTDs, and what does not
- * look like a domain is ERR_CORRUPT. Unknown elements are ignored. Strings are NULL where the XML says nothing.
+ * XML comes from libvirt or from a peer. It is capped at DOMAIN_XML_MAX, parsed without network, external entities or
+ * DTDs, and what does not look like a domain is ERR_CORRUPT. Unknown elements are ignored. Strings are NULL where the
+ * XML says nothing.
  */
 #ifndef VMFERRY_MIGRATOR_DOMAIN_H
 #define VMFERRY_MIGRATOR_DOMAIN_H
@@ -16,12 +17,12 @@
 
 #define DOMAIN_XML_MAX (4u << 20)
 
-enum domain_source { /* where a disk's bytes are */
-	DOMAIN_SOURCE_NONE,    /* an empty drive */
-	DOMAIN_SOURCE_FILE,
-	DOMAIN_SOURCE_BLOCK,
-	DOMAIN_SOURCE_NETWORK, /* rbd, nbd, iscsi, gluster ... */
-	DOMAIN_SOURCE_OTHER,   /* dir, volume, nvme, vhostuser: see type */
+enum domain_source {                     /* where a disk's bytes are */
+		     DOMAIN_SOURCE_NONE, /* an empty drive */
+		     DOMAIN_SOURCE_FILE,
+		     DOMAIN_SOURCE_BLOCK,
+		     DOMAIN_SOURCE_NETWORK, /* rbd, nbd, iscsi, gluster ... */
+		     DOMAIN_SOURCE_OTHER,   /* dir, volume, nvme, vhostuser: see type */
 };
 
 struct domain_layer { /* one image of a backing chain */
@@ -31,62 +32,62 @@ struct domain_layer { /* one image of a backing chain */
 
 struct domain_disk {
 	enum domain_source source;
-	char *type;     /* as written: "file", "network", ... */
-	char *device;   /* "disk", "cdrom", "floppy", "lun" */
-	char *target;   /* "vda" */
+	char *type;   /* as written: "file", "network", ... */
+	char *device; /* "disk", "cdrom", "floppy", "lun" */
+	char *target; /* "vda" */
 	char *bus;
-	char *path;     /* file or block device */
-	char *format;   /* of the top image: "raw", "qcow2" ... */
-	char *cache;    /* NULL: the hypervisor's default */
-	char *network;  /* "rbd pool/image" for a network disk; what to call it in messages otherwise */
+	char *path;                   /* file or block device */
+	char *format;                 /* of the top image: "raw", "qcow2" ... */
+	char *cache;                  /* NULL: the hypervisor's default */
+	char *network;                /* "rbd pool/image" for a network disk; what to call it in messages otherwise */
 	struct domain_layer *backing; /* top-down, without the image itself; only what the XML lists */
 	size_t n_backing;
 	bool readonly;
 	bool shareable;
 	bool transient;
-	bool mirror;    /* a block job is under way */
+	bool mirror; /* a block job is under way */
 };
 
 struct domain_iface {
-	char *type;     /* "network", "bridge", "direct", "ethernet", "user", "vhostuser", "vdpa", "hostdev" */
-	char *network;  /* of type network */
-	char *bridge;   /* of type bridge; of a live type network: the bridge in use */
-	char *dev;      /* host device of type direct */
+	char *type;    /* "network", "bridge", "direct", "ethernet", "user", "vhostuser", "vdpa", "hostdev" */
+	char *network; /* of type network */
+	char *bridge;  /* of type bridge; of a live type network: the bridge in use */
+	char *dev;     /* host device of type direct */
 	char *mac;
 	char *model;
-	char *slot;     /* guest's PCI address, or NULL */
+	char *slot; /* guest's PCI address, or NULL */
 	bool openvswitch;
-	bool teaming;   /* a transient device of a failover pair: QEMU unplugs it by itself */
+	bool teaming; /* a transient device of a failover pair: QEMU unplugs it by itself */
 };
 
 struct domain_hostdev {
-	char *type;     /* "pci", "usb", "scsi", "scsi_host", "mdev", "capabilities" */
-	char *text;     /* for people: "PCI device 0000:03:00.0" */
+	char *type; /* "pci", "usb", "scsi", "scsi_host", "mdev", "capabilities" */
+	char *text; /* for people: "PCI device 0000:03:00.0" */
 	bool teaming;
 };
 
 struct domain_path { /* a file or folder that QEMU opens besides the disks */
-	char *what;     /* "kernel", "initrd", "loader", "nvram", "serial log", ... */
+	char *what;  /* "kernel", "initrd", "loader", "nvram", "serial log", ... */
 	char *path;
 	bool folder_only; /* created when missing: its folder must exist */
 };
 
 struct domain_device { /* a device that libvirt or QEMU cannot migrate, or only with care */
-	char *kind;     /* "filesystem", "shmem", "sev", "vdpa", "tpm-passthrough", ... (stable) */
-	char *text;     /* for people */
+	char *kind;    /* "filesystem", "shmem", "sev", "vdpa", "tpm-passthrough", ... (stable) */
+	char *text;    /* for people */
 };
 
 struct domain {
 	char *name;
 	char *uuid;
-	char *type;     /* "kvm" or "qemu" */
+	char *type; /* "kvm" or "qemu" */
 	char *arch;
 	char *machine;
 	char *emulator;
 	char *cpu_mode; /* NULL when there is no <cpu> */
 	char *cpu_model;
 	char *cpu_check;
-	char *cpu_xml;  /* the whole <cpu> element, or NULL */
+	char *cpu_xml;                 /* the whole <cpu> element, or NULL */
 	uint64_t memory_bytes;         /* what QEMU may use for the guest's RAM (maximum) */
 	uint64_t current_memory_bytes; /* balloon */
 	unsigned vcpus;                /* online */
@@ -101,13 +102,13 @@ struct domain {
 	size_t n_paths;
 	struct domain_device *devices;
 	size_t n_devices;
-	char **listen;  /* addresses that graphics listen on, wildcards left out */
+	char **listen; /* addresses that graphics listen on, wildcards left out */
 	size_t n_listen;
 	uint64_t hugepage_bytes; /* 0: normal pages; 1: huge pages of the host's default size */
 	bool memory_locked;
-	bool invtsc;             /* invariant TSC asked for, without a TSC frequency: libvirt will not migrate it */
-	unsigned dirty_ring;     /* entries, 0 = off */
-	bool leases;             /* a lock manager's leases */
+	bool invtsc;         /* invariant TSC asked for, without a TSC frequency: libvirt will not migrate it */
+	unsigned dirty_ring; /* entries, 0 = off */
+	bool leases;         /* a lock manager's leases */
 	bool tpm_emulator;
 	char *nvram;
 	char *nvram_template;
@@ -137,9 +138,9 @@ struct domain_disk_edit {
 	bool flatten;       /* the image no longer has a backing file */
 };
 
-/* Definition XML for the host where the VM will be defined, from inactive or live XML: runtime parts (id, aliases, tap names, block-job state,
- * generated security labels, chain of a live disk) are removed, the given disks are changed. An edit of a disk that is not there is
- * ERR_CONFIG. The result is the caller's (free). */
+/* Definition XML for the host where the VM will be defined, from inactive or live XML: runtime parts (id, aliases,
+ * tap names, block-job state, generated security labels, chain of a live disk) are removed, the given disks are
+ * changed. An edit of a disk that is not there is ERR_CONFIG. The result is the caller's (free). */
 char *domain_for_define(const char *xml, const struct domain_disk_edit *edits, size_t n, struct err *e);
 
 #endif

@@ -1,8 +1,9 @@
 /*
  * drain.c - migrator_drain: every VM that runs here to where it fits, some at a time.
  *
- * All VMs are placed first (drain_plan.h), by preflight and memory. Then workers move them, largest first. A VM whose host turns out not to
- * take it, or can't be reached, is placed anew among the hosts that it has not tried; any other failure leaves it where it is.
+ * All VMs are placed first (drain_plan.h), by preflight and memory. Then workers move them, largest first. A VM whose
+ * host turns out not to take it, or can't be reached, is placed anew among the hosts that it has not tried; any other
+ * failure leaves it where it is.
  */
 #include "base/clock.h"
 #include "base/log.h"
@@ -23,9 +24,9 @@
 enum fate { WAITING, MOVING, MOVED, STAYED };
 
 struct drain_vm {
-	enum fate fate;   /* drain.lock while workers run */
-	json_t *reasons;  /* why it stayed: [{"host","code","text","remedy"}] */
-	json_t *report;   /* of its migration */
+	enum fate fate;  /* drain.lock while workers run */
+	json_t *reasons; /* why it stayed: [{"host","code","text","remedy"}] */
+	json_t *report;  /* of its migration */
 };
 
 struct drain {
@@ -62,9 +63,11 @@ static void note(struct drain *d, json_t *item)
 		json_decref(item);
 }
 
-static void add_reason(struct drain *d, size_t vm, const char *host, const char *code, const char *text, const char *remedy)
+static void add_reason(struct drain *d, size_t vm, const char *host, const char *code, const char *text,
+		       const char *remedy)
 {
-	json_t *reason = json_pack("{s:s?,s:s,s:s,s:s}", "host", host, "code", code, "text", text, "remedy", remedy ? remedy : "");
+	json_t *reason = json_pack("{s:s?,s:s,s:s,s:s}", "host", host, "code", code, "text", text, "remedy",
+				   remedy ? remedy : "");
 	if (reason)
 		json_array_append_new(d->vms[vm].reasons, reason);
 }
@@ -97,10 +100,11 @@ static bool possible(void *ctx, size_t vm, size_t host)
 		return false;
 	}
 	bool ok = json_is_true(json_object_get(plan, "possible"));
-	json_array_foreach(json_object_get(plan, "findings"), i, f)
+	json_array_foreach (json_object_get(plan, "findings"), i, f)
 		if (strcmp(json_string_value(json_object_get(f, "severity")), "error") == 0)
 			add_reason(d, vm, h->name, json_string_value(json_object_get(f, "code")),
-				   json_string_value(json_object_get(f, "text")), json_string_value(json_object_get(f, "remedy")));
+				   json_string_value(json_object_get(f, "text")),
+				   json_string_value(json_object_get(f, "remedy")));
 	h->max_jobs = (unsigned)json_integer_value(json_object_get(json_object_get(plan, "target"), "max_jobs"));
 	json_decref(plan);
 	return ok;
@@ -109,7 +113,8 @@ static bool possible(void *ctx, size_t vm, size_t host)
 static void too_small(void *ctx, size_t vm, size_t host)
 {
 	struct drain *d = ctx;
-	MEM_AUTO char *text = mem_printf("%s has too little memory to spare for it, with what else is placed there", d->plan.hosts[host].name);
+	MEM_AUTO char *text = mem_printf("%s has too little memory to spare for it, with what else is placed there",
+					 d->plan.hosts[host].name);
 	add_reason(d, vm, d->plan.hosts[host].name, "memory-short", text, "");
 }
 
@@ -124,8 +129,7 @@ static int read_hosts(struct drain *d, const json_t *args, struct err *e)
 	if (!json_is_array(to) || json_array_size(to) == 0 || json_array_size(to) > MAX_HOSTS)
 		return err_set(e, ERR_CONFIG, "drain: to which hosts? 1 to %d can be named", MAX_HOSTS);
 	d->plan.hosts = mem_alloc_array(json_array_size(to), sizeof(*d->plan.hosts));
-	json_array_foreach(to, i, name)
-	{
+	json_array_foreach (to, i, name) {
 		if (!json_is_string(name))
 			return err_set(e, ERR_CONFIG, "drain: a host's name is not a string");
 		if (strcmp(json_string_value(name), d->m->opts.host_name) == 0)
@@ -143,8 +147,8 @@ static void ask_hosts(struct drain *d, json_t *silent)
 		struct err why = ERR_INIT;
 		json_t *facts = NULL;
 		struct rpc *peer = d->m->opts.connect_peer(d->m->opts.ctx, h->name, &why);
-		int rc = peer ? rpc_call(peer, "host.facts", json_object(), clock_mono_ns() + 15 * NS_PER_S, NULL, NULL, NULL, &facts,
-					 &why)
+		int rc = peer ? rpc_call(peer, "host.facts", json_object(), clock_mono_ns() + 15 * NS_PER_S, NULL, NULL,
+					 NULL, &facts, &why)
 			      : -1;
 		if (peer)
 			rpc_unref(peer);
@@ -156,8 +160,8 @@ static void ask_hosts(struct drain *d, json_t *silent)
 			continue;
 		log_warn("drain_host_left_out", "peer=%s msg=%s", h->name, LOG_Q(why.text));
 		json_array_append_new(silent, json_pack("{s:s,s:s,s:s,s:s}", "host", h->name, "code",
-							why.cls == ERR_REFUSED ? "peer-refused" : "peer-unreachable", "text", why.text,
-							"remedy", why.remedy));
+							why.cls == ERR_REFUSED ? "peer-refused" : "peer-unreachable",
+							"text", why.text, "remedy", why.remedy));
 	}
 }
 
@@ -174,8 +178,7 @@ static int read_vms(struct drain *d, json_t **vms, struct err *e)
 	d->plan.vms = mem_alloc_array(n + 1, sizeof(*d->plan.vms));
 	d->vms = mem_alloc_array(n + 1, sizeof(*d->vms));
 	d->order = mem_alloc_array(n + 1, sizeof(*d->order));
-	json_array_foreach(*vms, i, vm)
-	{
+	json_array_foreach (*vms, i, vm) {
 		const char *state = json_string_value(json_object_get(vm, "state"));
 		if (strcmp(state, "running") != 0 && strcmp(state, "paused") != 0)
 			continue;
@@ -206,7 +209,7 @@ static void place_all(struct drain *d, const json_t *silent)
 		d->vms[vm].fate = STAYED;
 		size_t k;
 		json_t *s;
-		json_array_foreach((json_t *)(uintptr_t)silent, k, s)
+		json_array_foreach ((json_t *)(uintptr_t)silent, k, s)
 			json_array_append(d->vms[vm].reasons, s);
 	}
 }

@@ -1,8 +1,8 @@
 /*
  * drain_plan.h - which VM of a host that is drained goes where. Pure: preflight is a function of the caller's.
  *
- * The largest VM is placed first, on the host with the most memory to spare among those that preflight allows; what is placed is taken off that
- * host's memory at once, so that VMs still under way count.
+ * The largest VM is placed first, on the host with the most memory to spare among those that preflight allows; what
+ * is placed is taken off that host's memory at once, so that VMs still under way count.
  */
 #ifndef VMFERRY_MIGRATOR_DRAIN_PLAN_H
 #define VMFERRY_MIGRATOR_DRAIN_PLAN_H
@@ -24,8 +24,8 @@ struct drain_plan_host {
 struct drain_plan_vm {
 	const char *name;
 	uint64_t memory_bytes;
-	bool *tried;          /* one per host: placed there before, or refused by preflight; grows by placing */
-	size_t host;          /* out: index, or DRAIN_PLAN_NOWHERE */
+	bool *tried; /* one per host: placed there before, or refused by preflight; grows by placing */
+	size_t host; /* out: index, or DRAIN_PLAN_NOWHERE */
 };
 
 struct drain_plan {
@@ -40,7 +40,8 @@ struct drain_plan {
 	void *ctx;
 };
 
-/* Sorts nothing in place: order[] (n_vms entries) becomes the order in which to place, largest first, names as tie-break. */
+/* Sorts nothing in place: order[] (n_vms entries) becomes the order in which to place, largest first, names as
+ * tie-break. */
 void drain_plan_order(const struct drain_plan *p, size_t *order);
 /* Places one VM on the best host that it has not tried; sets vm->host and takes the memory. False: nowhere. */
 bool drain_plan_place(struct drain_plan *p, size_t vm);

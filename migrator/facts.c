@@ -118,8 +118,8 @@ static json_t *hugepages(void)
 		snprintf(path, sizeof(path), HUGEPAGES "/%s/free_hugepages", entry->d_name);
 		uint64_t left = read_number(path);
 		if (total > 0)
-			json_array_append_new(list, json_pack("{s:I,s:I,s:I}", "size_bytes", (json_int_t)(kib << 10), "total",
-							      (json_int_t)total, "free", (json_int_t)left));
+			json_array_append_new(list, json_pack("{s:I,s:I,s:I}", "size_bytes", (json_int_t)(kib << 10),
+							      "total", (json_int_t)total, "free", (json_int_t)left));
 	}
 	if (dir)
 		closedir(dir);
@@ -146,8 +146,9 @@ static json_t *vm_json(const virDomainStatsRecord *r)
 	(void)virTypedParamsGetULLong(r->params, r->nparams, "balloon.rss", &rss);
 	if (!name || virDomainGetUUIDString(r->dom, uuid) < 0)
 		return NULL;
-	return json_pack("{s:s,s:s,s:I,s:I,s:b}", "name", name, "uuid", uuid, "memory_bytes", (json_int_t)(maximum << 10), "rss_bytes",
-			 (json_int_t)(rss << 10), "hugepages", uses_hugepages(r->dom));
+	return json_pack("{s:s,s:s,s:I,s:I,s:b}", "name", name, "uuid", uuid, "memory_bytes",
+			 (json_int_t)(maximum << 10), "rss_bytes", (json_int_t)(rss << 10), "hugepages",
+			 uses_hugepages(r->dom));
 }
 
 json_t *facts_vms(virConnectPtr conn)
@@ -156,7 +157,8 @@ json_t *facts_vms(virConnectPtr conn)
 	json_t *list = json_array();
 	/* NOWAIT: a VM that is busy with a job does not keep everybody waiting. */
 	int n = virConnectGetAllDomainStats(conn, VIR_DOMAIN_STATS_BALLOON, &records,
-					    VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT);
+					    VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE |
+						    VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT);
 
 	for (int i = 0; i < n; i++) {
 		json_t *vm = vm_json(records[i]);
@@ -179,15 +181,15 @@ json_t *facts_memory(const json_t *vms)
 	size_t i;
 	json_t *vm;
 
-	json_array_foreach(vms, i, vm)
-	{
+	json_array_foreach (vms, i, vm) {
 		json_int_t most = json_integer_value(json_object_get(vm, "memory_bytes"));
 		json_int_t rss = json_integer_value(json_object_get(vm, "rss_bytes"));
 		if (most > rss && !json_is_true(json_object_get(vm, "hugepages")))
 			promised += (uint64_t)(most - rss);
 	}
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:o}", "total_bytes", (json_int_t)(text ? facts_meminfo(text, "MemTotal") : 0),
-			 "free_bytes", (json_int_t)(text ? facts_meminfo(text, "MemFree") : 0), "available_bytes",
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:o}", "total_bytes",
+			 (json_int_t)(text ? facts_meminfo(text, "MemTotal") : 0), "free_bytes",
+			 (json_int_t)(text ? facts_meminfo(text, "MemFree") : 0), "available_bytes",
 			 (json_int_t)available, "promised_bytes", (json_int_t)promised, "spare_bytes",
 			 (json_int_t)(available > promised ? available - promised : 0), "hugepages", hugepages());
 }
@@ -275,9 +277,9 @@ static json_t *pool_json(virStoragePoolPtr pool)
 	MEM_AUTO char *path = xml_text(xml_child(xml_child(root, "target"), "path"));
 
 	(void)virStoragePoolGetInfo(pool, &info);
-	return json_pack("{s:s,s:b,s:s?,s:s?,s:I,s:I}", "name", name ? name : "", "active", virStoragePoolIsActive(pool) == 1, "type",
-			 type, "path", path, "capacity_bytes", (json_int_t)info.capacity, "available_bytes",
-			 (json_int_t)info.available);
+	return json_pack("{s:s,s:b,s:s?,s:s?,s:I,s:I}", "name", name ? name : "", "active",
+			 virStoragePoolIsActive(pool) == 1, "type", type, "path", path, "capacity_bytes",
+			 (json_int_t)info.capacity, "available_bytes", (json_int_t)info.available);
 }
 
 static json_t *facts_pools(virConnectPtr conn)
@@ -305,10 +307,11 @@ int facts_gather(virConnectPtr conn, const char *host_name, json_t **out, struct
 	VIRT_STR_AUTO char *uri = virConnectGetURI(conn);
 	json_t *vms = facts_vms(conn);
 	json_t *facts = json_pack("{s:s,s:s,s:s,s:s,s:s?,s:b,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "name", host_name,
-				  "agent_version", VMFERRY_VERSION, "kernel", uts.release, "arch", uts.machine, "uri", uri, "kvm",
-				  access("/dev/kvm", R_OK | W_OK) == 0, "cpus", (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "cpu",
-				  cpu_facts(conn), "memory", facts_memory(vms), "emulators", facts_emulators(caps), "vms", vms,
-				  "networks", facts_networks(conn), "bridges", facts_bridges(), "interfaces", facts_interfaces(),
+				  "agent_version", VMFERRY_VERSION, "kernel", uts.release, "arch", uts.machine, "uri",
+				  uri, "kvm", access("/dev/kvm", R_OK | W_OK) == 0, "cpus",
+				  (json_int_t)sysconf(_SC_NPROCESSORS_ONLN), "cpu", cpu_facts(conn), "memory",
+				  facts_memory(vms), "emulators", facts_emulators(caps), "vms", vms, "networks",
+				  facts_networks(conn), "bridges", facts_bridges(), "interfaces", facts_interfaces(),
 				  "pools", facts_pools(conn));
 	json_t *versions = facts_versions(conn);
 	json_object_update(facts, versions);

@@ -14,7 +14,8 @@ static double or_default(double value, double fallback)
 	return value > 0 ? value : fallback;
 }
 
-/* RAM bytes a second: the link, widened by compression, or the codecs, whichever is slower; never slower than the raw link. */
+/* RAM bytes a second: the link, widened by compression, or the codecs, whichever is slower; never slower than the raw
+ * link. */
 static double effective(const struct forecast_in *in, double ratio)
 {
 	double link = (double)in->link_bytes_s;
@@ -72,15 +73,18 @@ static void describe(const struct forecast_in *in, int64_t max_downtime_ns, stru
 	units_format_duration(max_downtime_ns, limit, sizeof(limit));
 	units_format_size(in->ram_bytes, ram, sizeof(ram));
 	if (!out->known)
-		snprintf(out->text, sizeof(out->text), "%s of RAM to move; no forecast, as the speed of the link is not known", ram);
+		snprintf(out->text, sizeof(out->text),
+			 "%s of RAM to move; no forecast, as the speed of the link is not known", ram);
 	else if (!out->converges)
 		snprintf(out->text, sizeof(out->text),
-			 "it will probably not converge within %s: the guest dirties %s/s and the link carries %s; slowing the guest's CPUs, "
+			 "it will probably not converge within %s: the guest dirties %s/s and the link carries %s; "
+			 "slowing the guest's CPUs, "
 			 "--on-stall pause (about %s of standstill) or a quieter hour would help",
 			 limit, dirty, link, down);
 	else
-		snprintf(out->text, sizeof(out->text), "about %s in all, the guest stands still for about %s (%s of RAM, link %s%s%s%s)",
-			 total, down, ram, link, in->dirty_known ? ", " : ", dirty rate not measured", in->dirty_known ? dirty : "",
+		snprintf(out->text, sizeof(out->text),
+			 "about %s in all, the guest stands still for about %s (%s of RAM, link %s%s%s%s)", total, down,
+			 ram, link, in->dirty_known ? ", " : ", dirty rate not measured", in->dirty_known ? dirty : "",
 			 in->dirty_known ? "/s dirtied" : "");
 }
 
@@ -105,10 +109,11 @@ static json_t *ms_or_null(const struct forecast *f, int64_t ns)
 
 json_t *forecast_json(const struct forecast_in *in, const struct forecast *f)
 {
-	return json_pack("{s:b,s:b,s:i,s:o,s:o,s:o,s:I,s:I,s:I,s:o,s:o,s:s}", "known", f->known, "converges", f->converges, "passes",
-			 (int)f->passes, "total_ms", ms_or_null(f, f->total_ns), "disk_ms", ms_or_null(f, f->disk_ns),
-			 "downtime_ms", ms_or_null(f, f->downtime_ns), "wire_bytes", (json_int_t)f->wire_bytes, "ram_bytes",
-			 (json_int_t)in->ram_bytes, "disk_bytes", (json_int_t)in->disk_bytes, "dirty_bytes_s",
+	return json_pack("{s:b,s:b,s:i,s:o,s:o,s:o,s:I,s:I,s:I,s:o,s:o,s:s}", "known", f->known, "converges",
+			 f->converges, "passes", (int)f->passes, "total_ms", ms_or_null(f, f->total_ns), "disk_ms",
+			 ms_or_null(f, f->disk_ns), "downtime_ms", ms_or_null(f, f->downtime_ns), "wire_bytes",
+			 (json_int_t)f->wire_bytes, "ram_bytes", (json_int_t)in->ram_bytes, "disk_bytes",
+			 (json_int_t)in->disk_bytes, "dirty_bytes_s",
 			 in->dirty_known ? json_integer((json_int_t)in->dirty_bytes_s) : json_null(), "link_bytes_s",
 			 f->known ? json_integer((json_int_t)in->link_bytes_s) : json_null(), "text", f->text);
 }

@@ -188,7 +188,8 @@ static json_t *describe(virConnectPtr conn, virDomainPtr dom, const char *host)
 	(void)virDomainGetAutostart(dom, &autostart); /* a transient one has none */
 	return json_pack("{s:s,s:s,s:s,s:s?,s:i,s:I,s:b,s:b,s:s,s:o}", "name", d->name, "uuid", uuid, "state",
 			 where_name(where), "reason", guests_paused_reason(dom), "vcpus", (int)d->vcpus, "memory_bytes",
-			 (json_int_t)d->memory_bytes, "persistent", persistent, "autostart", autostart != 0, "host", host, "disks", domain_disks_json(d));
+			 (json_int_t)d->memory_bytes, "persistent", persistent, "autostart", autostart != 0, "host",
+			 host, "disks", domain_disks_json(d));
 }
 
 static int by_name(const void *a, const void *b)

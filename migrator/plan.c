@@ -49,8 +49,8 @@ static int ask_target(struct plan *p, int64_t *skew_ns, struct err *e)
 	if (!peer)
 		return -1;
 	int64_t before = clock_wall_ns();
-	int rc = rpc_call(peer, "preflight.target", preflight_request(&p->source, &p->args), clock_mono_ns() + ASK_TIMEOUT_NS, NULL,
-			  NULL, NULL, &p->target, e);
+	int rc = rpc_call(peer, "preflight.target", preflight_request(&p->source, &p->args),
+			  clock_mono_ns() + ASK_TIMEOUT_NS, NULL, NULL, NULL, &p->target, e);
 	*skew_ns = preflight_skew(before, clock_wall_ns(), json_integer_value(json_object_get(p->target, "time_ns")));
 	rpc_unref(peer);
 	return rc;
@@ -116,13 +116,13 @@ static json_t *disks_json(const struct plan *p)
 		json_array_append_new(copy, json_string(disk->target));
 		json_array_append_new(leftover, json_string(disk->path));
 		if (p->verdict.actions[i] == PREFLIGHT_CREATE)
-			json_array_append_new(create, json_pack("{s:s,s:s,s:I}", "path", disk->path, "format", disk->format,
-								"virtual_size",
-								(json_int_t)p->source.disks[i].virtual_bytes));
+			json_array_append_new(create,
+					      json_pack("{s:s,s:s,s:I}", "path", disk->path, "format", disk->format,
+							"virtual_size", (json_int_t)p->source.disks[i].virtual_bytes));
 	}
-	return json_pack("{s:o,s:o,s:o,s:o,s:I,s:b}", "all", preflight_disks_json(&p->source, &p->verdict), "copy", copy, "create",
-			 create, "leftover", leftover, "copy_bytes", (json_int_t)p->verdict.copy_bytes, "unsafe",
-			 p->verdict.unsafe);
+	return json_pack("{s:o,s:o,s:o,s:o,s:I,s:b}", "all", preflight_disks_json(&p->source, &p->verdict), "copy",
+			 copy, "create", create, "leftover", leftover, "copy_bytes", (json_int_t)p->verdict.copy_bytes,
+			 "unsafe", p->verdict.unsafe);
 }
 
 static json_t *target_json(const struct plan *p)
@@ -130,8 +130,8 @@ static json_t *target_json(const struct plan *p)
 	if (!p->target)
 		return json_null();
 	json_t *memory = json_object_get(p->target, "memory");
-	return json_pack("{s:I,s:I,s:I}", "spare_bytes", json_integer_value(json_object_get(memory, "spare_bytes")), "jobs",
-			 json_integer_value(json_object_get(p->target, "jobs")), "max_jobs",
+	return json_pack("{s:I,s:I,s:I}", "spare_bytes", json_integer_value(json_object_get(memory, "spare_bytes")),
+			 "jobs", json_integer_value(json_object_get(p->target, "jobs")), "max_jobs",
 			 json_integer_value(json_object_get(p->target, "max_jobs")));
 }
 
@@ -164,10 +164,13 @@ int plan_make(struct migrator *m, const json_t *args, enum plan_depth depth, con
 	if (check_cancelled(ctl, e) < 0)
 		goto out;
 	look_ahead(&p, depth);
-	*result = json_pack("{s:s,s:s,s:s,s:b,s:O,s:o,s:o,s:o}", "vm", p.source.dom->name, "uuid", p.source.dom->uuid, "host",
-			    p.args.host, "possible", p.verdict.findings.errors == 0, "findings", p.verdict.findings.list, "forecast",
-			    forecast_json(&p.in, &p.forecast), "disks", disks_json(&p), "target", target_json(&p));
-	rc = *result ? 0 : err_set(e, ERR_CORRUPT, "the plan for %s can't be put into words: names that are not UTF-8", p.args.vm);
+	*result = json_pack("{s:s,s:s,s:s,s:b,s:O,s:o,s:o,s:o}", "vm", p.source.dom->name, "uuid", p.source.dom->uuid,
+			    "host", p.args.host, "possible", p.verdict.findings.errors == 0, "findings",
+			    p.verdict.findings.list, "forecast", forecast_json(&p.in, &p.forecast), "disks",
+			    disks_json(&p), "target", target_json(&p));
+	rc = *result ? 0
+		     : err_set(e, ERR_CORRUPT, "the plan for %s can't be put into words: names that are not UTF-8",
+			       p.args.vm);
 out:
 	plan_fini(&p);
 	return rc;

@@ -36,10 +36,13 @@ void preflight_add(struct preflight_findings *f, enum preflight_severity severit
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	/* A peer's text may be cut in the middle of a character: jansson then gives NULL, and the finding must not be lost. */
-	json_t *item = json_pack("{s:s,s:s,s:s,s:s}", "code", code, "severity", names[severity], "text", text, "remedy", remedy);
+	/* A peer's text may be cut in the middle of a character: jansson then gives NULL, and the finding must not be
+	 * lost. */
+	json_t *item = json_pack("{s:s,s:s,s:s,s:s}", "code", code, "severity", names[severity], "text", text, "remedy",
+				 remedy);
 	if (!item)
-		item = json_pack("{s:s,s:s,s:s,s:s}", "code", code, "severity", names[severity], "text", code, "remedy", "");
+		item = json_pack("{s:s,s:s,s:s,s:s}", "code", code, "severity", names[severity], "text", code, "remedy",
+				 "");
 	json_array_append_new(f->list, item);
 	f->errors += severity == PREFLIGHT_ERROR;
 }
@@ -53,16 +56,18 @@ void preflight_add_err(struct preflight_findings *f, const char *host, const str
 	else if (why->cls == ERR_LIBVIRT) {
 		if (why->remedy[0])
 			snprintf(remedy, sizeof(remedy), "on %.250s: %s", host, why->remedy);
-		preflight_add(f, PREFLIGHT_ERROR, "target-libvirt", remedy, "the agent of %s can't use its libvirt: %s", host, why->text);
+		preflight_add(f, PREFLIGHT_ERROR, "target-libvirt", remedy, "the agent of %s can't use its libvirt: %s",
+			      host, why->text);
 	} else
-		preflight_add(f, PREFLIGHT_ERROR, "peer-unreachable", why->remedy, "%s can't be asked: %s", host, why->text);
+		preflight_add(f, PREFLIGHT_ERROR, "peer-unreachable", why->remedy, "%s can't be asked: %s", host,
+			      why->text);
 }
 
 const json_t *preflight_find(const struct preflight_findings *f, const char *code)
 {
 	size_t i;
 	json_t *item;
-	json_array_foreach(f->list, i, item)
+	json_array_foreach (f->list, i, item)
 		if (strcmp(json_string_value(json_object_get(item, "code")), code) == 0)
 			return item;
 	return NULL;
@@ -78,8 +83,7 @@ int preflight_refuse(const struct preflight_findings *f, const char *vm, const c
 
 	if (f->errors == 0)
 		return 0;
-	json_array_foreach(f->list, i, item)
-	{
+	json_array_foreach (f->list, i, item) {
 		const char *t = json_string_value(json_object_get(item, "text"));
 		const char *r = json_string_value(json_object_get(item, "remedy"));
 		if (strcmp(json_string_value(json_object_get(item, "severity")), "error") != 0)
@@ -103,7 +107,8 @@ static void judge_state(const struct judge *j)
 	case WHERE_RUNNING:
 	case WHERE_PAUSED:
 		if (j->offline)
-			preflight_add(j->f, PREFLIGHT_ERROR, "vm-running", "leave out --offline, or shut the VM down first",
+			preflight_add(j->f, PREFLIGHT_ERROR, "vm-running",
+				      "leave out --offline, or shut the VM down first",
 				      "%s is running, and an offline move is for VMs that are shut off", j->dom->name);
 		else if (j->s->where == WHERE_PAUSED)
 			preflight_add(j->f, PREFLIGHT_INFO, "vm-paused", "", "%s is paused%s%s and will be paused at %s",
@@ -112,17 +117,19 @@ static void judge_state(const struct judge *j)
 		return;
 	case WHERE_SHUTOFF:
 		if (!j->offline)
-			preflight_add(j->f, PREFLIGHT_ERROR, "vm-shut-off", "use --offline to move its definition and disks, or start it",
-				      "%s is shut off", j->dom->name);
+			preflight_add(j->f, PREFLIGHT_ERROR, "vm-shut-off",
+				      "use --offline to move its definition and disks, or start it", "%s is shut off",
+				      j->dom->name);
 		return;
 	case WHERE_LEFT:
 	case WHERE_INCOMING:
-		preflight_add(j->f, PREFLIGHT_ERROR, "vm-state", "vmferry vms shows where it runs; vmferry events tells what happened",
+		preflight_add(j->f, PREFLIGHT_ERROR, "vm-state",
+			      "vmferry vms shows where it runs; vmferry events tells what happened",
 			      "%s is in the middle of another migration (%s)", j->dom->name, where_name(j->s->where));
 		return;
 	case WHERE_ABSENT:
-		preflight_add(j->f, PREFLIGHT_ERROR, "vm-state", "vmferry vms shows what runs where", "%s is no longer on this host",
-			      j->dom->name);
+		preflight_add(j->f, PREFLIGHT_ERROR, "vm-state", "vmferry vms shows what runs where",
+			      "%s is no longer on this host", j->dom->name);
 		return;
 	}
 }
@@ -163,23 +170,27 @@ static void judge_work(const struct judge *j)
 			      "%s can't be migrated now: %s", j->dom->name, job_text(s->job));
 	for (size_t i = 0; i < j->dom->n_disks; i++)
 		if (j->dom->disks[i].mirror)
-			preflight_add(j->f, PREFLIGHT_ERROR, "block-job-active", "wait for it, or end it: virsh blockjob VM DISK --abort",
+			preflight_add(j->f, PREFLIGHT_ERROR, "block-job-active",
+				      "wait for it, or end it: virsh blockjob VM DISK --abort",
 				      "a block job (copy or commit) runs on disk %s", j->dom->disks[i].target);
 	if (s->snapshots > 0)
 		preflight_add(j->f, PREFLIGHT_ERROR, "snapshots",
-			      "delete them (virsh snapshot-delete VM NAME), or only their records (--metadata) if the files shall stay",
+			      "delete them (virsh snapshot-delete VM NAME), or only their records (--metadata) if the "
+			      "files shall stay",
 			      "%s has %u snapshot%s, which libvirt does not migrate", j->dom->name, s->snapshots,
 			      s->snapshots == 1 ? "" : "s");
 	if (s->checkpoints > 0)
 		preflight_add(j->f, PREFLIGHT_WARNING, "checkpoints", "make a full backup after the move",
-			      "%u backup checkpoint%s of %s stay%s behind", s->checkpoints, s->checkpoints == 1 ? "" : "s",
-			      j->dom->name, s->checkpoints == 1 ? "s" : "");
+			      "%u backup checkpoint%s of %s stay%s behind", s->checkpoints,
+			      s->checkpoints == 1 ? "" : "s", j->dom->name, s->checkpoints == 1 ? "s" : "");
 	if (s->managed_save && j->offline)
-		preflight_add(j->f, PREFLIGHT_ERROR, "managed-save", "start it and migrate it live, or virsh managedsave-remove",
-			      "%s has saved memory on this host, which an offline move would leave behind", j->dom->name);
-	if (!s->persistent && j->offline)
-		preflight_add(j->f, PREFLIGHT_ERROR, "vm-transient", "migrate it live", "%s is transient: nothing of it is there to move offline",
+		preflight_add(j->f, PREFLIGHT_ERROR, "managed-save",
+			      "start it and migrate it live, or virsh managedsave-remove",
+			      "%s has saved memory on this host, which an offline move would leave behind",
 			      j->dom->name);
+	if (!s->persistent && j->offline)
+		preflight_add(j->f, PREFLIGHT_ERROR, "vm-transient", "migrate it live",
+			      "%s is transient: nothing of it is there to move offline", j->dom->name);
 	if (!s->persistent && !j->offline)
 		preflight_add(j->f, PREFLIGHT_INFO, "vm-transient", "", "%s is transient and stays so", j->dom->name);
 }
@@ -195,8 +206,9 @@ static void judge_one_host(const struct judge *j, const char *host, uint64_t lib
 			      "libvirt of %s is %s, too old to migrate over UNIX sockets", host,
 			      virt_format_version((unsigned long)libvirt, text, sizeof(text)));
 	if (qemu > 0 && qemu < PREFLIGHT_MIN_QEMU)
-		preflight_add(j->f, PREFLIGHT_ERROR, "qemu-too-old", "upgrade it: 4.2 or newer is needed", "QEMU of %s is %s, too old",
-			      host, virt_format_version((unsigned long)qemu, text, sizeof(text)));
+		preflight_add(j->f, PREFLIGHT_ERROR, "qemu-too-old", "upgrade it: 4.2 or newer is needed",
+			      "QEMU of %s is %s, too old", host,
+			      virt_format_version((unsigned long)qemu, text, sizeof(text)));
 }
 
 static void judge_versions(const struct judge *j)
@@ -209,7 +221,8 @@ static void judge_versions(const struct judge *j)
 	/* Patch levels come and go; releases are what machine types and devices hang on. */
 	if (!j->offline && theirs > 0 && theirs / 1000 < j->s->qemu_version / 1000)
 		preflight_add(j->f, PREFLIGHT_WARNING, "qemu-older", "",
-			      "QEMU is %s here and %s at %s: moving to an older QEMU works where the machine type is known there, but "
+			      "QEMU is %s here and %s at %s: moving to an older QEMU works where the machine type is "
+			      "known there, but "
 			      "distributions test it least",
 			      virt_format_version(j->s->qemu_version, a, sizeof(a)),
 			      virt_format_version((unsigned long)theirs, b, sizeof(b)), j->host);
@@ -222,7 +235,8 @@ static void judge_clock(const struct judge *j, int64_t skew_ns)
 
 	if (off <= PREFLIGHT_MAX_SKEW_NS)
 		return;
-	preflight_add(j->f, PREFLIGHT_WARNING, "clock-skew", "let both hosts keep time by NTP (chrony, systemd-timesyncd)",
+	preflight_add(j->f, PREFLIGHT_WARNING, "clock-skew",
+		      "let both hosts keep time by NTP (chrony, systemd-timesyncd)",
 		      "the clock of %s is %s %s: a guest that takes its time from the host will jump", j->host,
 		      units_format_duration(off, text, sizeof(text)), skew_ns < 0 ? "behind" : "ahead");
 }
@@ -253,10 +267,12 @@ static void judge_names(const struct judge *j)
 		bool same_name = other && strcmp(other, j->dom->name) == 0;
 		if (off && same_name)
 			preflight_add(j->f, PREFLIGHT_INFO, "definition-replaced", "",
-				      "%s has a definition of %s that is shut off, probably from an earlier move: it will be replaced",
+				      "%s has a definition of %s that is shut off, probably from an earlier move: it "
+				      "will be replaced",
 				      j->host, j->dom->name);
 		else if (off)
-			preflight_add(j->f, PREFLIGHT_ERROR, "uuid-taken", "undefine it there, or give one of the two another UUID",
+			preflight_add(j->f, PREFLIGHT_ERROR, "uuid-taken",
+				      "undefine it there, or give one of the two another UUID",
 				      "%s has a VM '%s' of the same UUID, shut off", j->host, other ? other : "?");
 		else
 			preflight_add(j->f, PREFLIGHT_ERROR, "uuid-taken",
@@ -271,8 +287,8 @@ static void judge_names(const struct judge *j)
 		if (theirs && j->dom->uuid && strcmp(theirs, j->dom->uuid) == 0)
 			return;
 		preflight_add(j->f, PREFLIGHT_ERROR, "name-taken", "rename or undefine one of them: virsh domrename",
-			      "%s has another VM named '%s' (UUID %s, %s)", j->host, j->dom->name, theirs ? theirs : "?",
-			      str(name, "state") ? str(name, "state") : "?");
+			      "%s has another VM named '%s' (UUID %s, %s)", j->host, j->dom->name,
+			      theirs ? theirs : "?", str(name, "state") ? str(name, "state") : "?");
 	}
 }
 
@@ -285,12 +301,21 @@ static struct judge begin(const struct preflight_source *s, const json_t *target
 	out->actions = mem_alloc_array(s->dom->n_disks ? s->dom->n_disks : 1, sizeof(*out->actions));
 	preflight_findings_init(&out->findings);
 	return (struct judge){
-		.s = s, .dom = s->dom, .t = target, .host = host ? host : args->host ? args->host : "the target", .args = args,
-		.offline = args->offline, .f = &out->findings, .v = out,
+		.s = s,
+		.dom = s->dom,
+		.t = target,
+		.host = host         ? host
+			: args->host ? args->host
+				     : "the target",
+		.args = args,
+		.offline = args->offline,
+		.f = &out->findings,
+		.v = out,
 	};
 }
 
-void preflight_judge_alone(const struct preflight_source *s, const struct migration_args *args, struct preflight_verdict *out)
+void preflight_judge_alone(const struct preflight_source *s, const struct migration_args *args,
+			   struct preflight_verdict *out)
 {
 	const struct judge j = begin(s, NULL, args, out);
 
@@ -299,13 +324,14 @@ void preflight_judge_alone(const struct preflight_source *s, const struct migrat
 	judge_one_host(&j, "this host", s->libvirt_version, s->qemu_version);
 }
 
-void preflight_judge(const struct preflight_source *s, const json_t *target, const struct migration_args *args, int64_t skew_ns,
-		     struct preflight_verdict *out)
+void preflight_judge(const struct preflight_source *s, const json_t *target, const struct migration_args *args,
+		     int64_t skew_ns, struct preflight_verdict *out)
 {
 	const struct judge j = begin(s, target, args, out);
 
 	if (!json_is_array(json_object_get(target, "disks")) || !json_is_object(json_object_get(target, "machine")))
-		preflight_add(j.f, PREFLIGHT_ERROR, "target-answer", "see that both hosts run the same version of vmferryd",
+		preflight_add(j.f, PREFLIGHT_ERROR, "target-answer",
+			      "see that both hosts run the same version of vmferryd",
 			      "the agent of %s did not answer what was asked", j.host);
 	judge_state(&j);
 	judge_work(&j);

@@ -1,5 +1,6 @@
 /*
- * preflight_devices.c - preflight.h's judgement of networks, host devices, files that QEMU opens, and what else ties a VM to its host.
+ * preflight_devices.c - preflight.h's judgement of networks, host devices, files that QEMU opens, and what else ties
+ * a VM to its host.
  */
 #include "migrator/preflight_internal.h"
 
@@ -8,21 +9,26 @@ static void judge_iface(const struct judge *j, const struct domain_iface *iface,
 	if (iface->network) {
 		const json_t *net = named(json_object_get(j->t, "networks"), "name", iface->network);
 		if (!net)
-			preflight_add(j->f, severity, "network-missing", "define and start it there: virsh net-define, virsh net-start",
+			preflight_add(j->f, severity, "network-missing",
+				      "define and start it there: virsh net-define, virsh net-start",
 				      "%s has no network '%s'", j->host, iface->network);
 		else if (!is_true(net, "active"))
-			preflight_add(j->f, severity, "network-inactive", "virsh net-start, and net-autostart so that it stays",
+			preflight_add(j->f, severity, "network-inactive",
+				      "virsh net-start, and net-autostart so that it stays",
 				      "network '%s' of %s is not started", iface->network, j->host);
 	} else if (strcmp(iface->type, "bridge") == 0 && iface->bridge) {
 		/* Open vSwitch's bridges are no kernel bridges, but they have an interface of their name. */
-		bool there = has_string(json_object_get(j->t, iface->openvswitch ? "interfaces" : "bridges"), iface->bridge);
+		bool there = has_string(json_object_get(j->t, iface->openvswitch ? "interfaces" : "bridges"),
+					iface->bridge);
 		if (!there)
-			preflight_add(j->f, severity, "bridge-missing", "create it there, on the network that the guest is in",
-				      "%s has no bridge '%s'", j->host, iface->bridge);
+			preflight_add(j->f, severity, "bridge-missing",
+				      "create it there, on the network that the guest is in", "%s has no bridge '%s'",
+				      j->host, iface->bridge);
 	} else if (iface->dev && !has_string(json_object_get(j->t, "interfaces"), iface->dev)) {
 		preflight_add(j->f, severity, "interface-missing",
 			      "use a libvirt network (forward mode='bridge') that names the right device on each host",
-			      "%s has no network device '%s', on which an interface of %s sits", j->host, iface->dev, j->dom->name);
+			      "%s has no network device '%s', on which an interface of %s sits", j->host, iface->dev,
+			      j->dom->name);
 	}
 }
 
@@ -35,9 +41,10 @@ static void judge_network(const struct judge *j)
 	for (size_t i = 0; i < j->dom->n_listen; i++)
 		if (json_is_array(json_object_get(j->t, "addresses")) &&
 		    !has_string(json_object_get(j->t, "addresses"), j->dom->listen[i]))
-			preflight_add(j->f, severity, "listen-address", "let the graphics listen on 0.0.0.0 or on a libvirt network's address",
-				      "the graphics of %s listen on %s, which is not an address of %s", j->dom->name, j->dom->listen[i],
-				      j->host);
+			preflight_add(j->f, severity, "listen-address",
+				      "let the graphics listen on 0.0.0.0 or on a libvirt network's address",
+				      "the graphics of %s listen on %s, which is not an address of %s", j->dom->name,
+				      j->dom->listen[i], j->host);
 }
 
 static void judge_hostdevs(const struct judge *j)
@@ -45,17 +52,20 @@ static void judge_hostdevs(const struct judge *j)
 	for (size_t i = 0; i < j->dom->n_hostdevs; i++) {
 		const struct domain_hostdev *dev = &j->dom->hostdevs[i];
 		if (dev->teaming)
-			preflight_add(j->f, PREFLIGHT_INFO, "host-device", "", "%s is unplugged for the move (failover pair)", dev->text);
+			preflight_add(j->f, PREFLIGHT_INFO, "host-device", "",
+				      "%s is unplugged for the move (failover pair)", dev->text);
 		else if (j->offline)
 			preflight_add(j->f, PREFLIGHT_WARNING, "host-device", "edit the definition after the move",
 				      "%s has a device of this host: %s", j->dom->name, dev->text);
 		else if (strcmp(dev->type, "usb") == 0)
 			preflight_add(j->f, PREFLIGHT_ERROR, "host-device", "detach it first: virsh detach-device",
-				      "%s has a device of this host that won't be there at %s: %s", j->dom->name, j->host, dev->text);
+				      "%s has a device of this host that won't be there at %s: %s", j->dom->name,
+				      j->host, dev->text);
 		else
 			preflight_add(j->f, PREFLIGHT_ERROR, "host-device",
 				      "detach it first (virsh detach-device), or shut the VM down and use --offline",
-				      "%s has a device of this host, which can't be migrated: %s", j->dom->name, dev->text);
+				      "%s has a device of this host, which can't be migrated: %s", j->dom->name,
+				      dev->text);
 	}
 }
 
@@ -64,15 +74,19 @@ static void judge_devices(const struct judge *j)
 	for (size_t i = 0; i < j->dom->n_devices; i++) {
 		const struct domain_device *dev = &j->dom->devices[i];
 		if (strcmp(dev->kind, "vsock") == 0)
-			preflight_add(j->f, PREFLIGHT_INFO, "device-note", "", "connections of the guest over its vsock end with the move");
+			preflight_add(j->f, PREFLIGHT_INFO, "device-note", "",
+				      "connections of the guest over its vsock end with the move");
 		else if (!j->offline && strcmp(dev->kind, "9p") == 0)
 			preflight_add(j->f, PREFLIGHT_WARNING, "device-note", "unmount it in the guest before",
-				      "%s has a %s: QEMU refuses to migrate while the guest has it mounted", j->dom->name, dev->text);
+				      "%s has a %s: QEMU refuses to migrate while the guest has it mounted",
+				      j->dom->name, dev->text);
 		else if (j->offline)
-			preflight_add(j->f, PREFLIGHT_WARNING, "device-note", "see that the other host has what it needs",
-				      "%s has: %s", j->dom->name, dev->text);
+			preflight_add(j->f, PREFLIGHT_WARNING, "device-note",
+				      "see that the other host has what it needs", "%s has: %s", j->dom->name,
+				      dev->text);
 		else
-			preflight_add(j->f, PREFLIGHT_ERROR, "device-unsupported", "remove it from the VM, or shut the VM down and use --offline",
+			preflight_add(j->f, PREFLIGHT_ERROR, "device-unsupported",
+				      "remove it from the VM, or shut the VM down and use --offline",
 				      "%s has something that can't be migrated live: %s", j->dom->name, dev->text);
 	}
 	if (j->dom->tpm_emulator && is_false(j->t, "swtpm"))
@@ -80,11 +94,13 @@ static void judge_devices(const struct judge *j)
 			      "%s has an emulated TPM, and %s has no swtpm", j->dom->name, j->host);
 	if (j->dom->nvram && j->offline)
 		preflight_add(j->f, PREFLIGHT_WARNING, "nvram", "copy the file there before the VM's first start",
-			      "the firmware variables of %s (%s) are not moved with it: boot entries and Secure Boot keys are in there",
+			      "the firmware variables of %s (%s) are not moved with it: boot entries and Secure Boot "
+			      "keys are in there",
 			      j->dom->name, j->dom->nvram);
 	if (j->dom->dirty_ring > 0 && !j->offline)
-		preflight_add(j->f, PREFLIGHT_INFO, "dirty-ring", "", "%s uses a dirty ring of %u entries, which %s must offer too",
-			      j->dom->name, j->dom->dirty_ring, j->host);
+		preflight_add(j->f, PREFLIGHT_INFO, "dirty-ring", "",
+			      "%s uses a dirty ring of %u entries, which %s must offer too", j->dom->name,
+			      j->dom->dirty_ring, j->host);
 }
 
 static void judge_paths(const struct judge *j)
@@ -98,8 +114,8 @@ static void judge_paths(const struct judge *j)
 		if (!there || is_true(there, p->folder_only ? "folder" : "exists"))
 			continue;
 		if (p->folder_only)
-			preflight_add(j->f, severity, "path-missing", "create the folder there", "%s has no folder for the %s of %s: %s",
-				      j->host, p->what, j->dom->name, p->path);
+			preflight_add(j->f, severity, "path-missing", "create the folder there",
+				      "%s has no folder for the %s of %s: %s", j->host, p->what, j->dom->name, p->path);
 		else
 			preflight_add(j->f, severity, "path-missing", "copy it there, or install the same package",
 				      "%s has no %s %s", j->host, p->what, p->path);

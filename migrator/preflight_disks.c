@@ -1,8 +1,9 @@
 /*
- * preflight_disks.c - preflight.h's judgement of disks: which are shared, which are copied and to where, and what stands in the way.
+ * preflight_disks.c - preflight.h's judgement of disks: which are shared, which are copied and to where, and what
+ * stands in the way.
  *
- * The two mistakes that would cost data are a copy onto itself (the image is on storage that both hosts see) and a start without the
- * disk's content; both are refused unless the facts are firm.
+ * The two mistakes that would cost data are a copy onto itself (the image is on storage that both hosts see) and a
+ * start without the disk's content; both are refused unless the facts are firm.
  */
 #include "migrator/preflight_internal.h"
 
@@ -43,19 +44,22 @@ static void judge_media(const struct disk_judge *d)
 			      "%s does not have read-only disk %s", d->host, d->label);
 	else if (shared(d) != SHARED_YES && d->here->virtual_bytes && size && size != d->here->virtual_bytes)
 		preflight_add(d->f, PREFLIGHT_WARNING, "media-differs", "copy the right one there",
-			      "read-only disk %s is %s here and %s at %s: the guest would read something else", d->label,
-			      units_format_size(d->here->virtual_bytes, a, sizeof(a)), units_format_size(size, b, sizeof(b)), d->host);
+			      "read-only disk %s is %s here and %s at %s: the guest would read something else",
+			      d->label, units_format_size(d->here->virtual_bytes, a, sizeof(a)),
+			      units_format_size(size, b, sizeof(b)), d->host);
 }
 
 /* libvirt lets a cached disk on shared storage pass only if QEMU can drop its cache at the switchover. */
 static void judge_cache(const struct disk_judge *d, unsigned long qemu_version)
 {
 	const char *cache = d->disk->cache;
-	if (d->args->offline || !cache || strcmp(cache, "none") == 0 || strcmp(cache, "directsync") == 0 || d->disk->shareable)
+	if (d->args->offline || !cache || strcmp(cache, "none") == 0 || strcmp(cache, "directsync") == 0 ||
+	    d->disk->shareable)
 		return;
 	if (qemu_version > 0 && qemu_version < 4000000)
 		preflight_add(d->f, PREFLIGHT_ERROR, "cache-unsafe", "set cache='none' and restart the VM",
-			      "disk %s is on shared storage with cache=%s: this QEMU can't be sure to hand over what is in the cache",
+			      "disk %s is on shared storage with cache=%s: this QEMU can't be sure to hand over what "
+			      "is in the cache",
 			      d->label, cache);
 }
 
@@ -71,13 +75,14 @@ static void judge_shared(const struct disk_judge *d, unsigned long qemu_version,
 		if (d->disk->source == DOMAIN_SOURCE_FILE && !d->here->network_fs)
 			*unsafe = true;
 		if (d->args->copy_storage)
-			preflight_add(d->f, PREFLIGHT_INFO, "disk-shared", "", "disk %s is on storage that %s sees too: not copied", d->label,
-				      d->host);
+			preflight_add(d->f, PREFLIGHT_INFO, "disk-shared", "",
+				      "disk %s is on storage that %s sees too: not copied", d->label, d->host);
 		return;
 	case SHARED_NO:
 		preflight_add(d->f, PREFLIGHT_ERROR, "disk-not-shared",
-			      d->disk->shareable ? "put it on storage that both hosts see: a shareable disk is not copied"
-						 : "use --copy-storage, or put it on storage that both hosts see",
+			      d->disk->shareable
+				      ? "put it on storage that both hosts see: a shareable disk is not copied"
+				      : "use --copy-storage, or put it on storage that both hosts see",
 			      "disk %s is on this host alone: %s %s", d->label, d->host,
 			      is_true(d->there, "exists") ? "has another image of that name" : "does not have it");
 		return;
@@ -86,16 +91,21 @@ static void judge_shared(const struct disk_judge *d, unsigned long qemu_version,
 	}
 	if (d->disk->source == DOMAIN_SOURCE_BLOCK && is_true(d->there, "exists") &&
 	    (!size || !d->here->virtual_bytes || size == d->here->virtual_bytes))
-		preflight_add(d->f, PREFLIGHT_WARNING, "device-assumed-shared", "make sure that it is the same LUN or volume on both hosts",
-			      "disk %s is a device that both hosts have, of the same size; whether it is the same one can't be told",
+		preflight_add(d->f, PREFLIGHT_WARNING, "device-assumed-shared",
+			      "make sure that it is the same LUN or volume on both hosts",
+			      "disk %s is a device that both hosts have, of the same size; whether it is the same one "
+			      "can't be told",
 			      d->label);
 	else if (size && d->here->virtual_bytes && size != d->here->virtual_bytes)
-		preflight_add(d->f, PREFLIGHT_ERROR, "image-size", "use --copy-storage with an image of the right size, or shared storage",
-			      "disk %s is %s here and %s at %s", d->label, units_format_size(d->here->virtual_bytes, a, sizeof(a)),
+		preflight_add(d->f, PREFLIGHT_ERROR, "image-size",
+			      "use --copy-storage with an image of the right size, or shared storage",
+			      "disk %s is %s here and %s at %s", d->label,
+			      units_format_size(d->here->virtual_bytes, a, sizeof(a)),
 			      units_format_size(size, b, sizeof(b)), d->host);
 	else
 		preflight_add(d->f, PREFLIGHT_ERROR, "disk-unknown",
-			      "let vmferryd write to the folder of the image (it makes a small file there for a moment), or use shared "
+			      "let vmferryd write to the folder of the image (it makes a small file there for a "
+			      "moment), or use shared "
 			      "storage that both mount",
 			      "whether disk %s is on storage that %s sees too can't be told", d->label, d->host);
 }
@@ -111,8 +121,8 @@ static void judge_create(const struct disk_judge *d)
 		return;
 	}
 	if (refused) {
-		preflight_add(d->f, PREFLIGHT_ERROR, "image-refused", remedy ? remedy : "", "%s can't make the image of disk %s: %s",
-			      d->host, d->label, refused);
+		preflight_add(d->f, PREFLIGHT_ERROR, "image-refused", remedy ? remedy : "",
+			      "%s can't make the image of disk %s: %s", d->host, d->label, refused);
 		return;
 	}
 	if (!d->here->virtual_bytes) {
@@ -133,24 +143,30 @@ static void judge_overwrite(const struct disk_judge *d)
 
 	if (used_by)
 		preflight_add(d->f, PREFLIGHT_ERROR, "image-in-use", "rename that image or this one",
-			      "disk %s can't be copied: at %s that image belongs to VM '%s'", d->label, d->host, used_by);
+			      "disk %s can't be copied: at %s that image belongs to VM '%s'", d->label, d->host,
+			      used_by);
 	else if (format_error)
 		preflight_add(d->f, PREFLIGHT_ERROR, "image-format", "remove or rename it there: it is then made anew",
-			      "%s has an image of the name of disk %s, but not a usable one of format %s: %s", d->host, d->label,
-			      d->disk->format, format_error);
-	else if (d->here->virtual_bytes && size && (device ? size < d->here->virtual_bytes : size != d->here->virtual_bytes))
+			      "%s has an image of the name of disk %s, but not a usable one of format %s: %s", d->host,
+			      d->label, d->disk->format, format_error);
+	else if (d->here->virtual_bytes && size &&
+		 (device ? size < d->here->virtual_bytes : size != d->here->virtual_bytes))
 		preflight_add(d->f, PREFLIGHT_ERROR, "image-size",
-			      device ? "make the device large enough" : "remove or rename it there: it is then made anew",
+			      device ? "make the device large enough"
+				     : "remove or rename it there: it is then made anew",
 			      "disk %s is %s, and what %s has under that name is %s", d->label,
-			      units_format_size(d->here->virtual_bytes, a, sizeof(a)), d->host, units_format_size(size, b, sizeof(b)));
+			      units_format_size(d->here->virtual_bytes, a, sizeof(a)), d->host,
+			      units_format_size(size, b, sizeof(b)));
 	else if (d->args->offline)
-		preflight_add(d->f, PREFLIGHT_ERROR, "image-exists",
-			      device ? "start the VM and move it live" : "remove or rename it there: it is then made anew",
-			      "%s has %s of the name of disk %s, and an offline move only fills images that it has made", d->host,
-			      device ? "a device" : "an image", d->label);
+		preflight_add(
+			d->f, PREFLIGHT_ERROR, "image-exists",
+			device ? "start the VM and move it live" : "remove or rename it there: it is then made anew",
+			"%s has %s of the name of disk %s, and an offline move only fills images that it has made",
+			d->host, device ? "a device" : "an image", d->label);
 	else {
 		*d->action = PREFLIGHT_OVERWRITE;
-		preflight_add(d->f, PREFLIGHT_WARNING, "image-exists", "if it holds anything of worth, move it away first",
+		preflight_add(d->f, PREFLIGHT_WARNING, "image-exists",
+			      "if it holds anything of worth, move it away first",
 			      "%s has %s of the name of disk %s: its content will be overwritten", d->host,
 			      device ? "a device" : "an image", d->label);
 	}
@@ -166,7 +182,8 @@ static void judge_copy(const struct disk_judge *d, unsigned long qemu_version, b
 		if (is_true(d->there, "exists")) {
 			preflight_add(d->f, PREFLIGHT_ERROR, "disk-unknown",
 				      "leave out --copy-storage if it is shared; remove it there if it is not",
-				      "whether %s sees the very same %s as disk %s can't be told, and a copy onto itself would destroy it",
+				      "whether %s sees the very same %s as disk %s can't be told, and a copy onto "
+				      "itself would destroy it",
 				      d->host, d->disk->source == DOMAIN_SOURCE_BLOCK ? "device" : "image", d->label);
 			return;
 		}
@@ -176,16 +193,18 @@ static void judge_copy(const struct disk_judge *d, unsigned long qemu_version, b
 	}
 	if (d->here->fixed_chain)
 		preflight_add(d->f, PREFLIGHT_ERROR, "disk-chain-fixed",
-			      "remove <backingStore> from the definition (libvirt finds the chain by itself) and restart the VM",
-			      "the definition of disk %s spells out its backing files, which a copy does not have", d->label);
+			      "remove <backingStore> from the definition (libvirt finds the chain by itself) and "
+			      "restart the VM",
+			      "the definition of disk %s spells out its backing files, which a copy does not have",
+			      d->label);
 	else if (is_true(d->there, "exists"))
 		judge_overwrite(d);
 	else
 		judge_create(d);
 	if (d->disk->n_backing > 0 && *d->action != PREFLIGHT_LEAVE)
 		preflight_add(d->f, PREFLIGHT_INFO, "disk-flattened", "",
-			      "disk %s is an overlay over %zu image%s: the copy will be one image with all of it", d->label,
-			      d->disk->n_backing, d->disk->n_backing == 1 ? "" : "s");
+			      "disk %s is an overlay over %zu image%s: the copy will be one image with all of it",
+			      d->label, d->disk->n_backing, d->disk->n_backing == 1 ? "" : "s");
 }
 
 static void judge_disk(const struct disk_judge *d, unsigned long qemu_version, bool *unsafe)
@@ -247,20 +266,27 @@ static void judge_space(const struct judge *j, size_t first)
 	}
 	if (need > room)
 		preflight_add(j->f, PREFLIGHT_ERROR, "space-short", "make room there, or choose another host",
-			      "the disks hold %s and %s has %s free in the folder of %s", units_format_size(need, a, sizeof(a)),
-			      j->host, units_format_size(room, b, sizeof(b)), j->dom->disks[first].path);
+			      "the disks hold %s and %s has %s free in the folder of %s",
+			      units_format_size(need, a, sizeof(a)), j->host, units_format_size(room, b, sizeof(b)),
+			      j->dom->disks[first].path);
 	else if (most > room)
 		preflight_add(j->f, PREFLIGHT_WARNING, "space-tight", "",
-			      "the disks can grow to %s and %s has %s free in the folder of %s", units_format_size(most, a, sizeof(a)),
-			      j->host, units_format_size(room, b, sizeof(b)), j->dom->disks[first].path);
+			      "the disks can grow to %s and %s has %s free in the folder of %s",
+			      units_format_size(most, a, sizeof(a)), j->host, units_format_size(room, b, sizeof(b)),
+			      j->dom->disks[first].path);
 }
 
 void preflight_judge_disks(const struct judge *j)
 {
 	for (size_t i = 0; i < j->dom->n_disks; i++) {
 		struct disk_judge d = {
-			.disk = &j->dom->disks[i], .here = &j->s->disks[i], .there = facts_of(j, i), .host = j->host,
-			.args = j->args, .f = j->f, .action = &j->v->actions[i],
+			.disk = &j->dom->disks[i],
+			.here = &j->s->disks[i],
+			.there = facts_of(j, i),
+			.host = j->host,
+			.args = j->args,
+			.f = j->f,
+			.action = &j->v->actions[i],
 		};
 		domain_disk_label(d.disk, d.label, sizeof(d.label));
 		judge_disk(&d, j->s->qemu_version, &j->v->unsafe);
@@ -283,8 +309,8 @@ json_t *preflight_disks_json(const struct preflight_source *s, const struct pref
 		const struct domain_disk *disk = &s->dom->disks[i];
 		json_array_append_new(list, json_pack("{s:s,s:s,s:s?,s:s?,s:I,s:I}", "target", disk->target, "action",
 						      names[v->actions[i]], "path", disk->path, "format", disk->format,
-						      "virtual_bytes", (json_int_t)s->disks[i].virtual_bytes, "allocated_bytes",
-						      (json_int_t)s->disks[i].allocated_bytes));
+						      "virtual_bytes", (json_int_t)s->disks[i].virtual_bytes,
+						      "allocated_bytes", (json_int_t)s->disks[i].allocated_bytes));
 	}
 	return list;
 }

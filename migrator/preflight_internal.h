@@ -1,6 +1,6 @@
 /*
- * preflight_internal.h - what the parts of preflight's judgement share. The target's answer is a peer's JSON: nothing in it is taken for
- * granted, and what is missing reads as NULL, 0 or neither true nor false.
+ * preflight_internal.h - what the parts of preflight's judgement share. The target's answer is a peer's JSON: nothing
+ * in it is taken for granted, and what is missing reads as NULL, 0 or neither true nor false.
  */
 #ifndef VMFERRY_MIGRATOR_PREFLIGHT_INTERNAL_H
 #define VMFERRY_MIGRATOR_PREFLIGHT_INTERNAL_H
@@ -11,9 +11,9 @@
 
 struct judge {
 	const struct preflight_source *s;
-	const struct domain *dom;  /* s->dom */
-	const json_t *t;           /* the target's answer */
-	const char *host;          /* its name */
+	const struct domain *dom; /* s->dom */
+	const json_t *t;          /* the target's answer */
+	const char *host;         /* its name */
 	const struct migration_args *args;
 	bool offline;
 	struct preflight_findings *f; /* v->findings */
@@ -45,7 +45,7 @@ static inline bool has_string(const json_t *array, const char *wanted)
 {
 	size_t i;
 	json_t *s;
-	json_array_foreach(array, i, s)
+	json_array_foreach (array, i, s)
 		if (json_is_string(s) && strcmp(json_string_value(s), wanted) == 0)
 			return true;
 	return false;
@@ -56,8 +56,7 @@ static inline const json_t *named(const json_t *array, const char *key, const ch
 {
 	size_t i;
 	json_t *item;
-	json_array_foreach(array, i, item)
-	{
+	json_array_foreach (array, i, item) {
 		const char *have = str(item, key);
 		if (have && strcmp(have, value) == 0)
 			return item;
@@ -66,7 +65,8 @@ static inline const json_t *named(const json_t *array, const char *key, const ch
 }
 
 void preflight_judge_machine(const struct judge *j); /* preflight_machine.c */
-void preflight_judge_disks(const struct judge *j);   /* preflight_disks.c: also the verdict's actions, copy_bytes and unsafe */
+/* preflight_disks.c: also the verdict's actions, copy_bytes and unsafe */
+void preflight_judge_disks(const struct judge *j);
 void preflight_judge_devices(const struct judge *j); /* preflight_devices.c */
 
 #endif

@@ -18,8 +18,7 @@ static const char *join(const json_t *names, char *buf, size_t size)
 	json_t *name;
 
 	buf[0] = 0;
-	json_array_foreach(names, i, name)
-	{
+	json_array_foreach (names, i, name) {
 		const char *s = json_string_value(name);
 		if (!s || len + strlen(s) + 24 > size) {
 			snprintf(buf + len, size - len, " and %zu more", json_array_size(names) - i);
@@ -38,21 +37,25 @@ static void judge_machine(const struct judge *j)
 	char remedy[300];
 
 	if (is_false(j->t, "domain_type")) {
-		preflight_add(j->f, PREFLIGHT_ERROR, "accelerator-missing",
-			      strcmp(j->dom->type, "kvm") == 0 ? "switch on virtualization in the firmware of the target and load kvm_intel or kvm_amd"
-							       : "",
-			      "%s can't run guests of type %s", j->host, j->dom->type);
+		preflight_add(
+			j->f, PREFLIGHT_ERROR, "accelerator-missing",
+			strcmp(j->dom->type, "kvm") == 0
+				? "switch on virtualization in the firmware of the target and load kvm_intel or kvm_amd"
+				: "",
+			"%s can't run guests of type %s", j->host, j->dom->type);
 		return; /* the rest would only follow from it */
 	}
 	if (j->dom->emulator && is_false(emulator, "usable"))
 		preflight_add(j->f, PREFLIGHT_ERROR, "emulator-missing",
 			      "install it there, or change <emulator> in the definition to what both hosts have",
-			      "%s has no emulator %s for %s guests", j->host, j->dom->emulator, j->dom->arch ? j->dom->arch : "its");
+			      "%s has no emulator %s for %s guests", j->host, j->dom->emulator,
+			      j->dom->arch ? j->dom->arch : "its");
 	else if (j->dom->machine && is_false(machine, "known")) {
-		snprintf(remedy, sizeof(remedy), "upgrade QEMU there%s%s%s", newest ? ", which knows " : "", newest ? newest : "",
+		snprintf(remedy, sizeof(remedy), "upgrade QEMU there%s%s%s", newest ? ", which knows " : "",
+			 newest ? newest : "",
 			 newest ? " at most, or give the VM that machine type and restart it" : "");
-		preflight_add(j->f, PREFLIGHT_ERROR, "machine-unknown", remedy, "QEMU of %s does not know machine type %s", j->host,
-			      j->dom->machine);
+		preflight_add(j->f, PREFLIGHT_ERROR, "machine-unknown", remedy,
+			      "QEMU of %s does not know machine type %s", j->host, j->dom->machine);
 	}
 }
 
@@ -67,7 +70,8 @@ static void judge_passthrough(const struct judge *j, enum cpu_verdict verdict, c
 	case CPU_SUPERSET:
 		preflight_add(j->f, PREFLIGHT_WARNING, "cpu-passthrough",
 			      "give the VM a CPU model that both hosts have: vmferry cpu-baseline",
-			      "%s uses the host's CPU as it is, and %s has another one: it has all features, but the guest may see "
+			      "%s uses the host's CPU as it is, and %s has another one: it has all features, but the "
+			      "guest may see "
 			      "differences that no one has tested",
 			      j->dom->name, j->host);
 		return;
@@ -92,18 +96,21 @@ static void judge_cpu(const struct judge *j)
 
 	if (j->dom->invtsc && !j->offline)
 		preflight_add(j->f, PREFLIGHT_ERROR, "invariant-tsc",
-			      "add <timer name='tsc' frequency='...'/> to <clock>, or remove the feature invtsc, and restart the VM",
-			      "%s has an invariant TSC without a fixed frequency, which QEMU does not migrate", j->dom->name);
+			      "add <timer name='tsc' frequency='...'/> to <clock>, or remove the feature invtsc, and "
+			      "restart the VM",
+			      "%s has an invariant TSC without a fixed frequency, which QEMU does not migrate",
+			      j->dom->name);
 	if (!j->s->cpu_xml || !json_is_object(cpu))
 		return;
 	enum cpu_verdict verdict = cpu_verdict_from_name(str(cpu, "verdict"));
-	if (j->dom->cpu_mode && (strcmp(j->dom->cpu_mode, "host-passthrough") == 0 || strcmp(j->dom->cpu_mode, "maximum") == 0)) {
+	if (j->dom->cpu_mode &&
+	    (strcmp(j->dom->cpu_mode, "host-passthrough") == 0 || strcmp(j->dom->cpu_mode, "maximum") == 0)) {
 		judge_passthrough(j, verdict, missing);
 		return;
 	}
 	if (verdict == CPU_UNKNOWN) {
-		preflight_add(j->f, PREFLIGHT_WARNING, "cpu-not-checked", "", "libvirt of %s can't compare the CPU: %s", j->host,
-			      str(cpu, "message") ? str(cpu, "message") : "no reason given");
+		preflight_add(j->f, PREFLIGHT_WARNING, "cpu-not-checked", "", "libvirt of %s can't compare the CPU: %s",
+			      j->host, str(cpu, "message") ? str(cpu, "message") : "no reason given");
 		return;
 	}
 	if (verdict != CPU_MISSING)
@@ -111,12 +118,14 @@ static void judge_cpu(const struct judge *j)
 	/* What this host lacks as well, the guest does not have now and won't miss. */
 	json_t *lost = cpu_difference(missing, j->s->cpu_missing_here);
 	if (json_array_size(lost) == 0 && json_array_size(missing) > 0)
-		preflight_add(j->f, PREFLIGHT_INFO, "cpu-not-checked", "",
-			      "the CPU model has features that neither host has (%s): the guest runs without them here too",
-			      join(missing, names, sizeof(names)));
+		preflight_add(
+			j->f, PREFLIGHT_INFO, "cpu-not-checked", "",
+			"the CPU model has features that neither host has (%s): the guest runs without them here too",
+			join(missing, names, sizeof(names)));
 	else
 		preflight_add(j->f, j->offline ? PREFLIGHT_WARNING : PREFLIGHT_ERROR, "cpu-features-missing",
-			      "vmferry cpu-baseline shows the CPU model that both hosts can run; the guest gets it at its next start",
+			      "vmferry cpu-baseline shows the CPU model that both hosts can run; the guest gets it at "
+			      "its next start",
 			      "the CPU of %s lacks features that %s has%s%s", j->host, j->dom->name,
 			      json_array_size(lost) ? ": " : "", join(lost, names, sizeof(names)));
 	json_decref(lost);
@@ -131,8 +140,7 @@ static void judge_hugepages(const struct judge *j, const json_t *memory, enum pr
 	json_t *size;
 
 	units_format_size(j->dom->memory_bytes, need, sizeof(need));
-	json_array_foreach(sizes, i, size)
-	{
+	json_array_foreach (sizes, i, size) {
 		uint64_t bytes = number(size, "size_bytes");
 		uint64_t room = bytes * number(size, "free");
 		if (wanted > 1 ? bytes != wanted : i > 0)
@@ -143,7 +151,8 @@ static void judge_hugepages(const struct judge *j, const json_t *memory, enum pr
 				      units_format_size(room, have, sizeof(have)));
 		return;
 	}
-	preflight_add(j->f, severity, "hugepages-short", "reserve them there: vm.nr_hugepages, or hugepages= on the kernel command line",
+	preflight_add(j->f, severity, "hugepages-short",
+		      "reserve them there: vm.nr_hugepages, or hugepages= on the kernel command line",
 		      "%s needs %s of hugepages%s%s and %s has none", j->dom->name, need, wanted > 1 ? " of " : "",
 		      wanted > 1 ? units_format_size(wanted, page, sizeof(page)) : "", j->host);
 }
@@ -163,14 +172,16 @@ static void judge_memory(const struct judge *j)
 		return;
 	}
 	if (need > spare)
-		preflight_add(j->f, severity, "memory-short", "free memory there, choose another host, or give the VM less",
-			      "%s needs %s and %s has %s to spare (%s available, of which running VMs may still claim %s)", j->dom->name,
-			      units_format_size(need, a, sizeof(a)), j->host, units_format_size(spare, b, sizeof(b)),
-			      units_format_size(number(memory, "available_bytes"), c, sizeof(c)),
-			      units_format_size(number(memory, "promised_bytes"), d, sizeof(d)));
+		preflight_add(
+			j->f, severity, "memory-short", "free memory there, choose another host, or give the VM less",
+			"%s needs %s and %s has %s to spare (%s available, of which running VMs may still claim %s)",
+			j->dom->name, units_format_size(need, a, sizeof(a)), j->host,
+			units_format_size(spare, b, sizeof(b)),
+			units_format_size(number(memory, "available_bytes"), c, sizeof(c)),
+			units_format_size(number(memory, "promised_bytes"), d, sizeof(d)));
 	if (j->dom->memory_locked)
-		preflight_add(j->f, PREFLIGHT_INFO, "memory-locked", "", "the memory of %s is locked: %s must have all of it at once",
-			      j->dom->name, j->host);
+		preflight_add(j->f, PREFLIGHT_INFO, "memory-locked", "",
+			      "the memory of %s is locked: %s must have all of it at once", j->dom->name, j->host);
 }
 
 void preflight_judge_machine(const struct judge *j)

@@ -22,8 +22,8 @@ static int get_xml(struct preflight_source *s, virDomainPtr dom, const char *nam
 	VIRT_STR_AUTO char *looked_at = virDomainGetXMLDesc(dom, off ? VIR_DOMAIN_XML_INACTIVE : 0);
 	if (!looked_at)
 		return virt_err(e, "read the definition of %s", name);
-	s->xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_SECURE |
-						  (unsigned)(off ? VIR_DOMAIN_XML_INACTIVE : VIR_DOMAIN_XML_MIGRATABLE));
+	s->xml = virDomainGetXMLDesc(dom, VIR_DOMAIN_XML_SECURE | (unsigned)(off ? VIR_DOMAIN_XML_INACTIVE
+										 : VIR_DOMAIN_XML_MIGRATABLE));
 	if (!s->xml)
 		return virt_err(e, "read the definition of %s", name);
 	s->dom = domain_parse(looked_at, e);
@@ -189,12 +189,13 @@ json_t *preflight_request(const struct preflight_source *s, const struct migrati
 	for (size_t i = 0; i < s->dom->n_disks; i++) {
 		const struct preflight_disk *d = &s->disks[i];
 		const char *slash = d->probe ? strrchr(d->probe, '/') : NULL;
-		json_array_append_new(
-			disks, json_pack("{s:s,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?}", "target", s->dom->disks[i].target, "virtual_bytes",
-					 (json_int_t)d->virtual_bytes, "probe", slash ? slash + 1 : NULL, "token", d->token, "inode",
-					 (json_int_t)d->inode, "size", (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns,
-					 "network_fs", d->network_fs, "device_id", d->device_id));
+		json_array_append_new(disks, json_pack("{s:s,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?}", "target",
+						       s->dom->disks[i].target, "virtual_bytes",
+						       (json_int_t)d->virtual_bytes, "probe", slash ? slash + 1 : NULL,
+						       "token", d->token, "inode", (json_int_t)d->inode, "size",
+						       (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns,
+						       "network_fs", d->network_fs, "device_id", d->device_id));
 	}
-	return json_pack("{s:s,s:b,s:b,s:s?,s:o}", "xml", s->xml, "copy_storage", args->copy_storage, "offline", args->offline, "cpu_xml",
-			 s->cpu_xml, "disks", disks);
+	return json_pack("{s:s,s:b,s:b,s:s?,s:o}", "xml", s->xml, "copy_storage", args->copy_storage, "offline",
+			 args->offline, "cpu_xml", s->cpu_xml, "disks", disks);
 }

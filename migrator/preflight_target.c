@@ -1,6 +1,6 @@
 /*
- * preflight_target.c - preflight.h's facts of the target. The request comes from a peer: its XML is parsed with care, and paths in it are only
- * looked at.
+ * preflight_target.c - preflight.h's facts of the target. The request comes from a peer: its XML is parsed with care,
+ * and paths in it are only looked at.
  */
 #include "migrator/preflight.h"
 
@@ -32,7 +32,8 @@ static const char *str(const json_t *object, const char *key)
 	return json_string_value(json_object_get(object, key));
 }
 
-/* The newest machine type of the family ("pc-q35" of "pc-q35-10.0") that this host's emulators of the arch know, borrowed, or NULL. */
+/* The newest machine type of the family ("pc-q35" of "pc-q35-10.0") that this host's emulators of the arch know,
+ * borrowed, or NULL. */
 static const char *newest_of_family(const json_t *emulators, const char *arch, const char *machine)
 {
 	const char *dash = strrchr(machine, '-');
@@ -42,13 +43,11 @@ static const char *newest_of_family(const json_t *emulators, const char *arch, c
 	size_t i, k;
 	json_t *emulator, *m;
 
-	json_array_foreach(emulators, i, emulator)
-	{
+	json_array_foreach (emulators, i, emulator) {
 		const char *a = str(emulator, "arch");
 		if (!a || (arch && strcmp(a, arch) != 0))
 			continue;
-		json_array_foreach(json_object_get(emulator, "machines"), k, m)
-		{
+		json_array_foreach (json_object_get(emulator, "machines"), k, m) {
 			const char *name = str(m, "name");
 			if (!family || !name || strncmp(name, machine, family) != 0)
 				continue;
@@ -64,13 +63,13 @@ static const char *newest_of_family(const json_t *emulators, const char *arch, c
 
 static bool has_caps(const struct asked *q, const char *emulator, const char *machine)
 {
-	VIRT_STR_AUTO char *caps =
-		virConnectGetDomainCapabilities(q->conn, emulator, q->dom->arch, machine, q->dom->type, 0);
+	VIRT_STR_AUTO char *caps = virConnectGetDomainCapabilities(q->conn, emulator, q->dom->arch, machine,
+								   q->dom->type, 0);
 	return caps != NULL;
 }
 
-/* libvirt answers for a machine, its aliases included, only when emulator, arch and accelerator fit too; so the question is asked with less
- * and less in it until it says yes. */
+/* libvirt answers for a machine, its aliases included, only when emulator, arch and accelerator fit too; so the
+ * question is asked with less and less in it until it says yes. */
 static void answer_machine(struct asked *q, json_t *answer)
 {
 	const struct domain *d = q->dom;
@@ -86,11 +85,13 @@ static void answer_machine(struct asked *q, json_t *answer)
 		newest = name ? json_string(name) : NULL;
 		json_decref(emulators);
 	}
-	q->scope = (struct cpu_scope){ emulator ? d->emulator : NULL, d->arch, machine ? d->machine : NULL, type ? d->type : NULL };
+	q->scope = (struct cpu_scope){ emulator ? d->emulator : NULL, d->arch, machine ? d->machine : NULL,
+				       type ? d->type : NULL };
 	json_object_set_new(answer, "domain_type", json_boolean(type));
 	json_object_set_new(answer, "emulator", json_pack("{s:s?,s:b}", "path", d->emulator, "usable", emulator));
 	json_object_set_new(answer, "machine",
-			    json_pack("{s:s?,s:b,s:o}", "name", d->machine, "known", machine, "newest", newest ? newest : json_null()));
+			    json_pack("{s:s?,s:b,s:o}", "name", d->machine, "known", machine, "newest",
+				      newest ? newest : json_null()));
 }
 
 static json_t *answer_cpu(const struct asked *q)
@@ -102,8 +103,10 @@ static json_t *answer_cpu(const struct asked *q)
 	if (!cpu_xml)
 		return json_null();
 	if (cpu_compare(q->conn, &q->scope, cpu_xml, &r, &why) < 0)
-		return json_pack("{s:s,s:[],s:s}", "verdict", cpu_verdict_name(CPU_UNKNOWN), "missing", "message", why.text);
-	json_t *cpu = json_pack("{s:s,s:O,s:s}", "verdict", cpu_verdict_name(r.verdict), "missing", r.missing, "message", r.message);
+		return json_pack("{s:s,s:[],s:s}", "verdict", cpu_verdict_name(CPU_UNKNOWN), "missing", "message",
+				 why.text);
+	json_t *cpu = json_pack("{s:s,s:O,s:s}", "verdict", cpu_verdict_name(r.verdict), "missing", r.missing,
+				"message", r.message);
 	cpu_result_fini(&r);
 	return cpu ? cpu : json_null();
 }
@@ -144,7 +147,8 @@ static json_t *answer_shared(const struct domain_disk *disk, const struct image_
 	}
 	if (probe && token)
 		return json_boolean(image_facts_check_probe(disk->path, probe, token));
-	/* They could not write there: only what file systems made for sharing say is taken, and only if all of it fits. */
+	/* They could not write there: only what file systems made for sharing say is taken, and only if all of it
+	 * fits. */
 	if (f->network_fs && json_is_true(json_object_get(theirs, "network_fs")) &&
 	    json_integer_value(json_object_get(theirs, "inode")) == (json_int_t)f->inode &&
 	    json_integer_value(json_object_get(theirs, "size")) == (json_int_t)f->size)
@@ -172,7 +176,8 @@ static void answer_creatable(const struct asked *q, const struct domain_disk *di
 {
 	struct err why = ERR_INIT;
 	json_int_t size = json_integer_value(json_object_get(theirs, "virtual_bytes"));
-	json_t *one = json_pack("[{s:s,s:s,s:I}]", "path", disk->path, "format", disk->format, "virtual_size", size > 0 ? size : 1);
+	json_t *one = json_pack("[{s:s,s:s,s:I}]", "path", disk->path, "format", disk->format, "virtual_size",
+				size > 0 ? size : 1);
 
 	if (images_check(q->conn, q->opts->image_dir, one, &why) < 0) {
 		json_object_set_new(out, "refused", json_string(why.text));
@@ -185,8 +190,7 @@ static json_t *find_disk(const json_t *request, const char *target)
 {
 	size_t i;
 	json_t *d;
-	json_array_foreach(json_object_get(request, "disks"), i, d)
-	{
+	json_array_foreach (json_object_get(request, "disks"), i, d) {
 		const char *have = str(d, "target");
 		if (have && strcmp(have, target) == 0)
 			return d;
@@ -204,9 +208,9 @@ static json_t *answer_disk(const struct asked *q, const struct domain_disk *disk
 		return json_pack("{s:s,s:b}", "target", disk->target, "exists", 0);
 	image_facts_get(disk->path, &f);
 	snprintf(fs_id, sizeof(fs_id), "%" PRIx64, f.fs_id);
-	json_t *out = json_pack("{s:s,s:b,s:b,s:o,s:s?,s:I}", "target", disk->target, "exists", f.exists, "folder", f.folder, "shared",
-				answer_shared(disk, &f, theirs), "fs_id", f.folder ? fs_id : NULL, "fs_free_bytes",
-				(json_int_t)f.fs_free);
+	json_t *out = json_pack("{s:s,s:b,s:b,s:o,s:s?,s:I}", "target", disk->target, "exists", f.exists, "folder",
+				f.folder, "shared", answer_shared(disk, &f, theirs), "fs_id", f.folder ? fs_id : NULL,
+				"fs_free_bytes", (json_int_t)f.fs_free);
 	if (f.exists)
 		answer_image(q, disk, out);
 	else if (q->copy && disk->source == DOMAIN_SOURCE_FILE && domain_disk_copyable(disk))
@@ -229,8 +233,8 @@ static json_t *answer_paths(const struct asked *q)
 		const char *path = q->dom->paths[i].path;
 		struct image_facts f;
 		image_facts_get(path, &f);
-		json_array_append_new(list, json_pack("{s:s,s:b,s:b}", "path", path, "exists", access(path, F_OK) == 0, "folder",
-						      f.folder));
+		json_array_append_new(list, json_pack("{s:s,s:b,s:b}", "path", path, "exists", access(path, F_OK) == 0,
+						      "folder", f.folder));
 	}
 	return list;
 }
@@ -249,10 +253,11 @@ static void answer_names(const struct asked *q, json_t *answer)
 	json_object_set_new(answer, "same_name", json_null());
 	if (by_uuid && where_is(q->conn, d->uuid, &where, &persistent, &ignored) == 0)
 		json_object_set_new(answer, "same_uuid",
-				    json_pack("{s:s,s:s,s:b}", "name", virDomainGetName(by_uuid), "state", where_name(where),
-					      "persistent", persistent));
+				    json_pack("{s:s,s:s,s:b}", "name", virDomainGetName(by_uuid), "state",
+					      where_name(where), "persistent", persistent));
 	if (by_name && virDomainGetUUIDString(by_name, uuid) == 0 && where_is(q->conn, uuid, &where, NULL, &ignored) == 0)
-		json_object_set_new(answer, "same_name", json_pack("{s:s,s:s}", "uuid", uuid, "state", where_name(where)));
+		json_object_set_new(answer, "same_name",
+				    json_pack("{s:s,s:s}", "uuid", uuid, "state", where_name(where)));
 }
 
 static bool in_path(const char *program)
@@ -292,8 +297,8 @@ static bool userfaultfd_allowed(virConnectPtr conn)
 	return !text || text[0] == '1' || qemu_is_root(conn);
 }
 
-int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opts, const json_t *request, json_t **result,
-		     struct err *e)
+int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opts, const json_t *request,
+		     json_t **result, struct err *e)
 {
 	const char *xml = str(request, "xml");
 	if (!xml)
@@ -302,7 +307,10 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 	if (!dom)
 		return err_wrap(e, "preflight.target");
 
-	struct asked q = { .conn = conn, .opts = opts, .dom = dom, .request = request,
+	struct asked q = { .conn = conn,
+			   .opts = opts,
+			   .dom = dom,
+			   .request = request,
 			   .copy = json_is_true(json_object_get(request, "copy_storage")) };
 	json_t *answer = json_pack("{s:s}", "host", opts->host_name);
 	json_t *versions = facts_versions(conn);

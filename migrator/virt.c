@@ -37,8 +37,8 @@ static void *event_loop(void *arg)
 	return NULL;
 }
 
-/* libvirt's loop sleeps in poll() for ever when it has nothing to watch and adding a handle from another thread wakes it by its own
- * pipe; a slow timer makes sure that it is never without anything. */
+/* libvirt's loop sleeps in poll() for ever when it has nothing to watch and adding a handle from another thread wakes
+ * it by its own pipe; a slow timer makes sure that it is never without anything. */
 static void idle_tick(int timer, void *arg)
 {
 	(void)timer;
@@ -131,7 +131,8 @@ static const char *remedy_for(int code, int domain, const char *message)
 		if (domain != VIR_FROM_RPC)
 			return "";
 		if (strstr(message, "Permission denied"))
-			return "vmferryd must run as root, or as a member of the group that may use libvirt (group libvirt)";
+			return "vmferryd must run as root, or as a member of the group that may use libvirt (group "
+			       "libvirt)";
 		return "is libvirtd running? systemctl status libvirtd; systemctl start libvirtd";
 	case VIR_ERR_NO_CONNECT:
 	case VIR_ERR_INVALID_CONN:
@@ -146,7 +147,8 @@ static const char *remedy_for(int code, int domain, const char *message)
 	case VIR_ERR_AUTH_CANCELLED:
 	case VIR_ERR_AUTH_UNAVAILABLE:
 	case VIR_ERR_ACCESS_DENIED:
-		return "vmferryd must be allowed to use libvirt read-write: run it as root, or see auth_unix_rw in libvirtd.conf";
+		return "vmferryd must be allowed to use libvirt read-write: run it as root, or see auth_unix_rw in "
+		       "libvirtd.conf";
 	case VIR_ERR_NO_DOMAIN:
 		return "vmferry vms lists the VMs of this host";
 	case VIR_ERR_CPU_INCOMPATIBLE:
@@ -154,7 +156,9 @@ static const char *remedy_for(int code, int domain, const char *message)
 	case VIR_ERR_MIGRATE_UNSAFE:
 		return "use --copy-storage, or put the disks on storage that both hosts see";
 	case VIR_ERR_OPERATION_TIMEOUT:
-		return lock ? "another libvirt job holds the VM: virsh domjobinfo VM shows it, virsh domjobabort VM ends it" : "";
+		return lock ? "another libvirt job holds the VM: virsh domjobinfo VM shows it, virsh domjobabort VM "
+			      "ends it"
+			    : "";
 	case VIR_ERR_NO_STORAGE_POOL:
 		return "create the missing image at the target, or a storage pool over its folder";
 	default:

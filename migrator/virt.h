@@ -1,6 +1,6 @@
 /*
- * virt.h - the connection to libvirt: one event loop thread for the process, a connection that is opened again after libvirtd was
- * restarted, and libvirt's thread-local errors copied into struct err at once.
+ * virt.h - the connection to libvirt: one event loop thread for the process, a connection that is opened again after
+ * libvirtd was restarted, and libvirt's thread-local errors copied into struct err at once.
  */
 #ifndef VMFERRY_MIGRATOR_VIRT_H
 #define VMFERRY_MIGRATOR_VIRT_H
@@ -15,8 +15,8 @@
 
 struct virt;
 
-/* virInitialize, the default event loop in a thread that lives as long as the process (keepalive needs it), and libvirt's printing of
- * errors on stderr turned off. Safe to call any number of times, from any thread. */
+/* virInitialize, the default event loop in a thread that lives as long as the process (keepalive needs it), and
+ * libvirt's printing of errors on stderr turned off. Safe to call any number of times, from any thread. */
 int virt_init(struct err *e);
 
 /* Does not connect yet: libvirtd may be down. The uri is copied. */
@@ -25,16 +25,17 @@ struct virt *virt_new(const char *uri, struct err *e);
 void virt_free(struct virt *v);
 const char *virt_uri(const struct virt *v);
 
-/* The connection, opened or opened again when the old one is dead. New reference: the caller virConnectClose()s it (VIRT_CONN_AUTO).
- * Any thread. Failure: ERR_LIBVIRT with the remedy to start libvirtd. */
+/* The connection, opened or opened again when the old one is dead. New reference: the caller virConnectClose()s it
+ * (VIRT_CONN_AUTO). Any thread. Failure: ERR_LIBVIRT with the remedy to start libvirtd. */
 virConnectPtr virt_get(struct virt *v, struct err *e);
 
 /* Another connection, with keepalive, not shared: the destination of a migration. The caller closes it. */
 virConnectPtr virt_open(const char *uri, struct err *e);
 
-/* Copies this thread's last libvirt error: class ERR_LIBVIRT, errnum = libvirt's code (VIR_ERR_...), text "what: libvirt's message", and
- * a remedy where one is known. Must follow the failed call directly, on the same thread; nearly every libvirt call resets the error, also
- * virDomainGetName(), so none may be among the arguments. Always returns -1. */
+/* Copies this thread's last libvirt error: class ERR_LIBVIRT, errnum = libvirt's code (VIR_ERR_...), text "what:
+ * libvirt's message", and a remedy where one is known. Must follow the failed call directly, on the same thread;
+ * nearly every libvirt call resets the error, also virDomainGetName(), so none may be among the arguments. Always
+ * returns -1. */
 int virt_err(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* True when the error is libvirt's and has this code. */
 bool virt_err_is(const struct err *e, int code);

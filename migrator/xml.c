@@ -20,7 +20,8 @@ xmlDocPtr xml_parse(const char *text, size_t max, const char *what, struct err *
 		err_set(e, ERR_CORRUPT, "%s has a document type declaration", what);
 		return NULL;
 	}
-	/* Entities are not substituted and DTDs not loaded (neither NOENT nor DTDLOAD), so that a peer's XML can't make us read files. */
+	/* Entities are not substituted and DTDs not loaded (neither NOENT nor DTDLOAD), so that a peer's XML can't
+	 * make us read files. */
 	xmlDocPtr doc = xmlReadMemory(text, (int)len, NULL, NULL,
 				      XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING | XML_PARSE_NOCDATA);
 	if (!doc) {

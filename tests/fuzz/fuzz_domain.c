@@ -1,5 +1,6 @@
 /*
- * fuzz_domain - domain XML as a peer may send it: parsed, or refused; what was parsed can be listed and edited, and parses again.
+ * fuzz_domain - domain XML as a peer may send it: parsed, or refused; what was parsed can be listed and edited, and
+ * parses again.
  */
 #include "migrator/domain.h"
 
@@ -28,7 +29,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		for (size_t i = 0; i < d->n_disks; i++)
 			if (!domain_disk_label(&d->disks[i], label, sizeof(label))[0] && d->disks[i].target[0])
 				abort();
-		const struct domain_disk_edit edit = { .target = d->n_disks ? d->disks[0].target : "", .format = "raw", .flatten = true };
+		const struct domain_disk_edit edit = { .target = d->n_disks ? d->disks[0].target : "",
+						       .format = "raw",
+						       .flatten = true };
 		char *edited = domain_for_define(xml, d->n_disks ? &edit : NULL, d->n_disks ? 1 : 0, &e);
 		struct domain *again = edited ? domain_parse(edited, &e) : NULL;
 		if (edited && !again)

@@ -8,22 +8,24 @@
 #define MB 1e6
 #define GIB ((double)(1 << 30))
 
-/* A guest and QEMU's pre-copy loop, in 5 ms steps. The guest writes `rate` bytes a second, spread evenly over `set` bytes. */
+/* A guest and QEMU's pre-copy loop, in 5 ms steps. The guest writes `rate` bytes a second, spread evenly over `set`
+ * bytes. */
 struct sim {
 	double total, set, rate; /* bytes, bytes, bytes/s */
 	double link;             /* bytes/s as QEMU sees it */
-	unsigned noise;          /* seed: the link varies by half every 100 ms, and stands nearly still for 2 s now and then; 0: steady */
-	bool throttling;         /* VIR_MIGRATE_AUTO_CONVERGE */
-	double disk;             /* bytes copied before */
+	/* seed: the link varies by half every 100 ms, and stands nearly still for 2 s now and then; 0: steady */
+	unsigned noise;
+	bool throttling; /* VIR_MIGRATE_AUTO_CONVERGE */
+	double disk;     /* bytes copied before */
 
-	double now;              /* s */
+	double now; /* s */
 	double remaining, dirtied, sent_in_pass, pass_begin;
-	double dirty_rate;       /* as measured at the last sync */
+	double dirty_rate; /* as measured at the last sync */
 	double expected_ms;
 	unsigned iteration, high, throttle, limit_sets;
 	int64_t limit_ms;
 	bool paused, postcopy, aborted, finished;
-	double bandwidth;        /* of the last 100 ms */
+	double bandwidth; /* of the last 100 ms */
 	double stalled_until;
 	unsigned hundredths;
 	double downtime_ms, finished_at, verdict_at;
@@ -231,7 +233,8 @@ START_TEST(hopeless)
 	ck_assert_int_eq(s.aborted, cases[_i].on_stall == CONVERGE_ABORT);
 	ck_assert_int_eq(s.paused, cases[_i].on_stall == CONVERGE_PAUSE);
 	ck_assert_int_eq(s.postcopy, cases[_i].on_stall == CONVERGE_POSTCOPY);
-	/* Said within two passes, long before it gives up: the rate that QEMU counts is bounded by the set, so that the first pass can't tell. */
+	/* Said within two passes, long before it gives up: the rate that QEMU counts is bounded by the set, so that
+	 * the first pass can't tell. */
 	ck_assert_msg(s.verdict_at > 0 && s.verdict_at < 2 * GIB / (25 * MB), "%f", s.verdict_at);
 	ck_assert_ptr_nonnull(strstr(s.verdict, "no progress"));
 }
@@ -250,8 +253,12 @@ START_TEST(verdict_has_the_numbers)
 {
 	struct converge c;
 	struct converge_advice a;
-	struct jobstats js = { .memory_bps = 25 << 20, .memory_dirty_rate = 80 * 256, .page_size = 4096, .iteration = 1,
-			       .memory_remaining = 1 << 30, .memory_total = 1 << 30 };
+	struct jobstats js = { .memory_bps = 25 << 20,
+			       .memory_dirty_rate = 80 * 256,
+			       .page_size = 4096,
+			       .iteration = 1,
+			       .memory_remaining = 1 << 30,
+			       .memory_total = 1 << 30 };
 	converge_init(&c, &(struct converge_opts){ .dirty_hint_bps = 80 << 20, .auto_converge = true }, 0);
 	converge_step(&c, &js, NS_PER_S, &a);
 	ck_assert(!a.converging);
@@ -300,7 +307,9 @@ START_TEST(nothing_after_the_last_word)
 {
 	struct converge c;
 	struct converge_advice a;
-	struct jobstats js = { .memory_bps = 1000000, .memory_remaining = 5000000, .iteration = 3, .memory_dirty_rate = 10 };
+	struct jobstats js = {
+		.memory_bps = 1000000, .memory_remaining = 5000000, .iteration = 3, .memory_dirty_rate = 10
+	};
 	converge_init(&c, &(struct converge_opts){ .on_stall = CONVERGE_PAUSE, .deadline_ns = NS_PER_S }, 0);
 	converge_step(&c, &js, 2 * NS_PER_S, &a);
 	ck_assert_int_eq(a.action, CONVERGE_DO_PAUSE);
@@ -317,7 +326,9 @@ START_TEST(eta_with_disks)
 {
 	struct converge c;
 	struct converge_advice a;
-	struct jobstats js = { .disk_total = 1000, .disk_remaining = 500000000, .disk_bps = 100000000, .memory_total = 200000000 };
+	struct jobstats js = {
+		.disk_total = 1000, .disk_remaining = 500000000, .disk_bps = 100000000, .memory_total = 200000000
+	};
 	converge_init(&c, &(struct converge_opts){ 0 }, 0);
 	converge_step(&c, &js, NS_PER_S, &a);
 	ck_assert_int_eq(a.action, CONVERGE_WAIT);
@@ -346,7 +357,8 @@ END_TEST
 
 START_TEST(noisy_links)
 {
-	/* A guest that dirties 80 % of a link which varies by half and stands still now and then: it must not be given up. */
+	/* A guest that dirties 80 % of a link which varies by half and stands still now and then: it must not be
+	 * given up. */
 	unsigned aborted = 0;
 	for (unsigned seed = 1; seed <= 40; seed++) {
 		struct sim s = { .total = 650 * MB, .set = 200 * MB, .rate = 20 * MB, .link = 25 * MB, .noise = seed };
@@ -371,7 +383,8 @@ START_TEST(names)
 	struct err e = ERR_INIT;
 	enum converge_on_stall got;
 	for (int i = CONVERGE_ABORT; i <= CONVERGE_POSTCOPY; i++) {
-		ck_assert_int_eq(converge_parse_on_stall(converge_on_stall_name((enum converge_on_stall)i), &got, &e), 0);
+		ck_assert_int_eq(converge_parse_on_stall(converge_on_stall_name((enum converge_on_stall)i), &got, &e),
+				 0);
 		ck_assert_int_eq(got, i);
 	}
 	ck_assert_int_eq(converge_parse_on_stall("give-up", &got, &e), -1);

@@ -10,8 +10,7 @@ static void expect(json_t *list, const char *joined)
 	size_t i;
 	json_t *name;
 	ck_assert_ptr_nonnull(list);
-	json_array_foreach(list, i, name)
-	{
+	json_array_foreach (list, i, name) {
 		if (i)
 			strcat(text, " ");
 		strcat(text, json_string_value(name));
@@ -25,7 +24,8 @@ START_TEST(missing_features)
 	static const struct {
 		const char *message, *expected;
 	} cases[] = {
-		{ "compare CPUs: the CPU is incompatible with host CPU: Host CPU does not provide required features: pcid, x2apic, hle, rtm",
+		{ "compare CPUs: the CPU is incompatible with host CPU: Host CPU does not provide required features: "
+		  "pcid, x2apic, hle, rtm",
 		  "hle pcid rtm x2apic" },
 		{ "Host CPU does not provide required features: sse4.1", "sse4.1" },
 		{ "missing features: avx512f, avx512f, clwb", "avx512f clwb" },
@@ -80,7 +80,8 @@ START_TEST(host_model)
 		"<domainCapabilities><domain>qemu</domain><cpu><mode name='host-passthrough' supported='no'/>"
 		"<mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model><vendor>AMD</vendor>"
 		"<feature policy='require' name='acpi'/><feature policy='disable' name='vme'/></mode>"
-		"<mode name='custom' supported='yes'><model usable='yes'>qemu64</model></mode></cpu></domainCapabilities>";
+		"<mode name='custom' supported='yes'><model "
+		"usable='yes'>qemu64</model></mode></cpu></domainCapabilities>";
 	struct err e = ERR_INIT;
 	char *xml = cpu_host_model_from_caps(caps);
 	ck_assert_ptr_nonnull(xml);

@@ -7,8 +7,7 @@
 #define HEAD "<domain type='kvm' id='7'><name>web1</name><uuid>11111111-2222-3333-4444-555555555555</uuid>"
 #define TAIL "</domain>"
 
-static const char full[] =
-	HEAD
+static const char full[] = HEAD
 	"<memory unit='MiB'>2048</memory><currentMemory unit='GiB'>1</currentMemory>"
 	"<memoryBacking><hugepages><page size='2048' unit='KiB'/></hugepages><locked/></memoryBacking>"
 	"<vcpu placement='static' current='2'>4</vcpu>"
@@ -23,9 +22,11 @@ static const char full[] =
 	"<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>"
 	"<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>"
 	"<source file='/img/web1.qcow2' index='2'/>"
-	"<backingStore type='file' index='3'><format type='raw'/><source file='/img/base.raw'/><backingStore/></backingStore>"
+	"<backingStore type='file' index='3'><format type='raw'/><source "
+	"file='/img/base.raw'/><backingStore/></backingStore>"
 	"<target dev='vda' bus='virtio'/><alias name='virtio-disk0'/></disk>"
-	"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg0/data' index='1'/><backingStore/>"
+	"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg0/data' "
+	"index='1'/><backingStore/>"
 	"<target dev='vdb' bus='virtio'/><shareable/><alias name='ua-data'/></disk>"
 	"<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='rbd' name='pool/image'>"
 	"<host name='mon1' port='6789'/></source><target dev='vdc' bus='virtio'/></disk>"
@@ -38,12 +39,14 @@ static const char full[] =
 	"<interface type='direct'><source dev='eth1' mode='bridge'/></interface>"
 	"<serial type='pty'><source path='/dev/pts/3'/><target port='0'/></serial>"
 	"<serial type='file'><source path='/var/log/libvirt/web1.console'/><target port='1'/></serial>"
-	"<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' bus='0x03' slot='0x00' function='0x1'/>"
+	"<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' bus='0x03' slot='0x00' "
+	"function='0x1'/>"
 	"</source></hostdev>"
 	"<hostdev mode='subsystem' type='usb'><source><vendor id='0x1234'/><product id='0xbeef'/></source></hostdev>"
 	"<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv'/><target dir='share'/></filesystem>"
 	"<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
-	"<graphics type='vnc' port='5903' autoport='yes' listen='192.0.2.7'><listen type='address' address='192.0.2.7'/></graphics>"
+	"<graphics type='vnc' port='5903' autoport='yes' listen='192.0.2.7'><listen type='address' "
+	"address='192.0.2.7'/></graphics>"
 	"<graphics type='vnc' port='5904' autoport='no'><listen type='address' address='127.0.0.1'/></graphics>"
 	"</devices>"
 	"<seclabel type='dynamic' model='apparmor' relabel='yes'><label>libvirt-1111</label></seclabel>"
@@ -156,7 +159,8 @@ END_TEST
 START_TEST(small_domain)
 {
 	struct err e = ERR_INIT;
-	DOMAIN_AUTO struct domain *d = domain_parse("<domain type='qemu'><name>a</name><memory>4096</memory></domain>", &e);
+	DOMAIN_AUTO struct domain *d = domain_parse("<domain type='qemu'><name>a</name><memory>4096</memory></domain>",
+						    &e);
 	ck_assert_ptr_nonnull(d);
 	ck_assert_uint_eq(d->memory_bytes, 4u << 20);
 	ck_assert_uint_eq(d->current_memory_bytes, 4u << 20);

@@ -41,7 +41,9 @@ static void make(struct world *w)
 	w->hosts[1] = (struct drain_plan_host){ .name = "h1", .usable = true, .spare_bytes = 12 * GIB };
 	w->hosts[2] = (struct drain_plan_host){ .name = "h2", .usable = false, .spare_bytes = 100 * GIB };
 	for (size_t i = 0; i < VMS; i++)
-		w->vms[i] = (struct drain_plan_vm){ .name = names[i], .memory_bytes = sizes[i] * GIB, .tried = w->tried[i],
+		w->vms[i] = (struct drain_plan_vm){ .name = names[i],
+						    .memory_bytes = sizes[i] * GIB,
+						    .tried = w->tried[i],
 						    .host = DRAIN_PLAN_NOWHERE };
 	w->plan = (struct drain_plan){ w->hosts, HOSTS, w->vms, VMS, possible, too_small, w };
 }
@@ -66,7 +68,8 @@ START_TEST(spreads_by_free_memory)
 	drain_plan_order(&w.plan, order);
 	for (size_t i = 0; i < VMS; i++)
 		ck_assert(drain_plan_place(&w.plan, order[i]));
-	/* 8 to h1 (12 > 10), then 4 to h0 (10 > 4), 4 to h0 (6 > 4), 2 to h1 (4 > 2), 1 to h0 or h1 (2 = 2): the first. */
+	/* 8 to h1 (12 > 10), then 4 to h0 (10 > 4), 4 to h0 (6 > 4), 2 to h1 (4 > 2), 1 to h0 or h1 (2 = 2): the
+	 * first. */
 	ck_assert_uint_eq(w.vms[1].host, 1);
 	ck_assert_uint_eq(w.vms[3].host, 0);
 	ck_assert_uint_eq(w.vms[2].host, 0);

@@ -6,7 +6,8 @@
 
 START_TEST(meminfo)
 {
-	static const char text[] = "MemTotal:       24576000 kB\nMemFree:          100000 kB\nMemAvailable:   2000000 kB\nHugePages_Free: 3\n";
+	static const char text[] = "MemTotal:       24576000 kB\nMemFree:          100000 kB\nMemAvailable:   2000000 "
+				   "kB\nHugePages_Free: 3\n";
 	ck_assert_uint_eq(facts_meminfo(text, "MemTotal"), UINT64_C(24576000) << 10);
 	ck_assert_uint_eq(facts_meminfo(text, "MemAvailable"), UINT64_C(2000000) << 10);
 	ck_assert_uint_eq(facts_meminfo(text, "Mem"), 0);
@@ -21,7 +22,8 @@ START_TEST(emulators)
 		"<capabilities><host/>"
 		"<guest><os_type>hvm</os_type><arch name='x86_64'><wordsize>64</wordsize>"
 		"<emulator>/usr/bin/qemu-system-x86_64</emulator><machine maxCpus='255'>pc-i440fx-7.2</machine>"
-		"<machine canonical='pc-i440fx-7.2' maxCpus='255'>pc</machine><domain type='qemu'/><domain type='kvm'/></arch></guest>"
+		"<machine canonical='pc-i440fx-7.2' maxCpus='255'>pc</machine><domain type='qemu'/><domain "
+		"type='kvm'/></arch></guest>"
 		"<guest><os_type>xen</os_type><arch name='x86_64'/></guest></capabilities>";
 	json_t *list = facts_emulators(caps);
 	ck_assert_uint_eq(json_array_size(list), 1);
@@ -48,9 +50,9 @@ START_TEST(spare_memory)
 	ck_assert_int_gt(json_integer_value(json_object_get(before, "total_bytes")), available);
 	ck_assert_int_eq(json_integer_value(json_object_get(before, "spare_bytes")), available);
 
-	json_t *vms = json_pack("[{s:I,s:I},{s:I,s:I},{s:I,s:I,s:b}]", "memory_bytes", (json_int_t)3000, "rss_bytes", (json_int_t)1000,
-				"memory_bytes", (json_int_t)500, "rss_bytes", (json_int_t)900, "memory_bytes", (json_int_t)70000,
-				"rss_bytes", (json_int_t)0, "hugepages", 1);
+	json_t *vms = json_pack("[{s:I,s:I},{s:I,s:I},{s:I,s:I,s:b}]", "memory_bytes", (json_int_t)3000, "rss_bytes",
+				(json_int_t)1000, "memory_bytes", (json_int_t)500, "rss_bytes", (json_int_t)900,
+				"memory_bytes", (json_int_t)70000, "rss_bytes", (json_int_t)0, "hugepages", 1);
 	json_t *some = facts_memory(vms);
 	ck_assert_int_eq(json_integer_value(json_object_get(some, "promised_bytes")), 2000);
 
@@ -77,8 +79,9 @@ START_TEST(gathered_from_the_test_driver)
 	ck_assert_int_gt(json_integer_value(json_object_get(facts, "libvirt_version")), 8000000);
 	int64_t skew = clock_wall_ns() - json_integer_value(json_object_get(facts, "time_ns"));
 	ck_assert(skew >= 0 && skew < 10 * NS_PER_S);
-	static const char *const members[] = { "kernel", "arch", "kvm",      "cpus",    "cpu",        "memory", "emulators",
-					       "vms",    "pools", "networks", "bridges", "interfaces", "qemu",   "agent_version" };
+	static const char *const members[] = { "kernel",  "arch",       "kvm",  "cpus",         "cpu",
+					       "memory",  "emulators",  "vms",  "pools",        "networks",
+					       "bridges", "interfaces", "qemu", "agent_version" };
 	for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
 		ck_assert_msg(json_object_get(facts, members[i]) != NULL, "%s", members[i]);
 	json_t *net = json_array_get(json_object_get(facts, "networks"), 0);
@@ -96,7 +99,7 @@ START_TEST(own_addresses)
 	bool loopback = false;
 	size_t i;
 	json_t *a;
-	json_array_foreach(list, i, a)
+	json_array_foreach (list, i, a)
 		loopback = loopback || strcmp(json_string_value(a), "127.0.0.1") == 0;
 	if (json_array_size(list) > 0)
 		ck_assert(loopback);

@@ -10,7 +10,9 @@ START_TEST(idle_guest)
 {
 	struct forecast f;
 	/* 250 MB over 100 MB/s uncompressed: 2.5 s, and next to nothing in the last pass. */
-	struct forecast_in in = { .ram_bytes = 250 * MB, .dirty_known = true, .link_bytes_s = 100 * MB, .ram_ratio = 1, .delta_ratio = 1 };
+	struct forecast_in in = {
+		.ram_bytes = 250 * MB, .dirty_known = true, .link_bytes_s = 100 * MB, .ram_ratio = 1, .delta_ratio = 1
+	};
 	forecast_compute(&in, &f);
 	ck_assert(f.known && f.converges);
 	ck_assert_uint_eq(f.passes, 2);
@@ -26,8 +28,13 @@ START_TEST(passes_shrink)
 {
 	struct forecast f;
 	/* Half the link: 10 s, 5 s, 2.5, 1.25, 0.625, 0.3125, then 0.156 <= 0.2 with the guest stopped. */
-	struct forecast_in in = { .ram_bytes = 1000 * MB, .dirty_bytes_s = 50 * MB, .dirty_known = true, .link_bytes_s = 100 * MB,
-				  .ram_ratio = 1, .delta_ratio = 1, .max_downtime_ns = 200 * NS_PER_MS };
+	struct forecast_in in = { .ram_bytes = 1000 * MB,
+				  .dirty_bytes_s = 50 * MB,
+				  .dirty_known = true,
+				  .link_bytes_s = 100 * MB,
+				  .ram_ratio = 1,
+				  .delta_ratio = 1,
+				  .max_downtime_ns = 200 * NS_PER_MS };
 	forecast_compute(&in, &f);
 	ck_assert(f.converges);
 	ck_assert_uint_eq(f.passes, 7);
@@ -39,8 +46,12 @@ END_TEST
 START_TEST(does_not_converge)
 {
 	struct forecast f;
-	struct forecast_in in = { .ram_bytes = 1000 * MB, .dirty_bytes_s = 80 * MB, .dirty_known = true, .link_bytes_s = 25 * MB,
-				  .ram_ratio = 1, .delta_ratio = 1 };
+	struct forecast_in in = { .ram_bytes = 1000 * MB,
+				  .dirty_bytes_s = 80 * MB,
+				  .dirty_known = true,
+				  .link_bytes_s = 25 * MB,
+				  .ram_ratio = 1,
+				  .delta_ratio = 1 };
 	forecast_compute(&in, &f);
 	ck_assert(f.known && !f.converges);
 	ck_assert_ptr_nonnull(strstr(f.text, "will probably not converge within 300 ms"));
@@ -73,8 +84,9 @@ END_TEST
 START_TEST(disks)
 {
 	struct forecast f;
-	struct forecast_in in = { .ram_bytes = 100 * MB, .disk_bytes = 1000 * MB, .link_bytes_s = 100 * MB, .disk_ratio = 2,
-				  .ram_ratio = 1 };
+	struct forecast_in in = {
+		.ram_bytes = 100 * MB, .disk_bytes = 1000 * MB, .link_bytes_s = 100 * MB, .disk_ratio = 2, .ram_ratio = 1
+	};
 	forecast_compute(&in, &f);
 	ck_assert_int_eq(f.disk_ns, 5 * NS_PER_S);
 	ck_assert_int_gt(f.total_ns, 6 * NS_PER_S);
@@ -115,8 +127,10 @@ START_TEST(always_ends)
 		for (size_t b = 0; b < n; b++)
 			for (size_t c = 0; c < n; c++) {
 				struct forecast f;
-				struct forecast_in in = { .ram_bytes = figures[a], .dirty_bytes_s = figures[b],
-							  .link_bytes_s = figures[c], .disk_bytes = figures[a] };
+				struct forecast_in in = { .ram_bytes = figures[a],
+							  .dirty_bytes_s = figures[b],
+							  .link_bytes_s = figures[c],
+							  .disk_bytes = figures[a] };
 				forecast_compute(&in, &f);
 				ck_assert_uint_le(f.passes, 42);
 				ck_assert_int_ge(f.total_ns, 0);

@@ -12,9 +12,10 @@ START_TEST(nearest)
 		const char *wanted;
 		const char *first; /* NULL: nothing near */
 	} cases[] = {
-		{ "wbe1", "web1" },   { "web", "web1" },      { "WEB2", "web2" }, { "db", "db1" },
-		{ "mial", "mail" },   { "gatway", "Gateway" }, { "x", NULL },      { "zzzzzzzz", NULL },
-		{ "webserver", "webserver-long" }, { "", NULL }, { "ab", NULL },
+		{ "wbe1", "web1" }, { "web", "web1" },    { "WEB2", "web2" },
+		{ "db", "db1" },    { "mial", "mail" },   { "gatway", "Gateway" },
+		{ "x", NULL },      { "zzzzzzzz", NULL }, { "webserver", "webserver-long" },
+		{ "", NULL },       { "ab", NULL },
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		const char *out[3];
@@ -122,9 +123,11 @@ START_TEST(list)
 	struct err e = ERR_INIT;
 	json_t *vms = NULL;
 	VIRT_CONN_AUTO virConnectPtr conn = connect_test();
-	VIRT_DOM_AUTO virDomainPtr extra = virDomainDefineXML(
-		conn, "<domain type='test'><name>aaa</name><memory unit='MiB'>64</memory><vcpu>2</vcpu><os><type>hvm</type></os>"
-		      "<devices><disk type='file' device='disk'><source file='/img/a'/><target dev='vda'/></disk></devices></domain>");
+	VIRT_DOM_AUTO virDomainPtr extra =
+		virDomainDefineXML(conn, "<domain type='test'><name>aaa</name><memory "
+					 "unit='MiB'>64</memory><vcpu>2</vcpu><os><type>hvm</type></os>"
+					 "<devices><disk type='file' device='disk'><source file='/img/a'/><target "
+					 "dev='vda'/></disk></devices></domain>");
 	ck_assert_ptr_nonnull(extra);
 	ck_assert_int_eq(guests_list(conn, "host1", &vms, &e), 0);
 	ck_assert_uint_eq(json_array_size(vms), 2);

@@ -1,6 +1,6 @@
 /*
- * plan and drain against libvirt's test driver (all in this process) and targets that answer over real RPC connections: the real
- * preflight_target, with what the test driver can't say filled in.
+ * plan and drain against libvirt's test driver (all in this process) and targets that answer over real RPC
+ * connections: the real preflight_target, with what the test driver can't say filled in.
  */
 #include "transport_fixture.h"
 
@@ -17,9 +17,9 @@
 
 struct host {
 	const char *name;
-	const char *patch;     /* JSON that replaces members of its preflight answers; NULL: none */
-	uint64_t spare;        /* bytes, told in host.facts and preflight */
-	bool down;             /* can't be connected */
+	const char *patch; /* JSON that replaces members of its preflight answers; NULL: none */
+	uint64_t spare;    /* bytes, told in host.facts and preflight */
+	bool down;         /* can't be connected */
 	unsigned asked;
 	struct rpc_service service;
 };
@@ -58,8 +58,9 @@ static int h_preflight(void *ctx, struct rpc_call *c, const json_t *args, json_t
 	if (preflight_target(conn, &opts, args, result, e) < 0)
 		return -1;
 	/* It is the same libvirt: the VM is there, of course. */
-	json_t *fill = json_pack("{s:b,s:{s:b},s:{s:b},s:n,s:n,s:{s:I}}", "domain_type", 1, "emulator", "usable", 1, "machine", "known", 1,
-				 "same_uuid", "same_name", "memory", "spare_bytes", (json_int_t)h->spare);
+	json_t *fill = json_pack("{s:b,s:{s:b},s:{s:b},s:n,s:n,s:{s:I}}", "domain_type", 1, "emulator", "usable", 1,
+				 "machine", "known", 1, "same_uuid", "same_name", "memory", "spare_bytes",
+				 (json_int_t)h->spare);
 	json_object_update(*result, fill);
 	json_decref(fill);
 	if (h->patch) {
@@ -71,7 +72,9 @@ static int h_preflight(void *ctx, struct rpc_call *c, const json_t *args, json_t
 	return 0;
 }
 
-static const struct rpc_method methods[] = { { "host.facts", h_facts, 0 }, { "preflight.target", h_preflight, 0 }, { 0 } };
+static const struct rpc_method methods[] = { { "host.facts", h_facts, 0 },
+					     { "preflight.target", h_preflight, 0 },
+					     { 0 } };
 
 static unsigned all_roles(void *ctx, const char *peer)
 {
@@ -110,8 +113,9 @@ static void define(const char *name, uint64_t mib, const char *devices)
 {
 	char xml[2000];
 	snprintf(xml, sizeof(xml),
-		 "<domain type='test'><name>%s</name><memory unit='MiB'>%llu</memory><os><type>hvm</type></os><devices>%s</devices></domain>", name,
-		 (unsigned long long)mib, devices);
+		 "<domain type='test'><name>%s</name><memory "
+		 "unit='MiB'>%llu</memory><os><type>hvm</type></os><devices>%s</devices></domain>",
+		 name, (unsigned long long)mib, devices);
 	virDomainPtr dom = virDomainCreateXML(conn, xml, 0);
 	ck_assert_msg(dom != NULL, "%s", virGetLastErrorMessage());
 	virDomainFree(dom);
@@ -123,7 +127,9 @@ static void setup(void)
 	fixture_start();
 	snprintf(image_dir, sizeof(image_dir), "%s/images", fixture_dir);
 	ck_assert_int_eq(mkdir(image_dir, 0700), 0);
-	m.opts = (struct migrator_opts){ .host_name = "here", .max_jobs = 4, .connect_peer = connect_peer, .connect_data = connect_data };
+	m.opts = (struct migrator_opts){
+		.host_name = "here", .max_jobs = 4, .connect_peer = connect_peer, .connect_data = connect_data
+	};
 	m.virt = virt_new("test:///default", &e);
 	ck_assert_msg(m.virt != NULL, "%s", e.text);
 	conn = virt_get(m.virt, &e);
@@ -180,7 +186,8 @@ static const char *disk_devices(char *buf, size_t size, bool make)
 		close(fd);
 	}
 	snprintf(buf, size,
-		 "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source file='%s'/><target dev='vda'/></disk>",
+		 "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/><source "
+		 "file='%s'/><target dev='vda'/></disk>",
 		 path);
 	return buf;
 }
@@ -228,7 +235,8 @@ START_TEST(a_disk_to_copy)
 {
 	char devices[600];
 	define("web1", 512, disk_devices(devices, sizeof(devices), true));
-	hosts[0].patch = "{\"disks\":[{\"target\":\"vda\",\"exists\":false,\"folder\":true,\"shared\":false,\"fs_id\":\"1\",\"fs_free_bytes\":1000000000}]}";
+	hosts[0].patch = "{\"disks\":[{\"target\":\"vda\",\"exists\":false,\"folder\":true,\"shared\":false,\"fs_id\":"
+			 "\"1\",\"fs_free_bytes\":1000000000}]}";
 	json_t *r = plan("web1", "a", NULL);
 	ck_assert(!possible(r));
 	json_decref(r);
@@ -325,8 +333,8 @@ END_TEST
 /* ---- drain ---- */
 
 static pthread_mutex_t moves_lock = PTHREAD_MUTEX_INITIALIZER;
-static char moves[500];         /* "vm>host " in the order of their beginning */
-static const char *refuse_at;   /* a host at which every migration is refused */
+static char moves[500];       /* "vm>host " in the order of their beginning */
+static const char *refuse_at; /* a host at which every migration is refused */
 static enum err_class fail_with;
 static unsigned now_moving, most_moving;
 
@@ -369,8 +377,9 @@ static json_t *drain(const char *args_text, bool (*cancelled)(void *))
 	json_t *result = NULL;
 	json_t *args = json_loads(args_text, 0, NULL);
 	notes = json_array();
-	ck_assert_msg(migrator_drain(&m, args, &(struct job_ctl){ .note = keep_note, .cancelled = cancelled }, &result, &e) == 0, "%s",
-		      e.text);
+	ck_assert_msg(migrator_drain(&m, args, &(struct job_ctl){ .note = keep_note, .cancelled = cancelled }, &result,
+				     &e) == 0,
+		      "%s", e.text);
 	json_decref(args);
 	return result;
 }
@@ -397,8 +406,9 @@ START_TEST(drain_moves_all)
 	bool named = false;
 	size_t i;
 	json_t *n;
-	json_array_foreach(notes, i, n)
-		named = named || (json_object_get(n, "host") && strcmp(json_string_value(json_object_get(n, "vm")), "large") == 0);
+	json_array_foreach (notes, i, n)
+		named = named || (json_object_get(n, "host") &&
+				  strcmp(json_string_value(json_object_get(n, "vm")), "large") == 0);
 	ck_assert(named);
 	done(r);
 }

@@ -11,26 +11,35 @@
 /* A VM that can move anywhere, and a target that has all it needs; each case changes one thing. */
 static const char target_json[] =
 	"{'host':'host2','libvirt_version':9000000,'qemu_version':7002000,'domain_type':true,"
-	"'emulator':{'path':'/usr/bin/qemu-system-x86_64','usable':true},'machine':{'name':'pc-q35-7.2','known':true,'newest':null},"
+	"'emulator':{'path':'/usr/bin/"
+	"qemu-system-x86_64','usable':true},'machine':{'name':'pc-q35-7.2','known':true,'newest':null},"
 	"'cpu':{'verdict':'superset','missing':[],'message':''},"
-	"'memory':{'total_bytes':68719476736,'available_bytes':34359738368,'promised_bytes':0,'spare_bytes':34359738368,'hugepages':[]},"
-	"'disks':[{'target':'vda','exists':true,'folder':true,'shared':true,'virtual_bytes':10737418240,'fs_id':'a','fs_free_bytes':107374182400}],"
-	"'paths':[],'networks':[{'name':'default','active':true,'bridge':'virbr0'}],'bridges':['br0'],'interfaces':['eth0','br0','ovs0'],"
-	"'addresses':['127.0.0.1','192.0.2.2'],'same_uuid':null,'same_name':null,'incoming':false,'jobs':0,'max_jobs':4,'swtpm':false,"
+	"'memory':{'total_bytes':68719476736,'available_bytes':34359738368,'promised_bytes':0,'spare_bytes':"
+	"34359738368,'hugepages':[]},"
+	"'disks':[{'target':'vda','exists':true,'folder':true,'shared':true,'virtual_bytes':10737418240,'fs_id':'a','"
+	"fs_free_bytes':107374182400}],"
+	"'paths':[],'networks':[{'name':'default','active':true,'bridge':'virbr0'}],'bridges':['br0'],'interfaces':['"
+	"eth0','br0','ovs0'],"
+	"'addresses':['127.0.0.1','192.0.2.2'],'same_uuid':null,'same_name':null,'incoming':false,'jobs':0,'max_jobs':"
+	"4,'swtpm':false,"
 	"'userfaultfd':true,'time_ns':0}";
 
-#define VDA "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/img/web1.qcow2'/>" \
-	    "<target dev='vda' bus='virtio'/></disk>"
+#define VDA                                                                                       \
+	"<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source " \
+	"file='/img/web1.qcow2'/>"                                                                \
+	"<target dev='vda' bus='virtio'/></disk>"
 
 enum { COPY = 1, OFFLINE = 2, POSTCOPY = 4, OFF = 8, PAUSED = 16, TRANSIENT = 32, LEFT = 64, INCOMING = 128 };
 
 struct test_case {
-	const char *expect;  /* "severity code", or "ok": not a single finding, or "severity code!" with text in it, below */
-	const char *text;    /* part of text or remedy */
+	/* "severity code", or "ok": not a single finding, or "severity code!" with text in it, below */
+	const char *expect;
+	const char *text; /* part of text or remedy */
 	unsigned flags;
 	const char *vm;      /* XML added to the domain, outside of devices */
 	const char *devices; /* XML added to the devices */
-	const char *target;  /* JSON that replaces members of the target's answer; deeper: 'disks' and so on are replaced whole */
+	/* JSON that replaces members of the target's answer; deeper: 'disks' and so on are replaced whole */
+	const char *target;
 	void (*change)(struct preflight_source *s);
 };
 
@@ -57,9 +66,15 @@ static void make_source(struct preflight_source *s, const struct test_case *c)
 		 "<memory unit='GiB'>2</memory><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>%s<devices>"
 		 "<emulator>/usr/bin/qemu-system-x86_64</emulator>%s%s</devices></domain>",
 		 c->vm ? c->vm : "", no_vda ? "" : VDA, c->devices ? c->devices + no_vda : "");
-	*s = (struct preflight_source){ .where = WHERE_RUNNING, .persistent = !(c->flags & TRANSIENT), .job = -1,
-					.libvirt_version = 9000000, .qemu_version = 7002000 };
-	s->where = c->flags & OFF ? WHERE_SHUTOFF : c->flags & PAUSED ? WHERE_PAUSED : c->flags & LEFT ? WHERE_LEFT : WHERE_RUNNING;
+	*s = (struct preflight_source){ .where = WHERE_RUNNING,
+					.persistent = !(c->flags & TRANSIENT),
+					.job = -1,
+					.libvirt_version = 9000000,
+					.qemu_version = 7002000 };
+	s->where = c->flags & OFF      ? WHERE_SHUTOFF
+		   : c->flags & PAUSED ? WHERE_PAUSED
+		   : c->flags & LEFT   ? WHERE_LEFT
+				       : WHERE_RUNNING;
 	s->where = c->flags & INCOMING ? WHERE_INCOMING : s->where;
 	s->dom = domain_parse(xml, &e);
 	ck_assert_msg(s->dom != NULL, "%s", e.text);
@@ -90,7 +105,10 @@ static json_t *make_target(const struct test_case *c)
 
 static void judge(const struct test_case *c, struct preflight_source *s, json_t **t, struct preflight_verdict *v)
 {
-	const struct migration_args args = { .vm = "web1", .host = "host2", .copy_storage = c->flags & COPY, .offline = c->flags & OFFLINE,
+	const struct migration_args args = { .vm = "web1",
+					     .host = "host2",
+					     .copy_storage = c->flags & COPY,
+					     .offline = c->flags & OFFLINE,
 					     .on_stall = c->flags & POSTCOPY ? CONVERGE_POSTCOPY : CONVERGE_ABORT };
 	make_source(s, c);
 	*t = make_target(c);
@@ -164,9 +182,13 @@ static void fixed_chain(struct preflight_source *s)
 
 #define CPU "<cpu mode='custom' match='exact'><model>Haswell</model></cpu>"
 #define PASS "<cpu mode='host-passthrough'/>"
-#define NOT_THERE "'disks':[{'target':'vda','exists':false,'folder':true,'shared':false,'fs_id':'a','fs_free_bytes':107374182400}]"
-#define THERE(rest) "{'disks':[{'target':'vda','exists':true,'folder':true,'fs_id':'a','fs_free_bytes':107374182400," rest "}]}"
-#define BLOCK "-<disk type='block' device='disk'><driver type='raw'/><source dev='/dev/vg/a'/><target dev='vda'/></disk>"
+#define NOT_THERE                                                                                           \
+	"'disks':[{'target':'vda','exists':false,'folder':true,'shared':false,'fs_id':'a','fs_free_bytes':" \
+	"107374182400}]"
+#define THERE(rest) \
+	"{'disks':[{'target':'vda','exists':true,'folder':true,'fs_id':'a','fs_free_bytes':107374182400," rest "}]}"
+#define BLOCK \
+	"-<disk type='block' device='disk'><driver type='raw'/><source dev='/dev/vg/a'/><target dev='vda'/></disk>"
 #define CDROM "<disk type='file' device='cdrom'><source file='/iso/a.iso'/><target dev='sda'/></disk>"
 
 static const struct test_case cases[] = {
@@ -187,7 +209,9 @@ static const struct test_case cases[] = {
 	{ "warning checkpoints", 0, 0, 0, 0, 0, has_checkpoints },
 	{ "error managed-save", 0, OFFLINE | OFF, 0, 0, 0, has_managed_save },
 	{ "error block-job-active", "vda", 0, 0,
-	  "-<disk type='file' device='disk'><source file='/img/web1.qcow2'/><target dev='vda'/><mirror type='file'/></disk>", 0, 0 },
+	  "-<disk type='file' device='disk'><source file='/img/web1.qcow2'/><target dev='vda'/><mirror "
+	  "type='file'/></disk>",
+	  0, 0 },
 	/* hosts */
 	{ "error libvirt-too-old", "this host is 6.0.0", 0, 0, 0, 0, old_libvirt },
 	{ "error libvirt-too-old", "host2 is 5.0.0", 0, 0, 0, "{'libvirt_version':5000000}", 0 },
@@ -199,52 +223,73 @@ static const struct test_case cases[] = {
 	{ "error target-answer", 0, 0, 0, 0, "{'disks':null}", 0 },
 	{ "error target-answer", 0, 0, 0, 0, "{'machine':'x'}", 0 },
 	/* machine, CPU */
-	{ "error accelerator-missing", "kvm", 0, 0, 0, "{'domain_type':false,'emulator':{'usable':false},'machine':{'known':false}}", 0 },
-	{ "error emulator-missing", "/usr/bin/qemu-system-x86_64", 0, 0, 0, "{'emulator':{'usable':false},'machine':{'known':false}}", 0 },
-	{ "error machine-unknown", "pc-q35-6.2 at most", 0, 0, 0, "{'machine':{'known':false,'newest':'pc-q35-6.2'}}", 0 },
-	{ "error machine-unknown", "does not know machine type pc-q35-7.2", 0, 0, 0, "{'machine':{'known':false,'newest':null}}", 0 },
+	{ "error accelerator-missing", "kvm", 0, 0, 0,
+	  "{'domain_type':false,'emulator':{'usable':false},'machine':{'known':false}}", 0 },
+	{ "error emulator-missing", "/usr/bin/qemu-system-x86_64", 0, 0, 0,
+	  "{'emulator':{'usable':false},'machine':{'known':false}}", 0 },
+	{ "error machine-unknown", "pc-q35-6.2 at most", 0, 0, 0, "{'machine':{'known':false,'newest':'pc-q35-6.2'}}",
+	  0 },
+	{ "error machine-unknown", "does not know machine type pc-q35-7.2", 0, 0, 0,
+	  "{'machine':{'known':false,'newest':null}}", 0 },
 	{ "ok", 0, 0, CPU, 0, "{'cpu':{'verdict':'identical','missing':[]}}", 0 },
 	{ "error cpu-features-missing", "lacks features that web1 has: avx2, hle, rtm", 0, CPU, 0,
 	  "{'cpu':{'verdict':'missing','missing':['avx2','hle','rtm']}}", 0 },
-	{ "error cpu-features-missing", "web1 has: avx2", 0, CPU, 0, "{'cpu':{'verdict':'missing','missing':['avx2','hle','rtm']}}", same_lack },
-	{ "info cpu-not-checked", "hle, rtm", 0, CPU, 0, "{'cpu':{'verdict':'missing','missing':['hle','rtm']}}", same_lack },
+	{ "error cpu-features-missing", "web1 has: avx2", 0, CPU, 0,
+	  "{'cpu':{'verdict':'missing','missing':['avx2','hle','rtm']}}", same_lack },
+	{ "info cpu-not-checked", "hle, rtm", 0, CPU, 0, "{'cpu':{'verdict':'missing','missing':['hle','rtm']}}",
+	  same_lack },
 	{ "error cpu-features-missing", "cpu-baseline", 0, CPU, 0, "{'cpu':{'verdict':'missing','missing':[]}}", 0 },
-	{ "warning cpu-features-missing", 0, OFFLINE | OFF, CPU, 0, "{'cpu':{'verdict':'missing','missing':['avx2']}}", 0 },
-	{ "warning cpu-not-checked", "why not", 0, CPU, 0, "{'cpu':{'verdict':'unknown','missing':[],'message':'why not'}}", 0 },
+	{ "warning cpu-features-missing", 0, OFFLINE | OFF, CPU, 0, "{'cpu':{'verdict':'missing','missing':['avx2']}}",
+	  0 },
+	{ "warning cpu-not-checked", "why not", 0, CPU, 0,
+	  "{'cpu':{'verdict':'unknown','missing':[],'message':'why not'}}", 0 },
 	{ "warning cpu-not-checked", 0, 0, CPU, 0, "{'cpu':{}}", 0 },
 	{ "ok", 0, 0, PASS, 0, "{'cpu':{'verdict':'identical','missing':[]}}", 0 },
 	{ "warning cpu-passthrough", "differences", 0, PASS, 0, "{'cpu':{'verdict':'superset','missing':[]}}", 0 },
 	{ "error cpu-passthrough", "avx512f", 0, PASS, 0, "{'cpu':{'verdict':'missing','missing':['avx512f']}}", 0 },
 	{ "warning cpu-not-checked", 0, 0, PASS, 0, "{'cpu':{'verdict':'unknown','missing':[]}}", 0 },
-	{ "error invariant-tsc", "frequency", 0, "<cpu mode='custom'><model>Haswell</model><feature policy='require' name='invtsc'/></cpu>", 0, 0, 0 },
+	{ "error invariant-tsc", "frequency", 0,
+	  "<cpu mode='custom'><model>Haswell</model><feature policy='require' name='invtsc'/></cpu>", 0, 0, 0 },
 	{ "ok", 0, 0,
 	  "<cpu mode='custom'><model>Haswell</model><feature policy='require' name='invtsc'/></cpu>"
-	  "<clock><timer name='tsc' frequency='2000000000'/></clock>", 0, 0, 0 },
+	  "<clock><timer name='tsc' frequency='2000000000'/></clock>",
+	  0, 0, 0 },
 	/* memory */
-	{ "error memory-short", "2.1 GiB", 0, 0, 0, "{'memory':{'available_bytes':4294967296,'promised_bytes':3221225472,'spare_bytes':1073741824}}", 0 },
+	{ "error memory-short", "2.1 GiB", 0, 0, 0,
+	  "{'memory':{'available_bytes':4294967296,'promised_bytes':3221225472,'spare_bytes':1073741824}}", 0 },
 	{ "warning memory-short", 0, OFFLINE | OFF, 0, 0, "{'memory':{'spare_bytes':0}}", 0 },
 	{ "info memory-locked", 0, 0, "<memoryBacking><locked/></memoryBacking>", 0, 0, 0 },
 	{ "error hugepages-short", "has none", 0, "<memoryBacking><hugepages/></memoryBacking>", 0, 0, 0 },
-	{ "error hugepages-short", "1.0 GiB free", 0, "<memoryBacking><hugepages><page size='2' unit='M'/></hugepages></memoryBacking>", 0,
-	  "{'memory':{'spare_bytes':0,'hugepages':[{'size_bytes':1073741824,'total':9,'free':9},{'size_bytes':2097152,'total':600,'free':512}]}}", 0 },
+	{ "error hugepages-short", "1.0 GiB free", 0,
+	  "<memoryBacking><hugepages><page size='2' unit='M'/></hugepages></memoryBacking>", 0,
+	  "{'memory':{'spare_bytes':0,'hugepages':[{'size_bytes':1073741824,'total':9,'free':9},{'size_bytes':2097152,'"
+	  "total':600,'free':512}]}}",
+	  0 },
 	{ "ok", 0, 0, "<memoryBacking><hugepages><page size='1' unit='G'/></hugepages></memoryBacking>", 0,
 	  "{'memory':{'spare_bytes':0,'hugepages':[{'size_bytes':1073741824,'total':9,'free':9}]}}", 0 },
 	/* disks, not copied */
 	{ "error disk-not-shared", "--copy-storage", 0, 0, 0, "{" NOT_THERE "}", 0 },
-	{ "error disk-not-shared", "another image of that name", 0, 0, 0, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
+	{ "error disk-not-shared", "another image of that name", 0, 0, 0,
+	  THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
 	{ "error disk-unknown", "can't be told", 0, 0, 0, THERE("'shared':null,'virtual_bytes':10737418240"), 0 },
-	{ "error image-size", "10.0 GiB here and 1.0 GiB at host2", 0, 0, 0, THERE("'shared':null,'virtual_bytes':1073741824"), 0 },
+	{ "error image-size", "10.0 GiB here and 1.0 GiB at host2", 0, 0, 0,
+	  THERE("'shared':null,'virtual_bytes':1073741824"), 0 },
 	{ "error disk-not-shared", "shareable", COPY, 0,
-	  "-<disk type='file' device='disk'><source file='/img/a'/><target dev='vda'/><shareable/></disk>", "{" NOT_THERE "}", 0 },
+	  "-<disk type='file' device='disk'><source file='/img/a'/><target dev='vda'/><shareable/></disk>",
+	  "{" NOT_THERE "}", 0 },
 	{ "error cache-unsafe", "writeback", 0, 0, 0, 0, old_qemu },
 	{ "ok", 0, 0, 0, 0, 0, cached },
 	{ "warning device-assumed-shared", 0, 0, 0, BLOCK, THERE("'shared':null,'virtual_bytes':10737418240"), 0 },
 	{ "ok", 0, 0, 0, BLOCK, THERE("'shared':true,'virtual_bytes':10737418240"), 0 },
 	{ "error disk-not-shared", 0, 0, 0, BLOCK, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
 	{ "error image-size", 0, 0, 0, BLOCK, THERE("'shared':null,'virtual_bytes':1073741824"), 0 },
-	{ "ok", 0, 0, 0, "-<disk type='network' device='disk'><source protocol='rbd' name='p/i'/><target dev='vda'/></disk>", "{'disks':[]}", 0 },
-	{ "error disk-unsupported", "nvme", 0, 0, "-<disk type='nvme' device='disk'><source type='pci'/><target dev='vda'/></disk>", 0, 0 },
-	{ "error disk-transient", 0, 0, 0, "-<disk type='file' device='disk'><source file='/a'/><target dev='vda'/><transient/></disk>", 0, 0 },
+	{ "ok", 0, 0, 0,
+	  "-<disk type='network' device='disk'><source protocol='rbd' name='p/i'/><target dev='vda'/></disk>",
+	  "{'disks':[]}", 0 },
+	{ "error disk-unsupported", "nvme", 0, 0,
+	  "-<disk type='nvme' device='disk'><source type='pci'/><target dev='vda'/></disk>", 0, 0 },
+	{ "error disk-transient", 0, 0, 0,
+	  "-<disk type='file' device='disk'><source file='/a'/><target dev='vda'/><transient/></disk>", 0, 0 },
 	{ "ok", 0, 0, 0, "-<disk type='file' device='cdrom'><target dev='sda'/></disk>", "{'disks':[]}", 0 },
 	/* disks, copied */
 	{ "ok", 0, COPY, 0, 0, "{" NOT_THERE "}", 0 },
@@ -253,13 +298,16 @@ static const struct test_case cases[] = {
 	{ "error disk-unknown", "onto itself", COPY, 0, BLOCK, THERE("'shared':null,'virtual_bytes':10737418240"), 0 },
 	{ "warning image-exists", "overwritten", COPY, 0, 0, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
 	{ "warning image-exists", "a device", COPY, 0, BLOCK, THERE("'shared':false,'virtual_bytes':21474836480"), 0 },
-	{ "error image-exists", "images that it has made", COPY | OFFLINE | OFF, 0, 0, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
+	{ "error image-exists", "images that it has made", COPY | OFFLINE | OFF, 0, 0,
+	  THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
 	{ "ok", 0, COPY | OFFLINE | OFF, 0, 0, "{" NOT_THERE "}", 0 },
 	{ "error image-size", 0, COPY, 0, 0, THERE("'shared':false,'virtual_bytes':21474836480"), 0 },
 	{ "error image-size", "large enough", COPY, 0, BLOCK, THERE("'shared':false,'virtual_bytes':1073741824"), 0 },
 	{ "error device-missing", 0, COPY, 0, BLOCK, "{" NOT_THERE "}", 0 },
-	{ "error image-in-use", "VM 'other'", COPY, 0, 0, THERE("'shared':false,'virtual_bytes':10737418240,'used_by':'other'"), 0 },
-	{ "error image-format", "not a qcow2 image", COPY, 0, 0, THERE("'shared':false,'format_error':'not a qcow2 image'"), 0 },
+	{ "error image-in-use", "VM 'other'", COPY, 0, 0,
+	  THERE("'shared':false,'virtual_bytes':10737418240,'used_by':'other'"), 0 },
+	{ "error image-format", "not a qcow2 image", COPY, 0, 0,
+	  THERE("'shared':false,'format_error':'not a qcow2 image'"), 0 },
 	{ "error image-refused", "no such folder", COPY, 0, 0,
 	  "{'disks':[{'target':'vda','exists':false,'shared':false,'refused':'no such folder','remedy':'make it'}]}", 0 },
 	{ "error disk-unknown", "size", COPY, 0, 0, "{" NOT_THERE "}", unknown_size },
@@ -267,72 +315,102 @@ static const struct test_case cases[] = {
 	  "{'disks':[{'target':'vda','exists':false,'shared':false,'fs_id':'a','fs_free_bytes':1073741824}]}", 0 },
 	{ "warning space-tight", "10.0 GiB", COPY, 0, 0,
 	  "{'disks':[{'target':'vda','exists':false,'shared':false,'fs_id':'a','fs_free_bytes':4294967296}]}", 0 },
-	{ "error space-short", "6.0 GiB", COPY, 0, "<disk type='file' device='disk'><driver type='raw'/><source file='/img/b'/><target dev='vdb'/></disk>",
+	{ "error space-short", "6.0 GiB", COPY, 0,
+	  "<disk type='file' device='disk'><driver type='raw'/><source file='/img/b'/><target dev='vdb'/></disk>",
 	  "{'disks':[{'target':'vda','exists':false,'shared':false,'fs_id':'a','fs_free_bytes':5368709120},"
-	  "{'target':'vdb','exists':false,'shared':false,'fs_id':'a','fs_free_bytes':5368709120}]}", 0 },
+	  "{'target':'vdb','exists':false,'shared':false,'fs_id':'a','fs_free_bytes':5368709120}]}",
+	  0 },
 	{ "info disk-flattened", "overlay over 1 image", COPY, 0,
-	  "-<disk type='file' device='disk'><driver type='qcow2'/><source file='/img/a'/><backingStore type='file'><format type='raw'/>"
-	  "<source file='/img/base'/></backingStore><target dev='vda'/></disk>", "{" NOT_THERE "}", 0 },
+	  "-<disk type='file' device='disk'><driver type='qcow2'/><source file='/img/a'/><backingStore "
+	  "type='file'><format type='raw'/>"
+	  "<source file='/img/base'/></backingStore><target dev='vda'/></disk>",
+	  "{" NOT_THERE "}", 0 },
 	{ "error disk-chain-fixed", "backingStore", COPY, 0, 0, "{" NOT_THERE "}", fixed_chain },
 	{ "ok", 0, 0, 0, 0, 0, fixed_chain },
 	/* media */
 	{ "error media-missing", "sda (/iso/a.iso)", 0, 0, CDROM, 0, 0 },
 	{ "warning media-missing", 0, OFFLINE | OFF, 0, CDROM, 0, 0 },
-	{ "warning media-differs", 0, 0, 0, "-" CDROM, "{'disks':[{'target':'sda','exists':true,'shared':false,'virtual_bytes':5}]}", 0 },
-	{ "ok", 0, 0, 0, "-" CDROM, "{'disks':[{'target':'sda','exists':true,'shared':false,'virtual_bytes':10737418240}]}", 0 },
-	{ "ok", 0, COPY, 0, "-" CDROM, "{'disks':[{'target':'sda','exists':true,'shared':null,'virtual_bytes':10737418240}]}", 0 },
+	{ "warning media-differs", 0, 0, 0, "-" CDROM,
+	  "{'disks':[{'target':'sda','exists':true,'shared':false,'virtual_bytes':5}]}", 0 },
+	{ "ok", 0, 0, 0, "-" CDROM,
+	  "{'disks':[{'target':'sda','exists':true,'shared':false,'virtual_bytes':10737418240}]}", 0 },
+	{ "ok", 0, COPY, 0, "-" CDROM,
+	  "{'disks':[{'target':'sda','exists':true,'shared':null,'virtual_bytes':10737418240}]}", 0 },
 	/* network */
 	{ "ok", 0, 0, 0, "<interface type='network'><source network='default'/></interface>", 0, 0 },
 	{ "error network-missing", "'lan'", 0, 0, "<interface type='network'><source network='lan'/></interface>", 0, 0 },
 	{ "error network-inactive", 0, 0, 0, "<interface type='network'><source network='default'/></interface>",
 	  "{'networks':[{'name':'default','active':false}]}", 0 },
-	{ "warning network-missing", 0, OFFLINE | OFF, 0, "<interface type='network'><source network='lan'/></interface>", 0, 0 },
+	{ "warning network-missing", 0, OFFLINE | OFF, 0,
+	  "<interface type='network'><source network='lan'/></interface>", 0, 0 },
 	{ "error bridge-missing", "'br7'", 0, 0, "<interface type='bridge'><source bridge='br7'/></interface>", 0, 0 },
 	{ "error bridge-missing", 0, 0, 0, "<interface type='bridge'><source bridge='eth0'/></interface>", 0, 0 },
 	{ "ok", 0, 0, 0, "<interface type='bridge'><source bridge='br0'/></interface>", 0, 0 },
-	{ "ok", 0, 0, 0, "<interface type='bridge'><source bridge='ovs0'/><virtualport type='openvswitch'/></interface>", 0, 0 },
-	{ "error interface-missing", "eth9", 0, 0, "<interface type='direct'><source dev='eth9' mode='bridge'/></interface>", 0, 0 },
+	{ "ok", 0, 0, 0,
+	  "<interface type='bridge'><source bridge='ovs0'/><virtualport type='openvswitch'/></interface>", 0, 0 },
+	{ "error interface-missing", "eth9", 0, 0,
+	  "<interface type='direct'><source dev='eth9' mode='bridge'/></interface>", 0, 0 },
 	{ "ok", 0, 0, 0, "<interface type='user'/>", 0, 0 },
-	{ "error listen-address", "192.0.2.1", 0, 0, "<graphics type='vnc'><listen type='address' address='192.0.2.1'/></graphics>", 0, 0 },
+	{ "error listen-address", "192.0.2.1", 0, 0,
+	  "<graphics type='vnc'><listen type='address' address='192.0.2.1'/></graphics>", 0, 0 },
 	{ "ok", 0, 0, 0, "<graphics type='vnc'><listen type='address' address='192.0.2.2'/></graphics>", 0, 0 },
 	/* devices */
 	{ "error host-device", "PCI device 0000:03:00.0", 0, 0,
-	  "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='3' slot='0' function='0'/></source></hostdev>", 0, 0 },
+	  "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='3' slot='0' "
+	  "function='0'/></source></hostdev>",
+	  0, 0 },
 	{ "error host-device", "USB", 0, 0,
 	  "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>", 0, 0 },
 	{ "error host-device", "mediated device", 0, 0,
-	  "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='abc'/></source></hostdev>", 0, 0 },
+	  "<hostdev mode='subsystem' type='mdev' model='vfio-pci'><source><address uuid='abc'/></source></hostdev>", 0,
+	  0 },
 	{ "error host-device", "network device", 0, 0,
-	  "<interface type='hostdev'><source><address type='pci' domain='0' bus='4' slot='0' function='0'/></source></interface>", 0, 0 },
+	  "<interface type='hostdev'><source><address type='pci' domain='0' bus='4' slot='0' "
+	  "function='0'/></source></interface>",
+	  0, 0 },
 	{ "info host-device", "failover", 0, 0,
-	  "<interface type='hostdev'><source><address type='pci' domain='0' bus='4' slot='0' function='0'/></source><teaming type='transient' "
-	  "persistent='x'/></interface>", 0, 0 },
+	  "<interface type='hostdev'><source><address type='pci' domain='0' bus='4' slot='0' "
+	  "function='0'/></source><teaming type='transient' "
+	  "persistent='x'/></interface>",
+	  0, 0 },
 	{ "warning host-device", 0, OFFLINE | OFF, 0,
 	  "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/><product id='0x2'/></source></hostdev>", 0, 0 },
-	{ "error device-unsupported", "virtiofs", 0, 0, "<filesystem type='mount'><driver type='virtiofs'/><target dir='x'/></filesystem>", 0, 0 },
+	{ "error device-unsupported", "virtiofs", 0, 0,
+	  "<filesystem type='mount'><driver type='virtiofs'/><target dir='x'/></filesystem>", 0, 0 },
 	{ "warning device-note", "mounted", 0, 0, "<filesystem type='mount'><target dir='x'/></filesystem>", 0, 0 },
-	{ "error device-unsupported", "shared memory", 0, 0, "<shmem name='x'><model type='ivshmem-plain'/></shmem>", 0, 0 },
+	{ "error device-unsupported", "shared memory", 0, 0, "<shmem name='x'><model type='ivshmem-plain'/></shmem>", 0,
+	  0 },
 	{ "ok", 0, 0, 0, "<shmem name='x' role='master'><model type='ivshmem-plain'/></shmem>", 0, 0 },
 	{ "error device-unsupported", "sev", 0, "<launchSecurity type='sev'/>", 0, 0, 0 },
-	{ "error device-unsupported", "vDPA", 0, 0, "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>", 0, 0 },
+	{ "error device-unsupported", "vDPA", 0, 0,
+	  "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface>", 0, 0 },
 	{ "info device-note", "vsock", 0, 0, "<vsock model='virtio'/>", 0, 0 },
-	{ "warning device-note", 0, OFFLINE | OFF, 0, "<filesystem type='mount'><driver type='virtiofs'/><target dir='x'/></filesystem>", 0, 0 },
+	{ "warning device-note", 0, OFFLINE | OFF, 0,
+	  "<filesystem type='mount'><driver type='virtiofs'/><target dir='x'/></filesystem>", 0, 0 },
 	{ "error tpm-missing", "swtpm", 0, 0, "<tpm><backend type='emulator'/></tpm>", 0, 0 },
 	{ "ok", 0, 0, 0, "<tpm><backend type='emulator'/></tpm>", "{'swtpm':true}", 0 },
-	{ "error device-unsupported", "/dev/tpm0", 0, 0, "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>", 0, 0 },
+	{ "error device-unsupported", "/dev/tpm0", 0, 0,
+	  "<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>", 0, 0 },
 	{ "warning nvram", "vars.fd", OFFLINE | OFF, "<os><nvram>/x</nvram></os>", 0, 0, 0 },
-	{ "error path-missing", "no folder for the serial log", 0, 0, "<serial type='file'><source path='/var/log/x/a.log'/></serial>",
+	{ "error path-missing", "no folder for the serial log", 0, 0,
+	  "<serial type='file'><source path='/var/log/x/a.log'/></serial>",
 	  "{'paths':[{'path':'/var/log/x/a.log','exists':false,'folder':false}]}", 0 },
 	{ "ok", 0, 0, 0, "<serial type='file'><source path='/var/log/x/a.log'/></serial>",
 	  "{'paths':[{'path':'/var/log/x/a.log','exists':false,'folder':true}]}", 0 },
-	{ "error path-missing", "serial device /dev/ttyS1", 0, 0, "<serial type='dev'><source path='/dev/ttyS1'/></serial>",
+	{ "error path-missing", "serial device /dev/ttyS1", 0, 0,
+	  "<serial type='dev'><source path='/dev/ttyS1'/></serial>",
 	  "{'paths':[{'path':'/dev/ttyS1','exists':false,'folder':true}]}", 0 },
 	/* names */
 	{ "info definition-replaced", "shut off", 0, 0, 0,
-	  "{'same_uuid':{'name':'web1','state':'shutoff','persistent':true},'same_name':{'uuid':'11111111-2222-3333-4444-555555555555','state':'shutoff'}}", 0 },
-	{ "error uuid-taken", "must not run twice", 0, 0, 0, "{'same_uuid':{'name':'web1','state':'running','persistent':true}}", 0 },
-	{ "error uuid-taken", "'clone'", 0, 0, 0, "{'same_uuid':{'name':'clone','state':'shutoff','persistent':true}}", 0 },
-	{ "error name-taken", "99999999", 0, 0, 0, "{'same_name':{'uuid':'99999999-2222-3333-4444-555555555555','state':'shutoff'}}", 0 },
+	  "{'same_uuid':{'name':'web1','state':'shutoff','persistent':true},'same_name':{'uuid':'11111111-2222-3333-"
+	  "4444-555555555555','state':'shutoff'}}",
+	  0 },
+	{ "error uuid-taken", "must not run twice", 0, 0, 0,
+	  "{'same_uuid':{'name':'web1','state':'running','persistent':true}}", 0 },
+	{ "error uuid-taken", "'clone'", 0, 0, 0, "{'same_uuid':{'name':'clone','state':'shutoff','persistent':true}}",
+	  0 },
+	{ "error name-taken", "99999999", 0, 0, 0,
+	  "{'same_name':{'uuid':'99999999-2222-3333-4444-555555555555','state':'shutoff'}}", 0 },
 	/* policy */
 	{ "error postcopy-unavailable", "userfaultfd", POSTCOPY, 0, 0, "{'userfaultfd':false}", 0 },
 	{ "ok", 0, POSTCOPY, 0, 0, 0, 0 },
@@ -369,7 +447,8 @@ START_TEST(table)
 		ck_assert_int_eq(v.findings.errors > 0, strncmp(c->expect, "error", 5) == 0);
 		/* What refuses says what to do. */
 		if (strcmp(severity, "error") == 0 && strcmp(space + 1, "accelerator-missing") != 0)
-			ck_assert_msg(json_string_length(json_object_get(f, "remedy")) > 0, "case %d: %s has no remedy", _i, c->expect);
+			ck_assert_msg(json_string_length(json_object_get(f, "remedy")) > 0, "case %d: %s has no remedy",
+				      _i, c->expect);
 	}
 	free(all);
 	end(&s, t, &v);
@@ -395,7 +474,8 @@ START_TEST(actions)
 		struct preflight_source s;
 		struct preflight_verdict v;
 		json_t *t;
-		judge(&(struct test_case){ .flags = list[i].flags, .devices = list[i].devices, .target = list[i].target }, &s, &t, &v);
+		judge(&(struct test_case){ .flags = list[i].flags, .devices = list[i].devices, .target = list[i].target },
+		      &s, &t, &v);
 		ck_assert_uint_eq(v.n_disks, 1);
 		ck_assert_int_eq(v.actions[0], list[i].action);
 		ck_assert_uint_eq(v.copy_bytes, list[i].copy_bytes);
@@ -448,7 +528,8 @@ START_TEST(clock_skew)
 		const json_t *f = preflight_find(&v.findings, "clock-skew");
 		ck_assert_int_eq(f != NULL, i >= 3);
 		if (f)
-			ck_assert_ptr_nonnull(strstr(json_string_value(json_object_get(f, "text")), skews[i] < 0 ? "behind" : "ahead"));
+			ck_assert_ptr_nonnull(strstr(json_string_value(json_object_get(f, "text")),
+						     skews[i] < 0 ? "behind" : "ahead"));
 		ck_assert_uint_eq(v.findings.errors, 0);
 		end(&s, t, &v);
 	}
@@ -461,16 +542,29 @@ END_TEST
 
 START_TEST(hostile_answers)
 {
-	/* A peer may answer anything: members missing, of other types, huge. It must end in a verdict, not in a crash. */
-	static const char *const members[] = { "host", "libvirt_version", "qemu_version", "domain_type", "emulator", "machine", "cpu", "memory",
-					       "disks", "paths", "networks", "bridges", "interfaces", "addresses", "same_uuid", "same_name",
-					       "incoming", "jobs", "max_jobs", "swtpm", "userfaultfd" };
-	static const char *const values[] = { "null", "true", "-1", "9223372036854775807", "'x'", "[]", "{}", "[null,1,'a',{},[]]",
-					      "{'verdict':7,'missing':{},'name':[],'uuid':3,'state':null,'spare_bytes':'x','hugepages':3}",
-					      "[{'target':7},{'target':'vda','shared':'yes','exists':1,'virtual_bytes':-5,'fs_id':9}]" };
+	/* A peer may answer anything: members missing, of other types, huge. It must end in a verdict, not in a
+	 * crash. */
+	static const char *const members[] = {
+		"host",      "libvirt_version", "qemu_version", "domain_type", "emulator", "machine",    "cpu",
+		"memory",    "disks",           "paths",        "networks",    "bridges",  "interfaces", "addresses",
+		"same_uuid", "same_name",       "incoming",     "jobs",        "max_jobs", "swtpm",      "userfaultfd"
+	};
+	static const char *const values[] = {
+		"null",
+		"true",
+		"-1",
+		"9223372036854775807",
+		"'x'",
+		"[]",
+		"{}",
+		"[null,1,'a',{},[]]",
+		"{'verdict':7,'missing':{},'name':[],'uuid':3,'state':null,'spare_bytes':'x','hugepages':3}",
+		"[{'target':7},{'target':'vda','shared':'yes','exists':1,'virtual_bytes':-5,'fs_id':9}]"
+	};
 	const struct test_case rich = { .vm = CPU "<memoryBacking><hugepages/></memoryBacking>",
-					.devices = CDROM "<interface type='network'><source network='default'/></interface>"
-							 "<serial type='file'><source path='/a/b'/></serial>" };
+					.devices = CDROM
+					"<interface type='network'><source network='default'/></interface>"
+					"<serial type='file'><source path='/a/b'/></serial>" };
 	for (size_t m = 0; m < sizeof(members) / sizeof(members[0]); m++)
 		for (size_t k = 0; k < sizeof(values) / sizeof(values[0]); k++)
 			for (unsigned flags = 0; flags < 4; flags++) {
