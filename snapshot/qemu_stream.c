@@ -8,22 +8,22 @@
 #define PAGE_SIZE 4096u
 
 /* Flags in the low bits of a page record's address. */
-#define RAM_ZERO     0x02u
+#define RAM_ZERO 0x02u
 #define RAM_MEM_SIZE 0x04u
-#define RAM_PAGE     0x08u
-#define RAM_EOS      0x10u
+#define RAM_PAGE 0x08u
+#define RAM_EOS 0x10u
 #define RAM_CONTINUE 0x20u
-#define RAM_FLAGS    0xfffu
+#define RAM_FLAGS 0xfffu
 
-#define SECTION_EOF           0x00
-#define SECTION_START         0x01
-#define SECTION_PART          0x02
-#define SECTION_END           0x03
-#define SECTION_FULL          0x04
-#define SECTION_SUBSECTION    0x05
+#define SECTION_EOF 0x00
+#define SECTION_START 0x01
+#define SECTION_PART 0x02
+#define SECTION_END 0x03
+#define SECTION_FULL 0x04
+#define SECTION_SUBSECTION 0x05
 #define SECTION_CONFIGURATION 0x07
-#define SECTION_COMMAND       0x08
-#define SECTION_FOOTER        0x7e
+#define SECTION_COMMAND 0x08
+#define SECTION_FOOTER 0x7e
 
 #define RAM_VERSION 4
 /* Guests have a dozen blocks; with many DIMMs and devices a few hundred. */
@@ -33,12 +33,12 @@
 
 enum state {
 	AT_MAGIC,
-	AT_SECTION,       /* between sections */
-	IN_SKIP,          /* `left` bytes of a field of known length, then `after_skip` */
-	AT_CONFIG_MORE,   /* after the configuration's name: subsections may follow */
-	AT_BLOCK_LIST,    /* `left` bytes of RAM are still unnamed */
-	AT_RECORD,        /* in a RAM section, between page records */
-	AT_PAGE_DATA,     /* header was literal: 4096 bytes of page `page_addr` of `block` */
+	AT_SECTION,     /* between sections */
+	IN_SKIP,        /* `left` bytes of a field of known length, then `after_skip` */
+	AT_CONFIG_MORE, /* after the configuration's name: subsections may follow */
+	AT_BLOCK_LIST,  /* `left` bytes of RAM are still unnamed */
+	AT_RECORD,      /* in a RAM section, between page records */
+	AT_PAGE_DATA,   /* header was literal: 4096 bytes of page `page_addr` of `block` */
 	AT_FOOTER,
 	PASS,
 };
@@ -57,10 +57,10 @@ struct qemu_stream {
 	uint64_t ram_bytes;
 	uint64_t page_addr;
 	uint32_t ram_section;
-	bool ram_known;    /* ram_section is set */
-	bool ram_ending;   /* inside SECTION_END */
-	bool block_known;  /* `block` is set */
-	uint32_t block;    /* current; persists across sections */
+	bool ram_known;   /* ram_section is set */
+	bool ram_ending;  /* inside SECTION_END */
+	bool block_known; /* `block` is set */
+	uint32_t block;   /* current; persists across sections */
 	uint32_t n_blocks;
 	struct block *blocks;
 };
@@ -73,8 +73,8 @@ struct view {
 
 /* Results of a step, besides the number of bytes consumed. */
 #define NEED_MORE SIZE_MAX
-#define REFUSED   (SIZE_MAX - 1)
-#define UNKNOWN   (SIZE_MAX - 2)
+#define REFUSED (SIZE_MAX - 1)
+#define UNKNOWN (SIZE_MAX - 2)
 
 static inline uint16_t get16(const uint8_t *p)
 {
@@ -209,8 +209,8 @@ static size_t step_command(struct qemu_stream *s, struct view v)
 {
 	if (v.n < 5)
 		return NEED_MORE;
-	/* Return path, ping, post-copy advice, COLO, switchover: framed, and what follows is as before. The others belong to
-	 * post-copy, where pages no longer come in this grammar. */
+	/* Return path, ping, post-copy advice, COLO, switchover: framed, and what follows is as before. The others
+	 * belong to post-copy, where pages no longer come in this grammar. */
 	switch (get16(v.p + 1)) {
 	case 1:
 	case 2:
@@ -397,9 +397,8 @@ static size_t step_record(struct qemu_stream *s, struct view v)
 			return unknown(s, "a page without a RAM block");
 		if (v.n < 8 + PAGE_SIZE)
 			return NEED_MORE;
-		return s->sink.page(s->sink.ctx, s->block, head & ~(uint64_t)RAM_FLAGS, true, v.p + 8)
-			       ? REFUSED
-			       : 8 + PAGE_SIZE;
+		return s->sink.page(s->sink.ctx, s->block, head & ~(uint64_t)RAM_FLAGS, true, v.p + 8) ? REFUSED
+												       : 8 + PAGE_SIZE;
 	default:
 		return unknown(s, "a RAM record of an unknown kind");
 	}

@@ -6,18 +6,19 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* Levels worth having, and what they do to the RAM of Linux guests: only the shape of these curves is used, to infer levels that were
- * not tried from those that were. Cost in ns of CPU a byte. Level 4 hardly gains over 3; above 6 little is gained for much time. */
+/* Levels worth having, and what they do to the RAM of Linux guests: only the shape of these curves is used, to
+ * infer levels that were not tried from those that were. Cost in ns of CPU a byte. Level 4 hardly gains over 3;
+ * above 6 little is gained for much time. */
 static const struct {
 	int level;
 	double ratio;
 	double cost;
 } prior[] = {
 	{ CODEC_RAW, 1.00, 0.10 }, { -5, 2.17, 1.10 }, { -3, 2.27, 1.17 }, { -1, 2.45, 1.37 }, { 1, 2.72, 1.53 },
-	{ 2, 2.87, 1.93 },	   { 3, 2.97, 2.48 },  { 5, 3.07, 4.90 },  { 6, 3.15, 7.50 },
+	{ 2, 2.87, 1.93 },         { 3, 2.97, 2.48 },  { 5, 3.07, 4.90 },  { 6, 3.15, 7.50 },
 };
-#define LEVELS      (sizeof(prior) / sizeof(prior[0]))
-#define RAW_INDEX   0u
+#define LEVELS (sizeof(prior) / sizeof(prior[0]))
+#define RAW_INDEX 0u
 #define START_INDEX 4u
 
 /* A measurement counts fully once it rests on this much, and is forgotten for older ones at the same pace. */
@@ -29,15 +30,15 @@ static const struct {
 #define TICK_MIN_NS (8 * NS_PER_MS)
 /* Ticks with less traffic than this say nothing about the link. */
 #define TICK_TRAFFIC_MIN (64u * 1024u)
-#define FULL  0.6  /* a link busier than this may be what is scarce */
-#define SLACK 0.4  /* and below this it is not */
-#define BUSY  0.85 /* the same for the workers */
-#define WAIT  0.15 /* QEMU gives no more if it was waited for this part of the time */
+#define FULL 0.6  /* a link busier than this may be what is scarce */
+#define SLACK 0.4 /* and below this it is not */
+#define BUSY 0.85 /* the same for the workers */
+#define WAIT 0.15 /* QEMU gives no more if it was waited for this part of the time */
 /* All the workers' CPU counts like this part of the throughput. */
 #define CPU_WEIGHT 0.25
 /* A change must promise this much more; or the same for much less CPU time. */
-#define GAIN_MIN    1.03
-#define SAME_MIN    0.99
+#define GAIN_MIN 1.03
+#define SAME_MIN 0.99
 #define CHEAPER_MAX 0.7
 #define DWELL_NS (40 * NS_PER_MS)
 #define RETRY_FIRST_NS (100 * NS_PER_MS)
@@ -60,18 +61,18 @@ struct adapt {
 	struct measured level[LEVELS];
 	double ratio_scale; /* (ratio - 1) as a part of the prior's */
 	double cost_scale;
-	double plain_part;  /* plain bytes a raw byte */
-	double other_wire;  /* wire bytes a raw byte besides the plain section's */
-	double share;       /* CPU time a worker gets per time it wants */
+	double plain_part; /* plain bytes a raw byte */
+	double other_wire; /* wire bytes a raw byte besides the plain section's */
+	double share;      /* CPU time a worker gets per time it wants */
 	int64_t compressed_at;
 
 	/* What the link does. */
-	double link;         /* bytes per second; 0: not known */
-	double confirmed;    /* its value when it was last seen full; 0: never */
+	double link;      /* bytes per second; 0: not known */
+	double confirmed; /* its value when it was last seen full; 0: never */
 	bool was_full;
 	int64_t confirmed_at;
-	int64_t retry_ns;    /* how long to believe that */
-	double supply;       /* raw bytes per second, if QEMU is what is scarce, else 0 */
+	int64_t retry_ns; /* how long to believe that */
+	double supply;    /* raw bytes per second, if QEMU is what is scarce, else 0 */
 
 	/* Since the last tick. */
 	uint64_t tick_wire; /* wire_bytes then */
@@ -286,8 +287,8 @@ static void link_has_room(struct adapt *a, double seconds)
 		a->link *= 1 + 10 * seconds;
 }
 
-/* What is scarce: QEMU's bytes, the workers, or the link. A link with a long way looks busy whenever there is traffic, so it is only believed
- * when nothing else holds things up. */
+/* What is scarce: QEMU's bytes, the workers, or the link. A link with a long way looks busy whenever there is
+ * traffic, so it is only believed when nothing else holds things up. */
 static void find_scarce(struct adapt *a, double workers_busy, double seconds)
 {
 	if (a->supply_wait > WAIT || (a->link_busy < SLACK && workers_busy < BUSY)) {

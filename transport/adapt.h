@@ -1,15 +1,16 @@
 /*
- * adapt.h - chooses how hard to compress, from what is scarce right now: the link or the CPU. A pure controller: no clock, no
- * threads, no I/O; time comes in as a number. The caller serialises the calls (one mutex).
+ * adapt.h - chooses how hard to compress, from what is scarce right now: the link or the CPU. A pure controller:
+ * no clock, no threads, no I/O; time comes in as a number. The caller serialises the calls (one mutex).
  *
- * It keeps, per level, the ratio and the CPU time that were measured (or are inferred from the levels that were), and the link's speed as seen
- * when the link was full. The raw throughput to expect from a level is
+ * It keeps, per level, the ratio and the CPU time that were measured (or are inferred from the levels that were),
+ * and the link's speed as seen when the link was full. The raw throughput to expect from a level is
  *
  *	min(workers * share of CPU they get / cost(level), link * ratio(level), what QEMU supplies)
  *
- * and the level is the one with the most, where the CPU it takes counts a little against it: an equal throughput is had at the
- * cheapest level, so an idle link means CODEC_RAW. The link's speed is unknown while it is not full; it is then assumed to be growing until a
- * cheaper level is worth a try, less and less often when such tries turn out wrong.
+ * and the level is the one with the most, where the CPU it takes counts a little against it: an equal throughput
+ * is had at the cheapest level, so an idle link means CODEC_RAW. The link's speed is unknown while it is not full;
+ * it is then assumed to be growing until a cheaper level is worth a try, less and less often when such tries turn
+ * out wrong.
  */
 #ifndef VMFERRY_TRANSPORT_ADAPT_H
 #define VMFERRY_TRANSPORT_ADAPT_H
@@ -31,12 +32,12 @@ void adapt_params(struct adapt *a, struct codec_params *out);
 
 /* What became of one batch. */
 struct adapt_sample {
-	int level;                   /* plain_level it was encoded with */
-	uint64_t raw_bytes;          /* of the stream */
+	int level;          /* plain_level it was encoded with */
+	uint64_t raw_bytes; /* of the stream */
 	uint64_t encoded_bytes;
 	uint64_t plain_in, plain_out; /* of the plain section */
-	int64_t cpu_ns;              /* of the thread, around codec_encode */
-	int64_t wall_ns;             /* same on the monotonic clock: longer if others want the CPU too */
+	int64_t cpu_ns;               /* of the thread, around codec_encode */
+	int64_t wall_ns;              /* same on the monotonic clock: longer if others want the CPU too */
 };
 /* Fills level and sizes from the statistics of that one batch. */
 struct adapt_sample adapt_sample_of(const struct codec_params *params, const struct codec_stats *one);

@@ -42,8 +42,8 @@ size_t batch_raw_bytes(const struct batch *b)
 
 size_t batch_room(const struct batch *b)
 {
-	/* Only a stream of tiny records can make operations longer than what they stand for; such a batch ends early, so that
-	 * CODEC_MAX_ENCODED holds. */
+	/* Only a stream of tiny records can make operations longer than what they stand for; such a batch ends
+	 * early, so that CODEC_MAX_ENCODED holds. */
 	if (b->ops.len + b->plain_len + b->delta.len > b->raw_len + BATCH_MAX_EXCESS)
 		return 0;
 	return CODEC_MAX_RAW - b->raw_len;

@@ -1,15 +1,16 @@
 /*
- * codec.h - batches: a stretch of a byte stream, with the guest pages in it recognised, encoded into fewer bytes and back to
- * exactly the same ones. Pure functions; the bytes are specified in PROTOCOL.md section "Batches".
+ * codec.h - batches: a stretch of a byte stream, with the guest pages in it recognised, encoded into fewer bytes
+ * and back to exactly the same ones. Pure functions; the bytes are specified in PROTOCOL.md section "Batches".
  *
- * A batch is a list of operations that reproduce the stream (a literal run of bytes; a run of pages with QEMU's CONTINUE headers; a run of
- * zero pages; the data of one page whose header was literal), the plain pages, and the bytes that changed in pages of which the peer
- * already has a version ("delta": cheaper and smaller than their XOR, see patch.h). Operations, plain and delta bytes are compressed
- * apart, whole. A hash of the reproduced bytes closes the batch.
+ * A batch is a list of operations that reproduce the stream (a literal run of bytes; a run of pages with QEMU's
+ * CONTINUE headers; a run of zero pages; the data of one page whose header was literal), the plain pages, and the
+ * bytes that changed in pages of which the peer already has a version ("delta": cheaper and smaller than their
+ * XOR, see patch.h). Operations, plain and delta bytes are compressed apart, whole. A hash of the reproduced bytes
+ * closes the batch.
  *
- * The old versions live in slots (page_cache.h). The encoding side alone decides what goes into which slot; the decoding side is an array
- * that does as told. So building and emitting happen in order, one thread each; encoding and decoding are independent
- * of order and run in a pool.
+ * The old versions live in slots (page_cache.h). The encoding side alone decides what goes into which slot; the
+ * decoding side is an array that does as told. So building and emitting happen in order, one thread each; encoding
+ * and decoding are independent of order and run in a pool.
  */
 #ifndef VMFERRY_TRANSPORT_CODEC_H
 #define VMFERRY_TRANSPORT_CODEC_H
@@ -50,14 +51,15 @@ void batch_free(struct batch *b);
 void batch_reset(struct batch *b);
 size_t batch_raw_bytes(const struct batch *b);
 size_t batch_room(const struct batch *b); /* raw bytes that still fit */
-/* Where the next byte of the stream will be: CODEC_MAX_RAW - batch_raw_bytes(b) bytes that the caller may fill (receive into). Bytes that are
- * then added from the very place are not copied. */
+/* Where the next byte of the stream will be: CODEC_MAX_RAW - batch_raw_bytes(b) bytes that the caller may fill
+ * (receive into). Bytes that are then added from the very place are not copied. */
 uint8_t *batch_tail(struct batch *b);
 /* The caller has checked batch_room for each of these. */
 void batch_literal(struct batch *b, const void *p, size_t n);
-/* A RAM page. page_no identifies it in the guest (block << 40 | offset / 4096); addr is the offset in its block as QEMU's header carries it.
- * with_header: the 8-byte header `addr | PAGE(8) | CONTINUE(0x20)` belongs to the operation (raw 4104 bytes), else it went before
- * as a literal (raw 4096 bytes). The cache may be NULL: then the page is plain. Otherwise old versions are looked up and the new one stored, here and now. */
+/* A RAM page. page_no identifies it in the guest (block << 40 | offset / 4096); addr is the offset in its block as
+ * QEMU's header carries it. with_header: the 8-byte header `addr | PAGE(8) | CONTINUE(0x20)` belongs to the
+ * operation (raw 4104 bytes), else it went before as a literal (raw 4096 bytes). The cache may be NULL: then the
+ * page is plain. Otherwise old versions are looked up and the new one stored, here and now. */
 void batch_page(struct batch *b, uint64_t page_no, uint64_t addr, bool with_header, const uint8_t *data,
 		struct page_cache *cache);
 /* `addr | ZERO(2) | CONTINUE(0x20)`, then one 0 byte: raw 9 bytes. */

@@ -21,19 +21,19 @@
 
 #include <string.h>
 
-#define BATCH_FORMAT      1
+#define BATCH_FORMAT 1
 #define BATCH_HEADER_SIZE 40
-#define METHOD_STORED     0u
-#define METHOD_ZSTD       1u
+#define METHOD_STORED 0u
+#define METHOD_ZSTD 1u
 /* Operations may be a little longer than what they stand for; more than this a batch does not gather. */
 #define BATCH_MAX_EXCESS 12288u
 
 enum section { SECTION_OPS, SECTION_PLAIN, SECTION_DELTA, SECTION_COUNT };
 
 /* QEMU's flags in a page record's address. */
-#define RECORD_ZERO      0x02u
-#define RECORD_PAGE      0x08u
-#define RECORD_CONTINUE  0x20u
+#define RECORD_ZERO 0x02u
+#define RECORD_PAGE 0x08u
+#define RECORD_CONTINUE 0x20u
 #define PAGE_HEADER_SIZE 8u
 #define ZERO_RECORD_SIZE 9u
 #define PAGE_RECORD_SIZE (PAGE_HEADER_SIZE + CODEC_PAGE_SIZE)

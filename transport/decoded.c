@@ -1,4 +1,5 @@
-/* Reproducing the bytes of a batch: in order, one thread, at the speed of memory. codec_decode has checked all but slots and hash. */
+/* Reproducing the bytes of a batch: in order, one thread, at the speed of memory. codec_decode has checked all but
+ * slots and hash. */
 #include "base/mem.h"
 #include "transport/codec_internal.h"
 #include "transport/page_cache.h"

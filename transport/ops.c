@@ -2,9 +2,9 @@
 
 #define KIND_BITS 0x07u
 #define STORE_BIT 0x08u
-#define BARE_BIT  0x10u
-#define AT_BIT    0x20u
-#define SLOT_BIT  0x40u
+#define BARE_BIT 0x10u
+#define AT_BIT 0x20u
+#define SLOT_BIT 0x40u
 #define COUNT_BIT 0x80u
 
 static bool has_src(const struct op *op)

@@ -1,6 +1,6 @@
 /*
- * ops.h - the operations of a batch as bytes: PROTOCOL.md section "Batches". Distances and slots are written against a
- * prediction, so that what continues what came before costs nothing.
+ * ops.h - the operations of a batch as bytes: PROTOCOL.md section "Batches". Distances and slots are written
+ * against a prediction, so that what continues what came before costs nothing.
  *
  *	op      bits 0-2 kind; 3 STORE; 4 BARE; 5 AT: a distance follows; 6 SLOT: a slot follows; 7 COUNT: a count follows
  *	AT      sleb  page index minus the index after the last page

@@ -15,15 +15,16 @@
 #include <xxhash.h>
 #endif
 
-/* Pages seen, by the low bits of their number: 256 GiB of guest without aliases. An alias only makes a page look as if it had
- * come before. */
-#define SEEN_BITS  (UINT64_C(1) << 26)
+/* Pages seen, by the low bits of their number: 256 GiB of guest without aliases. An alias only makes a page look
+ * as if it had come before. */
+#define SEEN_BITS (UINT64_C(1) << 26)
 #define SECRET_LEN 192
 /* The clock's hand moves at most so far for one page; if all of these are in use, the page is not kept. */
 #define SWEEP_MAX 1024u
-#define WAYS      4u
+#define WAYS 4u
 
-/* Entry of map and index: a tag in the high half that saves looking at the slot, the slot in the low half. 0: none (tags are odd). */
+/* Entry of map and index: a tag in the high half that saves looking at the slot, the slot in the low half. 0: none
+ * (tags are odd). */
 static inline uint64_t entry_of(uint32_t tag, uint32_t slot)
 {
 	return (uint64_t)tag << 32 | slot;
@@ -90,7 +91,8 @@ static void *carve(uint8_t **at, size_t size)
 struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 {
 	if (slots > PAGE_CACHE_MAX_SLOTS) {
-		err_set(e, ERR_CONFIG, "a cache of %u pages is larger than the limit of %u", slots, PAGE_CACHE_MAX_SLOTS);
+		err_set(e, ERR_CONFIG, "a cache of %u pages is larger than the limit of %u", slots,
+			PAGE_CACHE_MAX_SLOTS);
 		return NULL;
 	}
 	struct page_cache *c = mem_alloc(sizeof(*c));
@@ -104,7 +106,8 @@ struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 		mem_free_ptr(&c);
 		return NULL;
 	}
-	c->mapped = n * CODEC_PAGE_SIZE + 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 + 8 * 64;
+	c->mapped = n * CODEC_PAGE_SIZE + 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 +
+		    8 * 64;
 	uint8_t *at = map_lazily(c->mapped, "old versions of pages", e);
 	if (!at) {
 		mem_free_ptr(&c);
@@ -213,7 +216,8 @@ static bool was_seen(struct page_cache *c, uint64_t page_no)
 	return seen;
 }
 
-/* A whole pass has gone by the page in this slot without it: in this pass already if the pass is beyond it, else in the one before. */
+/* A whole pass has gone by the page in this slot without it: in this pass already if the pass is beyond it, else
+ * in the one before. */
 static bool is_cold(const struct page_cache *c, uint32_t slot)
 {
 	uint16_t age = (uint16_t)(c->pass - c->last[slot]);
@@ -288,8 +292,8 @@ static inline uint64_t *index_set(const struct page_cache *c, uint64_t hash)
 	return &c->index[(hash * WAYS) & c->mask];
 }
 
-/* The hash only says where to look. Both versions are here, so equality is seen by comparing them, and no hash has to be trusted: a
- * cryptographic one would be needed only to call a page equal to one that is not at hand. */
+/* The hash only says where to look. Both versions are here, so equality is seen by comparing them, and no hash has
+ * to be trusted: a cryptographic one would be needed only to call a page equal to one that is not at hand. */
 uint32_t page_cache_find_equal(const struct page_cache *c, const uint8_t *data, uint64_t hash)
 {
 	const uint64_t *set = index_set(c, hash);

@@ -1,9 +1,10 @@
 /*
  * page_cache.h - the versions of guest pages that both ends hold.
  *
- * The encoding side (page_cache) knows which page is in which slot, decides what to keep (everything until it is full; then pages
- * that have come more than once, hot ones first) and finds equal pages by content. The decoding side (page_slots) is an array. Both
- * take their memory lazily, at most slots * 4 KiB + 64 bytes a slot + 8 MiB. One thread at a time.
+ * The encoding side (page_cache) knows which page is in which slot, decides what to keep (everything until it is
+ * full; then pages that have come more than once, hot ones first) and finds equal pages by content. The decoding
+ * side (page_slots) is an array. Both take their memory lazily, at most slots * 4 KiB + 64 bytes a slot + 8 MiB.
+ * One thread at a time.
  */
 #ifndef VMFERRY_TRANSPORT_PAGE_CACHE_H
 #define VMFERRY_TRANSPORT_PAGE_CACHE_H

@@ -1,6 +1,8 @@
 /*
- * Even first byte: the rest is a batch from a hostile peer. It is refused or decoded, and nothing is touched that is not ours.
- * Odd: the rest is a script of what to put into batches; they must come out as they went in. Bytes of the script are also the contents.
+ * Even first byte: the rest is a batch from a hostile peer. It is refused or decoded, and nothing is touched that
+ * is not ours.
+ * Odd: the rest is a script of what to put into batches; they must come out as they went in. Bytes of the script are
+ * also the contents.
  */
 #include "transport/codec.h"
 #include "transport/page_cache.h"
@@ -8,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x))                                                                          \
-			abort();                                                                   \
+#define CHECK(x)                 \
+	do {                     \
+		if (!(x))        \
+			abort(); \
 	} while (0)
 
 #define SLOTS 16

@@ -1,6 +1,6 @@
 /*
- * Arbitrary bytes as a migration stream: what the sink is told, put together, is the input; how the bytes were cut, and what the sink refused
- * for now, makes no difference. The first byte is how to cut.
+ * Arbitrary bytes as a migration stream: what the sink is told, put together, is the input; how the bytes were
+ * cut, and what the sink refused for now, makes no difference. The first byte is how to cut.
  */
 #include "base/buf.h"
 #include "snapshot/qemu_stream.h"
@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x))                                                                          \
-			abort();                                                                   \
+#define CHECK(x)                 \
+	do {                     \
+		if (!(x))        \
+			abort(); \
 	} while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,6 +1,6 @@
 /*
- * Batches as they are on the wire, byte for byte; PROTOCOL.md section "Batches" explains them. Pages are written as @N: 4096 bytes,
- * of which byte i is (i * 7 + N) & 255. =N is that page as second_pass changes it.
+ * Batches as they are on the wire, byte for byte; PROTOCOL.md section "Batches" explains them. Pages are written
+ * as @N: 4096 bytes, of which byte i is (i * 7 + N) & 255. =N is that page as second_pass changes it.
  */
 #include "hexdoc.h"
 
@@ -86,7 +86,8 @@ static void first_pass(struct batch *b, struct page_cache *c)
 	batch_page(b, 33, 0x21000, true, pattern(2), c);
 }
 
-/* Page 17 comes again as it was, page 32 with two changes, page 33 with one (it was never kept: plain), page 16 is now like page 17. */
+/* Page 17 comes again as it was, page 32 with two changes, page 33 with one (it was never kept: plain), page 16 is
+ * now like page 17. */
 static void second_pass(struct batch *b, struct page_cache *c)
 {
 	batch_page(b, 17, 0x11000, true, pattern(2), c);
@@ -133,9 +134,10 @@ START_TEST(vectors_hold)
 		buf_reset(&wire);
 		codec_encode(codec, batch, &params, &wire, NULL);
 		from_text(vectors[i].wire, &expect);
-		ck_assert_msg(wire.len == expect.len && memcmp(wire.data, expect.data, wire.len) == 0, "%s: encoded otherwise",
-			      vectors[i].what);
-		ck_assert_msg(codec_decode(codec, expect.data, expect.len, decoded, &e) == 0, "%s: %s", vectors[i].what, e.text);
+		ck_assert_msg(wire.len == expect.len && memcmp(wire.data, expect.data, wire.len) == 0,
+			      "%s: encoded otherwise", vectors[i].what);
+		ck_assert_msg(codec_decode(codec, expect.data, expect.len, decoded, &e) == 0, "%s: %s", vectors[i].what,
+			      e.text);
 		ck_assert_msg(decoded_emit(decoded, slots, &out, &e) == 0, "%s: %s", vectors[i].what, e.text);
 		from_text(vectors[i].raw, &expect);
 		ck_assert_msg(out.len == expect.len && (!out.len || memcmp(out.data, expect.data, out.len) == 0),

@@ -1,6 +1,7 @@
 /*
- * The controller in a simulated pipeline: QEMU supplies, workers encode with the speed and ratio of made-up contents, a link drains
- * a bounded queue. What is judged is the raw throughput against the best fixed level, and against storing.
+ * The controller in a simulated pipeline: QEMU supplies, workers encode with the speed and ratio of made-up
+ * contents, a link drains a bounded queue. What is judged is the raw throughput against the best fixed level, and
+ * against storing.
  */
 #include "base/clock.h"
 #include "transport/adapt.h"
@@ -10,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STEP_NS   (NS_PER_MS / 2)
-#define TICK_NS   (25 * NS_PER_MS)
-#define BATCH     (1024.0 * 1024)
-#define WORKERS   2
-#define QUEUE_MAX 8  /* batches between the reader and the link */
+#define STEP_NS (NS_PER_MS / 2)
+#define TICK_NS (25 * NS_PER_MS)
+#define BATCH (1024.0 * 1024)
+#define WORKERS 2
+#define QUEUE_MAX 8 /* batches between the reader and the link */
 
 static const int levels[] = { CODEC_RAW, -5, -3, -1, 1, 2, 3, 5, 6 };
 static const double idle_ratio[] = { 1, 2.17, 2.27, 2.45, 2.72, 2.87, 2.97, 3.07, 3.15 };
@@ -27,7 +28,7 @@ struct world {
 	double share;     /* of a CPU that a worker gets */
 	double ratio_fit; /* (ratio - 1) of the contents against an idle guest's */
 	double cost_fit;
-	bool far;         /* a long way: some bytes are always on it, so that the link never looks idle */
+	bool far; /* a long way: some bytes are always on it, so that the link never looks idle */
 };
 
 struct worker {
@@ -39,11 +40,11 @@ struct sim {
 	struct world w;
 	struct adapt *a;
 	struct worker worker[WORKERS];
-	double supplied;             /* raw bytes waiting */
-	double queue;                /* wire bytes waiting for the link */
+	double supplied; /* raw bytes waiting */
+	double queue;    /* wire bytes waiting for the link */
 	double queue_batches;
-	double wire, raw;            /* through the link; raw counts when a batch is encoded */
-	double waited_ns;            /* for QEMU, since the last tick */
+	double wire, raw; /* through the link; raw counts when a batch is encoded */
+	double waited_ns; /* for QEMU, since the last tick */
 	int64_t now;
 	double at_level_ns[LEVELS];
 };
@@ -216,9 +217,10 @@ START_TEST(near_the_best)
 	for (unsigned i = 0; i < LEVELS; i++)
 		most = s.at_level_ns[i] > s.at_level_ns[most] ? i : most;
 	if (getenv("ADAPT_VERBOSE"))
-		printf("%-28s raw %4.0f best %4.0f first %4.0f later %4.0f MB/s, level %d most\n", worlds[_i].name, raw / 1e6,
-		       best / 1e6, first / 1e6, later / 1e6, levels[most] == CODEC_RAW ? 0 : levels[most]);
-	ck_assert_msg(later > 0.93 * best, "%s: %.0f MB/s, the best level has %.0f", worlds[_i].name, later / 1e6, best / 1e6);
+		printf("%-28s raw %4.0f best %4.0f first %4.0f later %4.0f MB/s, level %d most\n", worlds[_i].name,
+		       raw / 1e6, best / 1e6, first / 1e6, later / 1e6, levels[most] == CODEC_RAW ? 0 : levels[most]);
+	ck_assert_msg(later > 0.93 * best, "%s: %.0f MB/s, the best level has %.0f", worlds[_i].name, later / 1e6,
+		      best / 1e6);
 	ck_assert_msg(later > 0.97 * raw, "%s: %.0f MB/s, storing has %.0f", worlds[_i].name, later / 1e6, raw / 1e6);
 	ck_assert_msg(first > 0.80 * raw, "%s: %.0f MB/s at first, storing has %.0f", worlds[_i].name, first / 1e6,
 		      raw / 1e6);
@@ -231,9 +233,9 @@ END_TEST
 /* From one world to another: soon as good as one that was always there. */
 START_TEST(reacts)
 {
-	static const int from_to[][2] = { { 0, 3 }, { 3, 0 }, { 0, 7 }, { 7, 0 }, { 3, 7 }, { 7, 3 },
-					  { 3, 8 }, { 8, 3 }, { 3, 6 }, { 6, 3 }, { 8, 10 },
-					  { 13, 15 }, { 15, 13 }, { 14, 13 }, { 17, 15 }, { 14, 15 } };
+	static const int from_to[][2] = { { 0, 3 },   { 3, 0 },   { 0, 7 },   { 7, 0 },  { 3, 7 },  { 7, 3 },
+					  { 3, 8 },   { 8, 3 },   { 3, 6 },   { 6, 3 },  { 8, 10 }, { 13, 15 },
+					  { 15, 13 }, { 14, 13 }, { 17, 15 }, { 14, 15 } };
 	const int from = from_to[_i][0], to = from_to[_i][1];
 	double raw = 0, best = best_throughput(&worlds[to].w, &raw);
 	struct sim s;
@@ -243,8 +245,8 @@ START_TEST(reacts)
 	run(&s, 400);
 	double soon = run(&s, 600);
 	if (getenv("ADAPT_VERBOSE"))
-		printf("%s -> %s: best %.0f raw %.0f soon %.0f MB/s\n", worlds[from].name, worlds[to].name, best / 1e6, raw / 1e6,
-		       soon / 1e6);
+		printf("%s -> %s: best %.0f raw %.0f soon %.0f MB/s\n", worlds[from].name, worlds[to].name, best / 1e6,
+		       raw / 1e6, soon / 1e6);
 	ck_assert_msg(soon > 0.80 * best, "%s -> %s: %.0f MB/s of %.0f", worlds[from].name, worlds[to].name, soon / 1e6,
 		      best / 1e6);
 	sim_close(&s);

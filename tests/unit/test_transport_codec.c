@@ -395,7 +395,8 @@ static void small_batch(struct ends *s, int level)
 	encode(s);
 }
 
-/* Decodes bytes with a fresh end that has the first version. 0 if it gave exactly what was sent, 1 if it was refused. */
+/* Decodes bytes with a fresh end that has the first version. 0 if it gave exactly what was sent, 1 if it was
+ * refused. */
 static int refused_or_right(const struct ends *s, const uint8_t *p, size_t n)
 {
 	struct err e = ERR_INIT;
@@ -447,8 +448,8 @@ START_TEST(flipped_bits)
 			s.wire.data[i] ^= (uint8_t)(1u << bit);
 		}
 	}
-	/* The bit that stores a page, for one: it matters to later batches, whose hash then tells. Or zstd's window size, on which nothing
-	 * depends. */
+	/* The bit that stores a page, for one: it matters to later batches, whose hash then tells. Or zstd's
+	 * window size, on which nothing depends. */
 	ck_assert_uint_le(harmless, levels[_i] == CODEC_RAW ? 8 : 40);
 	ends_close(&s);
 }
@@ -566,9 +567,15 @@ static const struct {
 	unsigned at;
 	uint8_t byte;
 } headers[] = {
-	{ "format", 0, 2 },	     { "unknown method", 1, 2 },   { "methods beyond the sections", 1, 0x40 },
-	{ "reserved", 3, 1 },	     { "raw over the limit", 4, 1 }, { "ops over raw", 8, 1 },
-	{ "stored over the end", 14, 1 }, { "plain over raw", 16, 1 }, { "delta over raw", 24, 1 },
+	{ "format", 0, 2 },
+	{ "unknown method", 1, 2 },
+	{ "methods beyond the sections", 1, 0x40 },
+	{ "reserved", 3, 1 },
+	{ "raw over the limit", 4, 1 },
+	{ "ops over raw", 8, 1 },
+	{ "stored over the end", 14, 1 },
+	{ "plain over raw", 16, 1 },
+	{ "delta over raw", 24, 1 },
 	{ "stored, other length", 11, 9 },
 };
 

@@ -1,11 +1,12 @@
 /*
- * codec - how fast the page codecs are, and how much smaller they make the RAM of a guest. One process, one thread at a time.
+ * codec - how fast the page codecs are, and how much smaller they make the RAM of a guest. One process, one thread
+ * at a time.
  *
  *	codec [--json] [--quick] [--size MiB] [--stream FILE]... [--image FILE]...
  *
- * --stream: a recorded migration stream (QEMU's monitor: migrate "exec:cat > FILE"); its first pass is the RAM, the pages that come again are
- * the changes. --image: raw RAM. Without either, images are made here: programs and data of this machine, heaps of pointers, text,
- * repeated and empty pages, and three ways of changing them.
+ * --stream: a recorded migration stream (QEMU's monitor: migrate "exec:cat > FILE"); its first pass is the RAM,
+ * the pages that come again are the changes. --image: raw RAM. Without either, images are made here: programs and
+ * data of this machine, heaps of pointers, text, repeated and empty pages, and three ways of changing them.
  *
  * Speeds are bytes of guest RAM per second of CPU time, so that other work on the machine disturbs them little.
  */
@@ -72,12 +73,12 @@ static void report(struct bench *b, const struct result *r)
 		fflush(stdout);
 		return;
 	}
-	json_array_append_new(
-		b->rows, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f}", "image", r->image, "method", r->method,
-				   "level", level_name(r->level, text, sizeof(text)), "batch_kib", (int)r->batch_kib,
-				   "build_gb_s", gb_per_s(r->raw, r->build_ns), "encode_gb_s", gb_per_s(r->raw, r->encode_ns),
-				   "sender_gb_s", gb_per_s(r->raw, encode), "receiver_gb_s", gb_per_s(r->raw, r->decode_ns),
-				   "ratio", ratio));
+	json_array_append_new(b->rows,
+			      json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f}", "image", r->image, "method",
+					r->method, "level", level_name(r->level, text, sizeof(text)), "batch_kib",
+					(int)r->batch_kib, "build_gb_s", gb_per_s(r->raw, r->build_ns), "encode_gb_s",
+					gb_per_s(r->raw, r->encode_ns), "sender_gb_s", gb_per_s(r->raw, encode),
+					"receiver_gb_s", gb_per_s(r->raw, r->decode_ns), "ratio", ratio));
 }
 
 /* One way through, over the pages given. */
@@ -265,15 +266,15 @@ static void measure(struct bench *b, const struct image *im, bool quick)
 static void head(void)
 {
 	printf("GB of guest RAM per second of CPU; sender = build + encode, receiver = decode + emit\n");
-	printf("%-10s %-9s %5s %6s %9s %9s %9s %9s %10s\n", "image", "method", "level", "KiB", "build", "encode", "sender",
-	       "receiver", "ratio");
+	printf("%-10s %-9s %5s %6s %9s %9s %9s %9s %10s\n", "image", "method", "level", "KiB", "build", "encode",
+	       "sender", "receiver", "ratio");
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "json", no_argument, NULL, 'j' },	  { "quick", no_argument, NULL, 'q' },
-		{ "size", required_argument, NULL, 'm' }, { "stream", required_argument, NULL, 's' },
+		{ "json", no_argument, NULL, 'j' },        { "quick", no_argument, NULL, 'q' },
+		{ "size", required_argument, NULL, 'm' },  { "stream", required_argument, NULL, 's' },
 		{ "image", required_argument, NULL, 'i' }, { NULL, 0, NULL, 0 },
 	};
 	struct bench b = { .rows = json_array() };
@@ -295,8 +296,9 @@ int main(int argc, char **argv)
 		else if (opt == 'i')
 			rc = images_add_file(&images, optarg, &e);
 		else
-			rc = err_set(&e, ERR_CONFIG,
-				     "usage: codec [--json] [--quick] [--size MiB] [--stream FILE]... [--image FILE]...");
+			rc = err_set(
+				&e, ERR_CONFIG,
+				"usage: codec [--json] [--quick] [--size MiB] [--stream FILE]... [--image FILE]...");
 		if (rc)
 			die(e.text);
 	}

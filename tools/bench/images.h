@@ -30,7 +30,8 @@ struct images {
 int images_add_file(struct images *s, const char *path, struct err *e);
 /* A recorded migration stream. Pages that come twice count as changed. */
 int images_add_stream(struct images *s, const char *path, struct err *e);
-/* Three images of that size: "update" (records and pointers rewritten), "counters" (one number in many pages), "random". */
+/* Three images of that size: "update" (records and pointers rewritten), "counters" (one number in many pages),
+ * "random". */
 void images_make(struct images *s, size_t mib);
 void images_fini(struct images *s);
 

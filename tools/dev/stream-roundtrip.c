@@ -1,6 +1,7 @@
 /*
- * stream-roundtrip FILE [--slots N] [--level N|raw] [--chunk N|random] - takes a recorded migration stream through the parser, the
- * encoder and the decoder, and compares what comes out with what went in, byte for byte. Prints what was in it.
+ * stream-roundtrip FILE [--slots N] [--level N|raw] [--chunk N|random] - takes a recorded migration stream through
+ * the parser, the encoder and the decoder, and compares what comes out with what went in, byte for byte. Prints
+ * what was in it.
  *
  * Record one with QEMU's monitor: migrate "exec:cat > FILE".
  */
@@ -126,12 +127,12 @@ static void report(const struct trip *t, const struct qemu_stream *stream, size_
 	qemu_stream_passthrough(stream, &why);
 	printf("identical=yes bytes=%zu wire=%" PRIu64 " ratio=%.2f batches=%" PRIu64 " literals=%" PRIu64 "\n", n,
 	       s->encoded_bytes, (double)n / (double)(s->encoded_bytes ? s->encoded_bytes : 1), t->batches, t->literals);
-	printf("ram=%" PRIu64 " zero=%" PRIu64 " same=%" PRIu64 " delta=%" PRIu64 " plain=%" PRIu64 " literal_bytes=%" PRIu64
-	       " ram_ends=%" PRIu64 " parsed_until=\"%s\"\n",
+	printf("ram=%" PRIu64 " zero=%" PRIu64 " same=%" PRIu64 " delta=%" PRIu64 " plain=%" PRIu64
+	       " literal_bytes=%" PRIu64 " ram_ends=%" PRIu64 " parsed_until=\"%s\"\n",
 	       qemu_stream_ram_bytes(stream), s->zero_pages, s->same_pages, s->delta_pages, s->plain_pages,
 	       s->literal_bytes, t->ram_ends, why);
-	printf("plain_in=%" PRIu64 " plain_out=%" PRIu64 " delta_out=%" PRIu64 " delta_bytes_a_page=%.1f ops_bytes=%" PRIu64
-	       " encode_ms=%" PRId64 " decode_ms=%" PRId64 "\n",
+	printf("plain_in=%" PRIu64 " plain_out=%" PRIu64 " delta_out=%" PRIu64
+	       " delta_bytes_a_page=%.1f ops_bytes=%" PRIu64 " encode_ms=%" PRId64 " decode_ms=%" PRId64 "\n",
 	       s->plain_in_bytes, s->plain_out_bytes, s->delta_out_bytes,
 	       s->delta_pages ? (double)s->delta_out_bytes / (double)s->delta_pages : 0.0,
 	       s->encoded_bytes - s->plain_out_bytes - s->delta_out_bytes - 40 * t->batches, t->encode_ns / NS_PER_MS,
