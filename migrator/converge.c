@@ -55,8 +55,9 @@ void converge_init(struct converge *c, const struct converge_opts *opts, int64_t
 	*c = (struct converge){ .opts = *opts, .start_ns = start_ns };
 	if (c->opts.max_downtime_ms <= 0)
 		c->opts.max_downtime_ms = CONVERGE_DEFAULT_MAX_DOWNTIME_MS;
-	c->limit_ms = c->opts.max_downtime_ms < CONVERGE_START_DOWNTIME_MS ? c->opts.max_downtime_ms
-									   : CONVERGE_START_DOWNTIME_MS;
+	c->limit_ms = c->opts.few_passes || c->opts.max_downtime_ms < CONVERGE_START_DOWNTIME_MS
+			      ? c->opts.max_downtime_ms
+			      : CONVERGE_START_DOWNTIME_MS;
 }
 
 /* RAM bytes per second that QEMU gets rid of. */

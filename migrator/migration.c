@@ -179,6 +179,7 @@ static int perform(struct migration *g, struct err *e)
 			      .auto_converge = g->args.auto_converge },
 		.disk_bytes = (uint64_t)json_integer_value(json_object_get(json_object_get(g->plan, "disks"), "copy_bytes")),
 	};
+	const char *type = json_string_value(json_object_get(g->plan, "type"));
 	virTypedParameterPtr params = NULL;
 	int n = 0, max = 0, rc = -1;
 	virConnectPtr dconn = NULL;
@@ -186,6 +187,7 @@ static int perform(struct migration *g, struct err *e)
 	VIRT_DOM_AUTO virDomainPtr moved = NULL;
 	struct err why = ERR_INIT;
 
+	wo.converge.few_passes = type && strcmp(type, "qemu") == 0;
 	if (add_params(g, &params, &n, &max, e) != 0)
 		goto out;
 	dconn = outgoing_libvirt(g->session, e);

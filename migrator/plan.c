@@ -164,8 +164,8 @@ int plan_make(struct migrator *m, const json_t *args, enum plan_depth depth, con
 	if (check_cancelled(ctl, e) < 0)
 		goto out;
 	look_ahead(&p, depth);
-	*result = json_pack("{s:s,s:s,s:s,s:b,s:O,s:o,s:o,s:o}", "vm", p.source.dom->name, "uuid", p.source.dom->uuid,
-			    "host", p.args.host, "possible", p.verdict.findings.errors == 0, "findings",
+	*result = json_pack("{s:s,s:s,s:s,s:s,s:b,s:O,s:o,s:o,s:o}", "vm", p.source.dom->name, "uuid", p.source.dom->uuid,
+			    "type", p.source.dom->type ? p.source.dom->type : "", "host", p.args.host, "possible", p.verdict.findings.errors == 0, "findings",
 			    p.verdict.findings.list, "forecast", forecast_json(&p.in, &p.forecast), "disks",
 			    disks_json(&p), "target", target_json(&p));
 	rc = *result ? 0
