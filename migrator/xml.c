@@ -4,13 +4,18 @@
 
 #include <ctype.h>
 #include <libxml/parser.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* libxml2 wants its first use to be in one thread. */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 xmlDocPtr xml_parse(const char *text, size_t max, const char *what, struct err *e)
 {
 	size_t len = strlen(text);
 
+	(void)pthread_once(&once, xmlInitParser);
 	if (len == 0 || len > max) {
 		err_set(e, ERR_CORRUPT, "%s is %s", what, len ? "too long" : "empty");
 		return NULL;

@@ -378,6 +378,19 @@ START_TEST(noisy_links)
 }
 END_TEST
 
+START_TEST(few_passes)
+{
+	/* A guest that QEMU emulates: the allowed downtime is the limit from the start. */
+	struct converge c;
+	converge_init(&c, &(struct converge_opts){ .few_passes = true }, 0);
+	ck_assert_int_eq(c.limit_ms, CONVERGE_DEFAULT_MAX_DOWNTIME_MS);
+	converge_init(&c, &(struct converge_opts){ .few_passes = true, .max_downtime_ms = 20 }, 0);
+	ck_assert_int_eq(c.limit_ms, 20);
+	converge_init(&c, &(struct converge_opts){ 0 }, 0);
+	ck_assert_int_eq(c.limit_ms, CONVERGE_START_DOWNTIME_MS);
+}
+END_TEST
+
 START_TEST(names)
 {
 	struct err e = ERR_INIT;
@@ -409,6 +422,7 @@ int main(void)
 	tcase_add_test(tc, eta_with_disks);
 	tcase_add_test(tc, empty_statistics);
 	tcase_add_test(tc, noisy_links);
+	tcase_add_test(tc, few_passes);
 	tcase_add_test(tc, names);
 	suite_add_tcase(s, tc);
 	SRunner *r = srunner_create(s);
