@@ -97,6 +97,8 @@ struct flow_tx {
 	struct flow_window window;
 	struct flow_bucket bucket;
 	uint64_t raw, wire, queued; /* in flight; of these not yet handed to a link */
+	unsigned at_work; /* batches queued or being handed to a link */
+	int64_t work_ns, work_since_ns; /* for how long there were any; up to when that was counted */
 	uint64_t batches;
 	struct meter meter;
 };
@@ -196,6 +198,17 @@ static uint64_t meter_rate(struct meter *m, int64_t now)
 	if (span > now - m->since_ns)
 		span = now - m->since_ns > NS_PER_MS ? now - m->since_ns : NS_PER_MS;
 	return (uint64_t)((double)sum * 1e9 / (double)span);
+}
+
+/* Batches come or go that are queued or being sent; the time in which there were any adds up. */
+static void note_work(struct flow_tx *f, int change)
+{
+	const int64_t now = clock_mono_ns();
+
+	if (f->at_work > 0)
+		f->work_ns += now - f->work_since_ns;
+	f->work_since_ns = now;
+	f->at_work += (unsigned)change;
 }
 
 /* ---- the end ---- */
@@ -319,6 +332,7 @@ static int send_batch(struct flow_tx *f, struct link *l, struct tx_frame *fr, st
 		rc = fault_point(FAULT_CHANNEL_SEND, e) < 0 ? -1 : link_send(l, FRAME_BATCH, iov, 2, INT64_MAX, e);
 	recycle(f, &fr->payload);
 	pthread_mutex_lock(&f->lock);
+	note_work(f, -1);
 	if (!forgotten)
 		meter_add(&f->meter, wire, clock_mono_ns());
 	frame_put(f, fr);
@@ -446,7 +460,7 @@ static uint64_t window_of(const struct flow_tx *f)
 
 	if (f->bucket.rate == 0)
 		return window;
-	const double ns = (double)(FLOW_WINDOW_TARGET_NS + flow_window_rtt(&f->window));
+	const double ns = (double)(flow_window_target(&f->window) + flow_window_rtt(&f->window));
 	const double most = (double)f->bucket.rate * ns / 1e9;
 	if (most >= (double)window)
 		return window;
@@ -477,8 +491,10 @@ int flow_tx_reserve(struct flow_tx *f, uint32_t stream, size_t raw_bytes, uint64
 	for (;;) {
 		if (f->dead || f->finishing || s->forgotten)
 			return cancelled(e);
-		if (has_room(f, s, raw_bytes, &limited))
+		bool wire = false;
+		if (has_room(f, s, raw_bytes, &wire))
 			break;
+		limited |= wire;
 		thread_cond_wait_until(&f->room, &f->lock, INT64_MAX);
 	}
 	if (!s->ring)
@@ -526,6 +542,7 @@ int flow_tx_batch(struct flow_tx *f, uint32_t stream, uint64_t number, struct bu
 			fr->payload = *payload;
 			*payload = (struct buf)BUF_INIT;
 			list_push(s->urgent ? &f->urgent : &f->bulk, fr);
+			note_work(f, 1);
 			pthread_cond_signal(&f->work);
 			return 0;
 		}
@@ -583,6 +600,18 @@ int flow_tx_stream(struct flow_tx *f, const struct flow_stream_msg *m)
 	return 0;
 }
 
+/* The link that waited longest for the network. */
+static int64_t network_busy_ns(const struct flow_tx *f)
+{
+	int64_t most = 0;
+
+	for (size_t i = 0; i < f->n_links; i++) {
+		const int64_t busy = tcp_busy_ns(link_fd(f->links[i]->link));
+		most = busy > most ? busy : most;
+	}
+	return most;
+}
+
 int flow_tx_acked(struct flow_tx *f, uint32_t stream, uint64_t number, struct err *e)
 {
 	struct flow_mark mark = { 0 };
@@ -605,7 +634,13 @@ int flow_tx_acked(struct flow_tx *f, uint32_t stream, uint64_t number, struct er
 		f->wire -= r->wire;
 		mark = r->mark;
 	}
-	flow_window_acked(&f->window, &mark, wire, clock_mono_ns());
+	const int64_t now = clock_mono_ns();
+	int64_t busy = 0;
+	if (flow_window_round_ends(&f->window, &mark)) {
+		note_work(f, 0);
+		busy = f->work_ns + network_busy_ns(f);
+	}
+	flow_window_acked(&f->window, &mark, wire, busy, now);
 	pthread_cond_broadcast(&f->room);
 	return 0;
 lie:
@@ -648,18 +683,6 @@ void flow_tx_set_rate_limit(struct flow_tx *f, uint64_t bytes_per_s)
 }
 
 /* ---- looking ---- */
-
-/* The link that waited longest for the network. */
-static int64_t network_busy_ns(const struct flow_tx *f)
-{
-	int64_t most = 0;
-
-	for (size_t i = 0; i < f->n_links; i++) {
-		const int64_t busy = tcp_busy_ns(link_fd(f->links[i]->link));
-		most = busy > most ? busy : most;
-	}
-	return most;
-}
 
 void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
 {

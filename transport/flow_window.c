@@ -8,6 +8,11 @@
 #define SAMPLE_MIN_NS 50000
 #define LONG_ROUND_NS (INT64_C(25) * 1000000)
 #define SAMPLES (sizeof(((struct flow_window *)0)->sample) / sizeof(double))
+/* A network that is busy for less than BUSY_LOW of the time stands idle too often; from BUSY_FULL on it has all it can carry. */
+#define BUSY_LOW 0.85
+#define BUSY_FULL 0.97
+#define TARGET_UP 1.25
+#define TARGET_DOWN 0.97
 #define STARTUP_GROWTH 1.25
 #define STARTUP_ROUNDS 3
 
@@ -17,13 +22,16 @@ void flow_window_init(struct flow_window *w)
 	w->rtt[0] = w->rtt[1] = INT64_MAX;
 	w->startup = true;
 	w->window = FLOW_WINDOW_FLOOR;
+	w->target_ns = FLOW_WINDOW_TARGET_NS;
 }
 
 void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool limited, struct flow_mark *out)
 {
 	/* The time in which there was nothing to send is not the way's. */
-	if (idle)
+	if (idle) {
 		w->delivered_ns = now_ns;
+		w->paused = true;
+	}
 	*out = (struct flow_mark){ .sent_ns = now_ns,
 				   .delivered = w->delivered,
 				   .delivered_ns = w->delivered_ns,
@@ -51,7 +59,7 @@ int64_t flow_window_rtt(const struct flow_window *w)
 static uint64_t wanted(const struct flow_window *w)
 {
 	const double rtt = (double)flow_window_rtt(w) * (w->startup ? 2 : 1);
-	const double bytes = w->rate * ((double)FLOW_WINDOW_TARGET_NS + rtt) / NS;
+	const double bytes = w->rate * ((double)w->target_ns + rtt) / NS;
 
 	if (bytes < (double)FLOW_WINDOW_FLOOR)
 		return FLOW_WINDOW_FLOOR;
@@ -85,8 +93,28 @@ static void note_rate(struct flow_window *w, const struct flow_mark *m, int64_t 
 			w->rate = w->sample[i];
 }
 
-void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t now_ns)
+/* At the end of a round: if it took longer than the target, was it the network that took the time? */
+static void set_target(struct flow_window *w, double busy)
 {
+	const double factor = busy < BUSY_LOW ? TARGET_UP : busy < BUSY_FULL ? 1 : TARGET_DOWN;
+
+	w->target_ns = (int64_t)((double)w->target_ns * factor);
+	if (w->target_ns < FLOW_WINDOW_TARGET_NS)
+		w->target_ns = FLOW_WINDOW_TARGET_NS;
+	if (w->target_ns > FLOW_WINDOW_PATIENCE_NS)
+		w->target_ns = FLOW_WINDOW_PATIENCE_NS;
+}
+
+/* The batch was sent when the round had begun: a round trip is over. */
+bool flow_window_round_ends(const struct flow_window *w, const struct flow_mark *m)
+{
+	return m->delivered >= w->round_start;
+}
+
+void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t busy_ns, int64_t now_ns)
+{
+	const bool over = flow_window_round_ends(w, m);
+
 	w->delivered += bytes;
 	w->delivered_ns = now_ns;
 	const int64_t rtt = now_ns - m->sent_ns;
@@ -95,23 +123,33 @@ void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_
 	 * little to send learns nothing. */
 	if (m->limited || rtt > FLOW_WINDOW_TARGET_NS + flow_window_rtt(w))
 		w->telling = true;
-	if (m->delivered < w->round_start)
+	if (!over)
 		return;
-	/* This one was sent when the round had begun: a round trip is over. */
+	if (w->telling) {
+		if (rtt <= w->target_ns + flow_window_rtt(w))
+			set_target(w, 1);
+		else if (!w->paused)
+			set_target(w, (double)(busy_ns - w->round_busy_ns) / (double)(now_ns - w->round_ns + 1));
+		note_rate(w, m, now_ns);
+		const uint64_t want = wanted(w);
+		w->window = want < 2 * w->window ? want : 2 * w->window;
+		if (w->startup)
+			end_startup_if_flat(w);
+	}
+	w->telling = w->paused = false;
 	w->round_start = w->delivered;
-	if (!w->telling)
-		return;
-	w->telling = false;
-	note_rate(w, m, now_ns);
-	const uint64_t want = wanted(w);
-	w->window = want < 2 * w->window ? want : 2 * w->window;
-	if (w->startup)
-		end_startup_if_flat(w);
+	w->round_ns = now_ns;
+	w->round_busy_ns = busy_ns;
 }
 
 uint64_t flow_window_bytes(const struct flow_window *w)
 {
 	return w->window;
+}
+
+int64_t flow_window_target(const struct flow_window *w)
+{
+	return w->target_ns;
 }
 
 /* ---- rate limit ---- */

@@ -5,6 +5,9 @@
  * full for less than that long makes itself larger, and the fixed point is a queue of FLOW_WINDOW_TARGET on the bottleneck,
  * wherever that is: rate limit, network, decoder, or the reader at the other end.
  *
+ * What fills it may also be work: where threads wait long for a CPU, even an empty network takes more than FLOW_WINDOW_TARGET to come
+ * back. A network that stands idle while the window holds the sender back raises the target, up to FLOW_WINDOW_PATIENCE.
+ *
  * It at most doubles per round trip, and only when it is what holds the sender back: a shaper that lets the first bytes pass at full
  * speed would otherwise make it believe in a link that is not there.
  */
@@ -15,6 +18,7 @@
 #include <stdint.h>
 
 #define FLOW_WINDOW_TARGET_NS (INT64_C(50) * 1000000)
+#define FLOW_WINDOW_PATIENCE_NS (INT64_C(150) * 1000000)
 #define FLOW_WINDOW_FLOOR (UINT64_C(512) * 1024)
 #define FLOW_WINDOW_CAP (UINT64_C(64) * 1024 * 1024)
 
@@ -29,6 +33,9 @@ struct flow_window {
 	uint64_t window;      /* bytes that may be in flight now */
 	uint64_t round_start; /* `delivered` when this round trip began */
 	bool telling;         /* something in this round says what the way can carry */
+	int64_t round_ns, round_busy_ns; /* when it began; the caller's busy_ns then */
+	bool paused;          /* the round has time in it in which there was nothing to send */
+	int64_t target_ns;    /* between FLOW_WINDOW_TARGET_NS and FLOW_WINDOW_PATIENCE_NS */
 	/* Until the rate stops growing, the round trip counts double, so that the window doubles on long ways too. */
 	bool startup;
 	double round_rate;
@@ -45,9 +52,13 @@ struct flow_mark {
 
 void flow_window_init(struct flow_window *w);
 void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool limited, struct flow_mark *out);
-/* `bytes` were acknowledged together; m is the mark of the latest of them. */
-void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t now_ns);
+/* `bytes` were acknowledged together; m is the mark of the latest of them. busy_ns: for how long, since the beginning, the network or the
+ * queue before it had something to do; it is looked at if flow_window_round_ends(). */
+void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t busy_ns, int64_t now_ns);
+bool flow_window_round_ends(const struct flow_window *w, const struct flow_mark *m);
 uint64_t flow_window_bytes(const struct flow_window *w);
+/* For how long data may be on its way besides the round trip, now. */
+int64_t flow_window_target(const struct flow_window *w);
 int64_t flow_window_rtt(const struct flow_window *w); /* 0: none yet */
 
 /* A token bucket that lets a frame go as soon as it is not in debt, and charges it in full: exact on the average, and the burst

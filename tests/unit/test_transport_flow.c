@@ -20,6 +20,7 @@ struct sim {
 	int64_t now;
 	uint64_t in_flight;
 	int64_t free_at; /* when the bottleneck has sent everything */
+	int64_t busy;    /* for how long it will have been at work when it has sent everything */
 	double depth;    /* of its bucket: so much passes at 20 times the rate after a pause */
 	struct {
 		struct flow_mark mark;
@@ -37,7 +38,8 @@ static void sim_ack_until(struct sim *s, int64_t t)
 		s->now = s->q[i].ack_at;
 		s->in_flight -= s->q[i].bytes;
 		s->delivered += s->q[i].bytes;
-		flow_window_acked(&s->w, &s->q[i].mark, s->q[i].bytes, s->now);
+		flow_window_acked(&s->w, &s->q[i].mark, s->q[i].bytes, s->busy - (s->free_at > s->now ? s->free_at - s->now : 0),
+				  s->now);
 	}
 	if (s->now < t)
 		s->now = t;
@@ -56,6 +58,7 @@ static void sim_send(struct sim *s, uint64_t bytes, bool limited)
 	if (s->free_at < s->now - (int64_t)(s->depth / s->rate * 1e9))
 		s->free_at = s->now - (int64_t)(s->depth / s->rate * 1e9);
 	s->free_at += (int64_t)((double)bytes / s->rate * 1e9);
+	s->busy += (int64_t)((double)bytes / s->rate * 1e9);
 	const int64_t out = s->now + (int64_t)(fast / s->rate / 20 * 1e9);
 	s->q[i].bytes = bytes;
 	s->q[i].ack_at = (s->free_at > out ? s->free_at : out) + s->rtt;
@@ -129,6 +132,29 @@ START_TEST(window_follows_a_link_that_changes)
 	sim_greedy(&s, s.now + NS_PER_S);
 	const double fast = (double)flow_window_bytes(&s.w) / (125e6 * 0.051);
 	ck_assert_msg(fast > 0.8 && fast < 1.25, "after it became fast again: %.2f of the ideal", fast);
+}
+END_TEST
+
+/* Threads that wait long for a CPU: it takes 90 ms until an acknowledgement is back, though it was 1 ms before. */
+START_TEST(slow_threads_do_not_close_the_window)
+{
+	struct sim s = { .rate = 25e6, .rtt = NS_PER_MS };
+
+	flow_window_init(&s.w);
+	sim_greedy(&s, NS_PER_S);
+	s.rtt = 90 * NS_PER_MS;
+	sim_greedy(&s, s.now + 2 * NS_PER_S);
+	const uint64_t before = s.delivered;
+	const int64_t from = s.now;
+	sim_greedy(&s, from + NS_PER_S);
+	const double used = (double)(s.delivered - before) / ((double)(s.now - from) / 1e9) / s.rate;
+	ck_assert_msg(used > 0.8, "only %.0f %% of the link are used", used * 100);
+	ck_assert_uint_le(flow_window_bytes(&s.w), (uint64_t)(s.rate * 0.16));
+	/* And back. */
+	s.rtt = NS_PER_MS;
+	sim_greedy(&s, s.now + 4 * NS_PER_S);
+	const double after = (double)flow_window_bytes(&s.w) / (25e6 * 0.051);
+	ck_assert_msg(after > 0.8 && after < 1.25, "afterwards: %.2f of the ideal", after);
 }
 END_TEST
 
@@ -742,6 +768,7 @@ int main(void)
 	tcase_add_loop_test(pure, window_settles_at_50_ms, 0, (int)(sizeof(ways) / sizeof(ways[0])));
 	tcase_add_test(pure, window_opens_at_once_on_a_fast_link);
 	tcase_add_test(pure, window_follows_a_link_that_changes);
+	tcase_add_test(pure, slow_threads_do_not_close_the_window);
 	tcase_add_test(pure, little_traffic_does_not_close_the_window);
 	tcase_add_loop_test(pure, bursts_are_not_believed, 0, 3);
 	tcase_add_loop_test(pure, bucket_is_exact, 0, 4);
