@@ -269,6 +269,10 @@ static json_t *report(const struct migration *g)
 	if (g->watched.moved)
 		json_array_append_new(warnings, json_string("the connection was lost in the last moment; the target confirmed that "
 							    "the VM runs there"));
+	if (g->was == WHERE_RUNNING && g->there != WHERE_RUNNING)
+		json_array_append_new(warnings, json_sprintf("the VM arrived running and is %s on %s now: its guest powered off, crashed or "
+							     "was paused since; libvirt's log of the VM there says more",
+							     where_name(g->there), g->args.host));
 	json_t *r = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:s?, s:b, s:b, s:o}", "vm", g->name, "uuid",
 			      g->uuid, "from", g->m->opts.host_name, "to", g->args.host, "runs_on", g->args.host, "state",
 			      where_name(g->there), "total_ms", (json_int_t)((g->ended_ns - g->began_ns) / NS_PER_MS), "qemu_bytes",
