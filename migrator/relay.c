@@ -75,9 +75,10 @@ static void on_recycle(void *ctx, struct buf *payload)
 	stock_put_buf(r->stock, payload);
 }
 
-static int on_batch(void *ctx, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len, struct err *e)
+static int on_batch(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len,
+		    struct err *e)
 {
-	return relay_write_on_batch(ctx, stream, number, payload, len, e);
+	return relay_write_on_batch(ctx, link, stream, number, payload, len, e);
 }
 
 static int on_ack(void *ctx, uint32_t stream, uint64_t number, struct err *e)

@@ -38,7 +38,7 @@ struct codec *stock_codec(struct stock *s);
 void stock_put_codec(struct stock *s, struct codec *c);
 struct decoded *stock_decoded(struct stock *s);
 void stock_put_decoded(struct stock *s, struct decoded *d);
-/* An empty buffer for up to n bytes, CODEC_MAX_ENCODED at most. */
+/* An empty buffer for up to n bytes, FRAME_MAX_BATCH at most. */
 struct buf stock_buf(struct stock *s, size_t n);
 void stock_put_buf(struct stock *s, struct buf *b); /* b is left empty */
 /* The contents of a large buffer in one that fits, if it wastes much. */
@@ -59,7 +59,8 @@ struct item {
 	struct relay_stream *stream;
 	uint64_t number;
 	enum item_state state; /* stream.lock */
-	struct buf payload;
+	struct buf frame; /* what came, with the batch from `at` on; decoded refers to it */
+	size_t at;
 	struct decoded *decoded;
 };
 
@@ -171,8 +172,8 @@ void relay_read_run(struct relay_stream *s);
 
 /* ---- relay_write.c ---- */
 void *relay_write_thread(void *stream);
-int relay_write_on_batch(struct relay *r, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len,
-			 struct err *e);
+int relay_write_on_batch(struct relay *r, struct link *link, uint32_t stream, uint64_t number, const uint8_t *payload,
+			 size_t len, struct err *e);
 /* END or RESET said how many batches there are. */
 int relay_write_on_end(struct relay_stream *s, uint64_t number, bool reset, struct err *e);
 void relay_write_drop_items(struct relay_stream *s);

@@ -20,7 +20,8 @@ struct stock {
 
 /* A buffer of less is made and freed each time. */
 #define SMALL_BUF ((size_t)64 * 1024)
-#define BIG_BUF ((size_t)CODEC_MAX_ENCODED)
+/* What a link wants for its largest frame, so that it can go on with a buffer of ours. */
+#define BIG_BUF ((FRAME_MAX_BATCH + 0xffff) / 0x10000 * 0x10000)
 /* More than these are not kept. */
 #define KEEP_BUFS 40u
 #define KEEP_DECODED 40u

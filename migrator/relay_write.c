@@ -30,7 +30,8 @@ static void item_free(struct item *it)
 {
 	struct relay *r = it->stream->relay;
 
-	stock_put_buf(r->stock, &it->payload);
+	atomic_fetch_sub(&r->pending, it->frame.len - it->at);
+	stock_put_buf(r->stock, &it->frame);
 	if (it->decoded)
 		stock_put_decoded(r->stock, it->decoded);
 	free(it);
@@ -51,11 +52,9 @@ static void decode(void *arg)
 		it->decoded = stock_decoded(r->stock);
 		rc = fault_point(FAULT_RELAY_DECODE, &e) < 0
 			     ? -1
-			     : codec_decode(c, it->payload.data, it->payload.len, it->decoded, &e);
+			     : codec_decode(c, it->frame.data + it->at, it->frame.len - it->at, it->decoded, &e);
 		stock_put_codec(r->stock, c);
 	}
-	atomic_fetch_sub(&r->pending, it->payload.len);
-	stock_put_buf(r->stock, &it->payload);
 	if (rc < 0) {
 		err_wrap(&e, "batch %llu of stream %u", (unsigned long long)it->number, s->id);
 		relay_fail(r, &e);
@@ -98,7 +97,23 @@ static void insert_locked(struct relay_stream *s, struct item *it)
 		s->came = it->number + 1;
 }
 
-static int take_batch(struct relay_stream *s, uint64_t number, const uint8_t *payload, size_t len, struct err *e)
+/* Large ones change hands, for small ones a copy costs less than the memory that would wait with them. */
+static void take_payload(struct item *it, struct link *link, const uint8_t *payload, size_t len)
+{
+	struct stock *stock = it->stream->relay->stock;
+
+	if (len <= RELAY_INLINE_BYTES) {
+		it->frame = stock_buf(stock, len);
+		buf_append(&it->frame, payload, len);
+		return;
+	}
+	it->frame = stock_buf(stock, FRAME_MAX_BATCH);
+	link_take_payload(link, &it->frame);
+	it->at = FLOW_BATCH_HEAD;
+}
+
+static int take_batch(struct relay_stream *s, struct link *link, uint64_t number, const uint8_t *payload, size_t len,
+		      struct err *e)
 {
 	struct relay *r = s->relay;
 	bool due;
@@ -120,8 +135,7 @@ static int take_batch(struct relay_stream *s, uint64_t number, const uint8_t *pa
 	struct item *it = mem_alloc(sizeof(*it));
 	it->stream = s;
 	it->number = number;
-	it->payload = stock_buf(r->stock, len);
-	buf_append(&it->payload, payload, len);
+	take_payload(it, link, payload, len);
 	{
 		/* The same number on another link at the same time is the peer's lie, too. */
 		THREAD_LOCKED(&s->lock);
@@ -137,8 +151,8 @@ static int take_batch(struct relay_stream *s, uint64_t number, const uint8_t *pa
 	return 0;
 }
 
-int relay_write_on_batch(struct relay *r, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len,
-			 struct err *e)
+int relay_write_on_batch(struct relay *r, struct link *link, uint32_t stream, uint64_t number, const uint8_t *payload,
+			 size_t len, struct err *e)
 {
 	struct relay_stream *s = NULL;
 
@@ -151,7 +165,7 @@ int relay_write_on_batch(struct relay *r, uint32_t stream, uint64_t number, cons
 		if (!s || s->state == STREAM_WAITING)
 			return err_set(e, ERR_PROTOCOL, "a batch came for stream %u, which is not open", stream);
 	}
-	return take_batch(s, number, payload, len, e);
+	return take_batch(s, link, number, payload, len, e);
 }
 
 int relay_write_on_end(struct relay_stream *s, uint64_t number, bool reset, struct err *e)
@@ -338,8 +352,6 @@ void relay_write_drop_items(struct relay_stream *s)
 				continue;
 			s->items[i] = NULL;
 		}
-		if (it->state == ITEM_WAITING)
-			atomic_fetch_sub(&s->relay->pending, it->payload.len);
 		item_free(it);
 	}
 }

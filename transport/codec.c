@@ -251,14 +251,9 @@ static int read_header(struct cursor *in, struct header *h, struct err *e)
 	return 0;
 }
 
-static int unpack(struct codec *c, unsigned method, const uint8_t *p, size_t stored, size_t len, struct buf *out,
-		  struct err *e)
+static int unpack(struct codec *c, const uint8_t *p, size_t stored, size_t len, struct buf *out, struct err *e)
 {
 	buf_reset(out);
-	if (method == METHOD_STORED) {
-		buf_append(out, p, stored);
-		return 0;
-	}
 	if (!c->dctx) {
 		c->dctx = ZSTD_createDCtx();
 		assert(c->dctx);
@@ -292,13 +287,13 @@ static int check_runs(struct cursor *in, uint64_t *delta)
 }
 
 /* Everything that can be known without slots: the operations reproduce raw_len bytes and use up both sections. */
-static int check_ops(const struct header *h, const struct buf *ops, struct err *e)
+static int check_ops(const struct header *h, const uint8_t *ops, size_t len, struct err *e)
 {
 	struct ops_reader r;
 	struct op op;
 	uint64_t raw = 0, plain = 0, delta = 0;
 	int got;
-	ops_reader_init(&r, ops->data, ops->len);
+	ops_reader_init(&r, ops, len);
 	while ((got = ops_next(&r, &op)) == 1) {
 		uint64_t unit = op.kind == OP_LITERAL ? 1
 				: op.kind == OP_ZEROS ? ZERO_RECORD_SIZE
@@ -329,10 +324,15 @@ int codec_decode(struct codec *c, const uint8_t *p, size_t n, struct decoded *d,
 		return -1;
 	for (unsigned i = 0; i < SECTION_COUNT; i++) {
 		const uint8_t *stored = cursor_bytes(&in, h.stored[i]);
-		if (unpack(c, h.methods >> (2 * i) & 3, stored, h.stored[i], h.len[i], &d->section[i], e))
-			return -1;
+		d->section[i].p = stored;
+		d->section[i].len = h.len[i];
+		if ((h.methods >> (2 * i) & 3) == METHOD_ZSTD) {
+			if (unpack(c, stored, h.stored[i], h.len[i], &d->unpacked[i], e))
+				return -1;
+			d->section[i].p = d->unpacked[i].data;
+		}
 		/* Before the long sections are unpacked. */
-		if (i == SECTION_OPS && check_ops(&h, &d->section[SECTION_OPS], e))
+		if (i == SECTION_OPS && check_ops(&h, d->section[i].p, d->section[i].len, e))
 			return -1;
 	}
 	d->raw_len = h.raw_len;

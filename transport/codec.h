@@ -77,7 +77,8 @@ void codec_encode(struct codec *c, const struct batch *b, const struct codec_par
 struct decoded;
 struct decoded *decoded_new(void);
 void decoded_free(struct decoded *d);
-/* Everything that does not need slots: parse, cap, decompress. ERR_CORRUPT or ERR_PROTOCOL. */
+/* Everything that does not need slots: parse, cap, decompress. ERR_CORRUPT or ERR_PROTOCOL. What was stored is not copied: p must
+ * stay until the batch is emitted. */
 int codec_decode(struct codec *c, const uint8_t *p, size_t n, struct decoded *d, struct err *e);
 /* ---- in order, one thread: apply slots, reproduce the bytes, check the hash. Replaces out's contents. ---- */
 int decoded_emit(const struct decoded *d, struct page_slots *slots, struct buf *out, struct err *e);

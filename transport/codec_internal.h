@@ -64,7 +64,11 @@ struct batch {
 };
 
 struct decoded {
-	struct buf section[SECTION_COUNT];
+	struct {
+		const uint8_t *p; /* in unpacked, or what came, if it was stored */
+		size_t len;
+	} section[SECTION_COUNT];
+	struct buf unpacked[SECTION_COUNT];
 	size_t raw_len;
 	uint64_t hash;
 };

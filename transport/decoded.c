@@ -16,7 +16,7 @@ void decoded_free(struct decoded *d)
 	if (!d)
 		return;
 	for (unsigned i = 0; i < SECTION_COUNT; i++)
-		buf_fini(&d->section[i]);
+		buf_fini(&d->unpacked[i]);
 	mem_free_ptr(&d);
 }
 
@@ -106,12 +106,12 @@ static int emit_op(struct emit *m, const struct op *op, struct err *e)
 int decoded_emit(const struct decoded *d, struct page_slots *slots, struct buf *out, struct err *e)
 {
 	buf_reset(out);
-	struct emit m = { .plain = d->section[SECTION_PLAIN].data,
-			  .delta = d->section[SECTION_DELTA].data,
+	struct emit m = { .plain = d->section[SECTION_PLAIN].p,
+			  .delta = d->section[SECTION_DELTA].p,
 			  .out = buf_reserve(out, d->raw_len),
 			  .slots = slots };
 	struct op op;
-	ops_reader_init(&m.ops, d->section[SECTION_OPS].data, d->section[SECTION_OPS].len);
+	ops_reader_init(&m.ops, d->section[SECTION_OPS].p, d->section[SECTION_OPS].len);
 	while (ops_next(&m.ops, &op) == 1) {
 		if (emit_op(&m, &op, e))
 			return -1;

@@ -114,8 +114,10 @@ void flow_tx_free(struct flow_tx *f);
 /* ---- receiving side ---- */
 struct flow_rx;
 struct flow_rx_handler {
-	/* From the link's thread; must not block for long. payload is borrowed. Returning -1 ends the session with the error set. */
-	int (*on_batch)(void *ctx, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len, struct err *e);
+	/* From the link's thread; must not block for long. Returning -1 ends the session with the error set. payload is borrowed, but the whole
+	 * frame, of which it is what follows the first FLOW_BATCH_HEAD bytes, may be had by link_take_payload(link). */
+	int (*on_batch)(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len,
+			struct err *e);
 	int (*on_ack)(void *ctx, uint32_t stream, uint64_t number, struct err *e);
 	int (*on_stream)(void *ctx, const struct flow_stream_msg *m, struct err *e);
 	/* First error, or class NONE once all links ended cleanly. Once; not after flow_rx_abort. */

@@ -63,14 +63,14 @@ static void end(struct rx_link *rl)
 	f->h.on_end(f->h.ctx, &none);
 }
 
-static int take_batch(struct flow_rx *f, const struct link_frame *fr, struct err *e)
+static int take_batch(struct flow_rx *f, struct link *l, const struct link_frame *fr, struct err *e)
 {
 	uint32_t stream;
 	uint64_t number;
 
 	if (fault_point(FAULT_CHANNEL_RECV, e) < 0 || flow_head_decode(fr->payload, fr->len, &stream, &number, e) < 0)
 		return -1;
-	return f->h.on_batch(f->h.ctx, stream, number, fr->payload + FLOW_BATCH_HEAD, fr->len - FLOW_BATCH_HEAD, e);
+	return f->h.on_batch(f->h.ctx, l, stream, number, fr->payload + FLOW_BATCH_HEAD, fr->len - FLOW_BATCH_HEAD, e);
 }
 
 static int take_ack(struct flow_rx *f, const struct link_frame *fr, struct err *e)
@@ -83,14 +83,14 @@ static int take_ack(struct flow_rx *f, const struct link_frame *fr, struct err *
 	return f->h.on_ack(f->h.ctx, stream, number, e);
 }
 
-static int take(struct flow_rx *f, const struct link_frame *fr, struct err *e)
+static int take(struct flow_rx *f, struct link *l, const struct link_frame *fr, struct err *e)
 {
 	struct flow_stream_msg m;
 	char name[16];
 
 	switch ((enum frame_type)fr->type) {
 	case FRAME_BATCH:
-		return take_batch(f, fr, e);
+		return take_batch(f, l, fr, e);
 	case FRAME_ACK:
 		return take_ack(f, fr, e);
 	case FRAME_STREAM:
@@ -116,7 +116,7 @@ static void *receiver(void *arg)
 	int rc;
 
 	while ((rc = link_recv(rl->link, &fr, INT64_MAX, &e)) == 1) {
-		if (take(rl->flow, &fr, &e) < 0) {
+		if (take(rl->flow, rl->link, &fr, &e) < 0) {
 			err_wrap(&e, "%s", link_peer_name(rl->link));
 			rc = -1;
 			break;

@@ -302,6 +302,17 @@ int link_recv(struct link *l, struct link_frame *f, int64_t deadline_ns, struct 
 	return rc < 0 ? fail(l, e) : rc;
 }
 
+void link_take_payload(struct link *l, struct buf *b)
+{
+	const struct buf was = *b;
+
+	assert(l->head_got == 0);
+	*b = (struct buf){ .data = l->payload, .len = l->payload_got, .cap = l->payload_cap };
+	l->payload = was.data;
+	l->payload_cap = was.cap;
+	l->payload_got = 0;
+}
+
 /* Everything that is still on its way to us is dropped, but still has to be right. */
 static int await_end_ack(struct link *l, const struct frame_end *sent, int64_t deadline_ns, struct err *e)
 {

@@ -8,6 +8,7 @@
 #ifndef VMFERRY_TRANSPORT_LINK_H
 #define VMFERRY_TRANSPORT_LINK_H
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "transport/frame.h"
 #include "transport/tls.h"
@@ -67,6 +68,10 @@ struct link_frame {
  * must not stop calling this for long: a peer's kernel that could send nothing for SOCK_LOST_AFTER_MS gives the
  * connection up. */
 int link_recv(struct link *l, struct link_frame *f, int64_t deadline_ns, struct err *e);
+
+/* Takes the payload of the frame that link_recv just gave, memory and all, without a copy: b gets it, with len set, and the link goes on with
+ * the memory that b had (heap; NULL is fine). */
+void link_take_payload(struct link *l, struct buf *b);
 
 /* END, await END_ACK, close_notify; what the peer has still sent is dropped. The link is then only good for
  * link_free. */

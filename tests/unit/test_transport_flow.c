@@ -266,9 +266,9 @@ struct world {
 
 static struct world w;
 
-static int on_batch(void *ctx, uint32_t stream, uint64_t number, const uint8_t *p, size_t len, struct err *e)
+static int on_batch(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *p, size_t len, struct err *e)
 {
-	(void)ctx;
+	(void)ctx, (void)link;
 	uint64_t due;
 
 	{
