@@ -70,7 +70,7 @@ test_offline() {
 	assert_only_at vm1 host2 "shut off persistent"
 	in_host host2 qemu-img check -q /var/lib/libvirt/images/vm1.qcow2
 	in_host host2 virsh -q start vm1
-	guest ask vm1 ping
+	guest wait vm1 60
 }
 
 test_transient() { # stays transient, and is gone from the source

@@ -5,12 +5,12 @@
 guest_parse() { # NAME [KEY=VALUE...]
 	local arg
 	G_name=$1 G_mem=1024 G_vcpus=1 G_machine=q35 G_cpu="" G_disk="" G_data=0 G_shared=0 G_format=qcow2 G_redis=0
-	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_rt=1
+	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0
 	shift
 	for arg in "$@"; do
 		case $arg in
 		mem=* | vcpus=* | machine=* | cpu=* | disk=* | data=* | shared=* | format=* | redis=* | transient=* | paused=* | off=* | \
-			accel=* | sector=* | spin=* | rt=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
+			accel=* | sector=* | spin=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
 		*) die "'$arg' is no setting of a guest" ;;
 		esac
 	done
@@ -123,11 +123,8 @@ domain_disk_xml() { # PATH FORMAT [readonly]
 }
 
 domain_xml() {
-	local type=kvm cpu="" disk="" net="" tune=""
-	# A guest emulated by QEMU 7.2 loses a write now and then, when its thread is preempted in the middle of it while the dirty
-	# log is read. So that thread is rarely preempted.
-	[ "$G_accel" = kvm ] || type=qemu tune="<cputune><vcpusched vcpus='0-$((G_vcpus - 1))' scheduler='fifo' priority='1'/></cputune>"
-	[ "$G_rt" = 1 ] || tune=""
+	local type=kvm cpu="" disk="" net=""
+	[ "$G_accel" = kvm ] || type=qemu
 	[ -z "$G_cpu" ] || cpu="<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>$G_cpu</model></cpu>"
 	if [ -n "$G_sector" ]; then
 		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" "$LAB_DIR/shared/$G_name.sector" || exit 1
@@ -146,7 +143,6 @@ domain_xml() {
 		  $(domain_boot_xml)
 		  <features><acpi/><apic/></features>
 		  $cpu
-		  $tune
 		  <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
 		  <devices>
 		    <emulator>/usr/bin/qemu-system-x86_64</emulator>
