@@ -501,6 +501,8 @@ int flow_tx_reserve(struct flow_tx *f, uint32_t stream, size_t raw_bytes, uint64
 		s->ring = mem_alloc_array(FLOW_MAX_BATCHES, sizeof(*s->ring));
 	struct record *r = record_of(s, s->reserved);
 	*r = (struct record){ .state = RECORD_RESERVED, .raw = (uint32_t)raw_bytes, .wire = estimate(s, raw_bytes) };
+	/* Who waited for the window and then for a CPU, until there was plenty of room, was not held back by the window. */
+	limited = limited && f->wire + r->wire >= window_of(f) / 2;
 	flow_window_sent(&f->window, clock_mono_ns(), f->raw == 0, limited, &r->mark);
 	f->raw += r->raw;
 	f->wire += r->wire;

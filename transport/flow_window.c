@@ -7,7 +7,7 @@
 /* Shorter than this an interval says more about wake-ups than about the way. */
 #define SAMPLE_MIN_NS 50000
 #define LONG_ROUND_NS (INT64_C(25) * 1000000)
-#define SAMPLES (sizeof(((struct flow_window *)0)->sample) / sizeof(double))
+#define SAMPLES FLOW_WINDOW_SAMPLES
 /* A network that is busy for less than BUSY_LOW of the time stands idle too often; from BUSY_FULL on it has all it can carry. */
 #define BUSY_LOW 0.85
 #define BUSY_FULL 0.97
@@ -76,33 +76,62 @@ static void end_startup_if_flat(struct flow_window *w)
 	}
 }
 
-static void note_rate(struct flow_window *w, const struct flow_mark *m, int64_t now_ns)
+static double median(const double s[SAMPLES])
+{
+	const double low = s[0] < s[1] ? s[0] : s[1], high = s[0] < s[1] ? s[1] : s[0];
+
+	return s[2] < low ? low : s[2] > high ? high : s[2];
+}
+
+/* `full`: the network was at work all the time, so that the sample is about it; else it is about those who feed it, and says only that the
+ * network is at least as fast. */
+static void note_rate(struct flow_window *w, const struct flow_mark *m, bool full, int64_t now_ns)
 {
 	const int64_t took = now_ns - m->delivered_ns > SAMPLE_MIN_NS ? now_ns - m->delivered_ns : SAMPLE_MIN_NS;
-
 	const double sample = (double)(w->delivered - m->delivered) * NS / (double)took;
+
+	if (sample < w->rate && !full)
+		return;
 	if (took < LONG_ROUND_NS) {
 		/* Enough to grow by, and to shrink by slowly; a burst can look like this. */
 		w->rate = sample > w->rate ? sample : w->rate + (sample - w->rate) * (double)took / (2 * LONG_ROUND_NS);
 		return;
 	}
 	w->sample[w->n_samples++ % SAMPLES] = sample;
-	w->rate = 0;
-	for (unsigned i = 0; i < SAMPLES; i++)
-		if (w->sample[i] > w->rate)
-			w->rate = w->sample[i];
+	w->rate = w->n_samples < SAMPLES ? sample : median(w->sample);
 }
 
-/* At the end of a round: if it took longer than the target, was it the network that took the time? */
-static void set_target(struct flow_window *w, double busy)
+/* If the round took longer than the target: was it the network that took the time? */
+static void set_target(struct flow_window *w, bool late, double busy)
 {
-	const double factor = busy < BUSY_LOW ? TARGET_UP : busy < BUSY_FULL ? 1 : TARGET_DOWN;
+	const double factor = !late || busy > BUSY_FULL ? TARGET_DOWN : busy > BUSY_LOW ? 1 : TARGET_UP;
 
 	w->target_ns = (int64_t)((double)w->target_ns * factor);
 	if (w->target_ns < FLOW_WINDOW_TARGET_NS)
 		w->target_ns = FLOW_WINDOW_TARGET_NS;
 	if (w->target_ns > FLOW_WINDOW_PATIENCE_NS)
 		w->target_ns = FLOW_WINDOW_PATIENCE_NS;
+}
+
+static void end_round(struct flow_window *w, const struct flow_mark *m, int64_t busy_ns, int64_t now_ns)
+{
+	const double busy = w->paused ? 0 : (double)(busy_ns - w->round_busy_ns) / (double)(now_ns - w->round_ns + 1);
+	const bool late = now_ns - m->sent_ns > w->target_ns + flow_window_rtt(w);
+
+	/* Something is learned if the window held the sender back, or if the network's queue is too long even so. */
+	if (w->limited || (late && busy > BUSY_LOW)) {
+		if (!w->paused)
+			set_target(w, late, busy);
+		note_rate(w, m, busy > BUSY_LOW, now_ns);
+		const uint64_t want = wanted(w);
+		w->window = want < 2 * w->window ? want : 2 * w->window;
+		if (w->startup)
+			end_startup_if_flat(w);
+	}
+	w->limited = w->paused = false;
+	w->round_start = w->delivered;
+	w->round_ns = now_ns;
+	w->round_busy_ns = busy_ns;
 }
 
 /* The batch was sent when the round had begun: a round trip is over. */
@@ -117,29 +146,10 @@ void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_
 
 	w->delivered += bytes;
 	w->delivered_ns = now_ns;
-	const int64_t rtt = now_ns - m->sent_ns;
-	note_rtt(w, rtt, now_ns);
-	/* Something about the way is learned if the window held the sender back, or if the queue is too long even so. A sender that had
-	 * little to send learns nothing. */
-	if (m->limited || rtt > FLOW_WINDOW_TARGET_NS + flow_window_rtt(w))
-		w->telling = true;
-	if (!over)
-		return;
-	if (w->telling) {
-		if (rtt <= w->target_ns + flow_window_rtt(w))
-			set_target(w, 1);
-		else if (!w->paused)
-			set_target(w, (double)(busy_ns - w->round_busy_ns) / (double)(now_ns - w->round_ns + 1));
-		note_rate(w, m, now_ns);
-		const uint64_t want = wanted(w);
-		w->window = want < 2 * w->window ? want : 2 * w->window;
-		if (w->startup)
-			end_startup_if_flat(w);
-	}
-	w->telling = w->paused = false;
-	w->round_start = w->delivered;
-	w->round_ns = now_ns;
-	w->round_busy_ns = busy_ns;
+	note_rtt(w, now_ns - m->sent_ns, now_ns);
+	w->limited |= m->limited;
+	if (over)
+		end_round(w, m, busy_ns, now_ns);
 }
 
 uint64_t flow_window_bytes(const struct flow_window *w)

@@ -22,17 +22,20 @@
 #define FLOW_WINDOW_FLOOR (UINT64_C(512) * 1024)
 #define FLOW_WINDOW_CAP (UINT64_C(64) * 1024 * 1024)
 
+#define FLOW_WINDOW_SAMPLES 3
+
 struct flow_window {
 	uint64_t delivered;   /* bytes acknowledged so far */
 	int64_t delivered_ns; /* when last */
 	double rate;          /* bytes per second; 0: not known */
-	double sample[3];     /* of the last long rounds, of which the best counts: a moment without CPU does not make the way slow */
+	double sample[FLOW_WINDOW_SAMPLES]; /* of the last long rounds, of which the median counts: in a moment without CPU
+					     * the way seems slow, and after it fast */
 	unsigned n_samples;
 	int64_t rtt[2];       /* least of this and of the epoch before; INT64_MAX: none */
 	int64_t epoch_ns;
 	uint64_t window;      /* bytes that may be in flight now */
 	uint64_t round_start; /* `delivered` when this round trip began */
-	bool telling;         /* something in this round says what the way can carry */
+	bool limited;         /* something in this round had to wait for the window */
 	int64_t round_ns, round_busy_ns; /* when it began; the caller's busy_ns then */
 	bool paused;          /* the round has time in it in which there was nothing to send */
 	int64_t target_ns;    /* between FLOW_WINDOW_TARGET_NS and FLOW_WINDOW_PATIENCE_NS */
@@ -47,7 +50,7 @@ struct flow_mark {
 	int64_t sent_ns;
 	uint64_t delivered;
 	int64_t delivered_ns;
-	bool limited; /* it had to wait for the window */
+	bool limited; /* it had to wait for the window, and filled it */
 };
 
 void flow_window_init(struct flow_window *w);

@@ -165,12 +165,14 @@ START_TEST(little_traffic_does_not_close_the_window)
 	flow_window_init(&s.w);
 	sim_greedy(&s, NS_PER_S);
 	const uint64_t before = flow_window_bytes(&s.w);
+	/* Also if it takes long, but not because of the network. */
+	s.rtt = _i * 80 * NS_PER_MS + NS_PER_MS;
 	for (int i = 0; i < 200; i++) {
 		sim_ack_until(&s, s.now + 10 * NS_PER_MS);
 		sim_send(&s, 2000, false);
 	}
 	ck_assert_uint_ge(flow_window_bytes(&s.w), before * 9 / 10);
-	ck_assert_uint_le(flow_window_bytes(&s.w), before * 11 / 10);
+	ck_assert_uint_le(flow_window_bytes(&s.w), before * 13 / 10);
 }
 END_TEST
 
@@ -769,7 +771,7 @@ int main(void)
 	tcase_add_test(pure, window_opens_at_once_on_a_fast_link);
 	tcase_add_test(pure, window_follows_a_link_that_changes);
 	tcase_add_test(pure, slow_threads_do_not_close_the_window);
-	tcase_add_test(pure, little_traffic_does_not_close_the_window);
+	tcase_add_loop_test(pure, little_traffic_does_not_close_the_window, 0, 2);
 	tcase_add_loop_test(pure, bursts_are_not_believed, 0, 3);
 	tcase_add_loop_test(pure, bucket_is_exact, 0, 4);
 	tcase_add_test(pure, bucket_does_not_save_up);
