@@ -170,6 +170,7 @@ static int start_parts(struct relay *r, struct err *e)
 	r->pool = pool_new(r->opts.workers, "relay-codec", MAX_JOBS, e);
 	if (!r->pool)
 		return -1;
+	atomic_store(&r->rate_limit, r->opts.rate_limit);
 	r->max_encoding = pool_threads(r->pool) + 2;
 	r->adapt = adapt_new(pool_threads(r->pool), r->opts.fixed_level);
 	if (!r->source)
@@ -239,6 +240,7 @@ bool relay_open_failure(struct relay *r, enum relay_kind *kind, struct err *e)
 
 void relay_set_rate_limit(struct relay *r, uint64_t bytes_per_s)
 {
+	atomic_store(&r->rate_limit, bytes_per_s);
 	flow_tx_set_rate_limit(r->tx, bytes_per_s);
 }
 

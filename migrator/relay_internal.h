@@ -141,6 +141,7 @@ struct relay {
 	int64_t tick_ns, tick_busy_ns, tick_wait_ns;
 	struct codec_stats codec;
 
+	atomic_uint_least64_t rate_limit;    /* bytes per second, 0: none */
 	atomic_int_least64_t supply_wait_ns; /* for QEMU's stream of pages, since the beginning */
 	atomic_uint_least64_t pending; /* bytes in items */
 	atomic_uint_least64_t bytes[RELAY_KIND_COUNT];

@@ -142,6 +142,7 @@ static void note_encoded(struct relay *r, const struct codec_params *params, con
 	r->tick_wait_ns = waited;
 	adapt_tick(r->adapt, &(struct adapt_now){ .now_ns = now,
 						  .wire_bytes = fs.wire_bytes,
+						  .rate_limit = atomic_load(&r->rate_limit),
 						  .link_busy = fs.paced || busy > 1 ? 1 : busy,
 						  .supply_wait = wait > 1 ? 1 : wait });
 }

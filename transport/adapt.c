@@ -40,6 +40,10 @@ static const struct {
 #define GAIN_MIN 1.03
 #define SAME_MIN 0.99
 #define CHEAPER_MAX 0.7
+/* How fast the link is assumed to grow, per second, while it has room: nothing is known of it yet; workers or QEMU are what is scarce. */
+#define GROWTH_UNKNOWN 40.0
+#define GROWTH_BUSY 10.0
+#define GROWTH_IDLE 2.0
 #define DWELL_NS (40 * NS_PER_MS)
 #define RETRY_FIRST_NS (100 * NS_PER_MS)
 #define RETRY_LAST_NS (6400 * NS_PER_MS)
@@ -68,6 +72,7 @@ struct adapt {
 
 	/* What the link does. */
 	double link;      /* bytes per second; 0: not known */
+	double limit;     /* what it is allowed; 0: all */
 	double confirmed; /* its value when it was last seen full; 0: never */
 	bool was_full;
 	int64_t confirmed_at;
@@ -75,6 +80,7 @@ struct adapt {
 	double supply;    /* raw bytes per second, if QEMU is what is scarce, else 0 */
 
 	/* Since the last tick. */
+	double seconds;     /* between the last two */
 	uint64_t tick_wire; /* wire_bytes then */
 	bool ticked;
 	double raw_bytes;
@@ -275,33 +281,48 @@ static void link_is_full(struct adapt *a)
 		a->probe_due = true;
 }
 
-/* The link has room. It is at least as fast as what goes through it, and after a while perhaps faster than it was. */
-static void link_has_room(struct adapt *a, double seconds)
+/* The link has room. It is at least as fast as what goes through it, and after a while perhaps faster than it was. How soon that is worth
+ * a try depends on what is scarce: where QEMU gives no more, only CPU time is to be had. */
+static void link_has_room(struct adapt *a, double growth)
 {
 	a->was_full = false;
 	if (a->wire_rate > a->link)
 		a->link = a->wire_rate;
 	if (a->confirmed == 0)
-		a->link *= 1 + 40 * seconds;
-	else if (a->now - a->confirmed_at > a->retry_ns)
-		a->link *= 1 + 10 * seconds;
+		growth = GROWTH_UNKNOWN;
+	else if (a->now - a->confirmed_at < a->retry_ns)
+		growth = 0;
+	a->link *= 1 + growth * a->seconds;
+	if (a->limit > 0 && a->link > a->limit)
+		a->link = a->limit;
 }
 
 /* What is scarce: QEMU's bytes, the workers, or the link. A link with a long way looks busy whenever there is
  * traffic, so it is only believed when nothing else holds things up. */
-static void find_scarce(struct adapt *a, double workers_busy, double seconds)
+static void find_scarce(struct adapt *a, double workers_busy)
 {
 	if (a->supply_wait > WAIT || (a->link_busy < SLACK && workers_busy < BUSY)) {
 		/* What QEMU could give if it got more CPU is not known. */
 		a->supply = 1.2 * a->raw_rate;
-		link_has_room(a, seconds);
+		link_has_room(a, GROWTH_IDLE);
 	} else if (workers_busy >= BUSY) {
 		/* What goes through is not what the link could do. */
 		a->supply = 0;
-		link_has_room(a, seconds);
+		link_has_room(a, GROWTH_BUSY);
 	} else if (a->link_busy > FULL) {
 		link_is_full(a);
 	}
+}
+
+/* A limit is a link whose speed is known; a limit that changes makes it unknown again. */
+static void set_limit(struct adapt *a, double limit)
+{
+	if (limit == a->limit)
+		return;
+	a->limit = limit;
+	a->link = limit;
+	a->confirmed = 0;
+	a->retry_ns = RETRY_FIRST_NS;
 }
 
 void adapt_tick(struct adapt *a, const struct adapt_now *now)
@@ -315,7 +336,8 @@ void adapt_tick(struct adapt *a, const struct adapt_now *now)
 	}
 	if (dt < TICK_MIN_NS)
 		return;
-	double seconds = (double)dt / 1e9;
+	a->seconds = (double)dt / 1e9;
+	set_limit(a, (double)now->rate_limit);
 	uint64_t wire = now->wire_bytes - a->tick_wire;
 	double raw = a->raw_bytes;
 	double workers_busy = a->wall_ns / (a->workers * (double)dt);
@@ -325,10 +347,10 @@ void adapt_tick(struct adapt *a, const struct adapt_now *now)
 	a->wall_ns = 0;
 	move(&a->link_busy, now->link_busy, 0.6);
 	move(&a->supply_wait, now->supply_wait, 0.6);
-	move(&a->wire_rate, (double)wire / seconds, 0.5);
-	move(&a->raw_rate, raw / seconds, 0.3);
+	move(&a->wire_rate, (double)wire / a->seconds, 0.5);
+	move(&a->raw_rate, raw / a->seconds, 0.3);
 	if (wire + (uint64_t)raw < TICK_TRAFFIC_MIN && a->link_busy < FULL)
 		return;
-	find_scarce(a, workers_busy, seconds);
+	find_scarce(a, workers_busy);
 	choose(a);
 }

@@ -47,6 +47,7 @@ void adapt_encoded(struct adapt *a, const struct adapt_sample *s);
 struct adapt_now {
 	int64_t now_ns;      /* monotonic */
 	uint64_t wire_bytes; /* put on the links since the beginning */
+	uint64_t rate_limit; /* bytes per second; 0: none */
 	/* Parts, 0..1, of the time since the last tick. */
 	double link_busy;   /* in which the network, or a rate limit, was what was waited for */
 	double supply_wait; /* in which QEMU's stream was waited for: there was nothing to read */

@@ -28,7 +28,8 @@ struct world {
 	double share;     /* of a CPU that a worker gets */
 	double ratio_fit; /* (ratio - 1) of the contents against an idle guest's */
 	double cost_fit;
-	bool far; /* a long way: some bytes are always on it, so that the link never looks idle */
+	bool far;      /* a long way: some bytes are always on it, so that the link never looks idle */
+	int bursts_ms; /* QEMU gives for so long, then nothing for as long; 0: always */
 };
 
 struct worker {
@@ -88,7 +89,8 @@ static void step(struct sim *s)
 {
 	double dt = (double)STEP_NS;
 	s->now += STEP_NS;
-	s->supplied += s->w.supply * dt / 1e9;
+	if (!s->w.bursts_ms || s->now / (s->w.bursts_ms * NS_PER_MS) % 2)
+		s->supplied += s->w.supply * dt / 1e9;
 	if (s->supplied > 4 * BATCH)
 		s->supplied = 4 * BATCH;
 	if (s->supplied < BATCH && s->queue_batches < QUEUE_MAX)
@@ -184,25 +186,28 @@ static const struct {
 	struct world w;
 	int most; /* level that must be used most, or ADAPT_AUTO: any */
 } worlds[] = {
-	{ "unshaped", { 900e6, 2000e6, 1, 1, 1, false }, CODEC_RAW },
-	{ "unshaped, QEMU fast", { 3000e6, 2000e6, 1, 1, 1, false }, CODEC_RAW },
-	{ "10 Gbit/s", { 2000e6, 1180e6, 1, 1, 1, false }, ADAPT_AUTO },
-	{ "1 Gbit/s", { 900e6, 118e6, 1, 1, 1, false }, 3 },
-	{ "1 Gbit/s, half the CPU", { 900e6, 118e6, 0.5, 1, 1, false }, ADAPT_AUTO },
-	{ "1 Gbit/s, a fifth of the CPU", { 900e6, 118e6, 0.2, 1, 1, false }, ADAPT_AUTO },
-	{ "1 Gbit/s, hardly any CPU", { 900e6, 118e6, 0.06, 1, 1, false }, CODEC_RAW },
-	{ "200 Mbit/s", { 900e6, 24e6, 1, 1, 1, false }, ADAPT_AUTO },
-	{ "1 Gbit/s, incompressible", { 900e6, 118e6, 1, 0.001, 0.7, false }, CODEC_RAW },
-	{ "200 Mbit/s, incompressible", { 900e6, 24e6, 1, 0.001, 0.7, false }, CODEC_RAW },
-	{ "1 Gbit/s, compresses well", { 900e6, 118e6, 1, 4, 0.6, false }, ADAPT_AUTO },
-	{ "1 Gbit/s, QEMU slow", { 60e6, 118e6, 1, 1, 1, false }, CODEC_RAW },
-	{ "1 Gbit/s, QEMU a little slow", { 200e6, 118e6, 1, 1, 1, false }, ADAPT_AUTO },
-	{ "10 Gbit/s, far", { 2000e6, 1180e6, 1, 1, 1, true }, ADAPT_AUTO },
-	{ "10 Gbit/s, far, QEMU slow", { 300e6, 1180e6, 1, 1, 1, true }, CODEC_RAW },
-	{ "1 Gbit/s, far", { 900e6, 118e6, 1, 1, 1, true }, 3 },
-	{ "1 Gbit/s, far, half the CPU", { 900e6, 118e6, 0.3, 1, 1, true }, ADAPT_AUTO },
-	{ "1 Gbit/s, far, QEMU slow", { 60e6, 118e6, 1, 1, 1, true }, CODEC_RAW },
-	{ "1 Gbit/s, far, QEMU a little slow", { 200e6, 118e6, 1, 1, 1, true }, ADAPT_AUTO },
+	{ "unshaped", { 900e6, 2000e6, 1, 1, 1, false, 0 }, CODEC_RAW },
+	{ "unshaped, QEMU fast", { 3000e6, 2000e6, 1, 1, 1, false, 0 }, CODEC_RAW },
+	{ "10 Gbit/s", { 2000e6, 1180e6, 1, 1, 1, false, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s", { 900e6, 118e6, 1, 1, 1, false, 0 }, 3 },
+	{ "1 Gbit/s, half the CPU", { 900e6, 118e6, 0.5, 1, 1, false, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s, a fifth of the CPU", { 900e6, 118e6, 0.2, 1, 1, false, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s, hardly any CPU", { 900e6, 118e6, 0.06, 1, 1, false, 0 }, CODEC_RAW },
+	{ "200 Mbit/s", { 900e6, 24e6, 1, 1, 1, false, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s, incompressible", { 900e6, 118e6, 1, 0.001, 0.7, false, 0 }, CODEC_RAW },
+	{ "200 Mbit/s, incompressible", { 900e6, 24e6, 1, 0.001, 0.7, false, 0 }, CODEC_RAW },
+	{ "1 Gbit/s, compresses well", { 900e6, 118e6, 1, 4, 0.6, false, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s, QEMU slow", { 60e6, 118e6, 1, 1, 1, false, 0 }, CODEC_RAW },
+	{ "1 Gbit/s, QEMU a little slow", { 200e6, 118e6, 1, 1, 1, false, 0 }, ADAPT_AUTO },
+	{ "10 Gbit/s, far", { 2000e6, 1180e6, 1, 1, 1, true, 0 }, ADAPT_AUTO },
+	{ "10 Gbit/s, far, QEMU slow", { 300e6, 1180e6, 1, 1, 1, true, 0 }, CODEC_RAW },
+	{ "1 Gbit/s, far", { 900e6, 118e6, 1, 1, 1, true, 0 }, 3 },
+	{ "1 Gbit/s, far, half the CPU", { 900e6, 118e6, 0.3, 1, 1, true, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s, far, QEMU slow", { 60e6, 118e6, 1, 1, 1, true, 0 }, CODEC_RAW },
+	{ "1 Gbit/s, far, QEMU a little slow", { 200e6, 118e6, 1, 1, 1, true, 0 }, ADAPT_AUTO },
+	{ "1 Gbit/s, QEMU in bursts", { 900e6, 118e6, 1, 1, 1, false, 100 }, ADAPT_AUTO },
+	{ "200 Mbit/s, QEMU in bursts", { 200e6, 24e6, 1, 1, 1, false, 60 }, ADAPT_AUTO },
+	{ "1 Gbit/s, far, QEMU in bursts", { 900e6, 118e6, 1, 1, 1, true, 300 }, ADAPT_AUTO },
 };
 
 START_TEST(near_the_best)
@@ -219,7 +224,9 @@ START_TEST(near_the_best)
 	if (getenv("ADAPT_VERBOSE"))
 		printf("%-28s raw %4.0f best %4.0f first %4.0f later %4.0f MB/s, level %d most\n", worlds[_i].name,
 		       raw / 1e6, best / 1e6, first / 1e6, later / 1e6, levels[most] == CODEC_RAW ? 0 : levels[most]);
-	ck_assert_msg(later > 0.93 * best, "%s: %.0f MB/s, the best level has %.0f", worlds[_i].name, later / 1e6,
+	/* Bursts are shorter than what it takes to be sure of anything. */
+	const double part = w->bursts_ms ? 0.85 : 0.93;
+	ck_assert_msg(later > part * best, "%s: %.0f MB/s, the best level has %.0f", worlds[_i].name, later / 1e6,
 		      best / 1e6);
 	ck_assert_msg(later > 0.97 * raw, "%s: %.0f MB/s, storing has %.0f", worlds[_i].name, later / 1e6, raw / 1e6);
 	ck_assert_msg(first > 0.80 * raw, "%s: %.0f MB/s at first, storing has %.0f", worlds[_i].name, first / 1e6,
