@@ -14,6 +14,7 @@
 #include "migrator/offline.h"
 #include "migrator/outgoing.h"
 #include "migrator/plan.h"
+#include "migrator/preflight.h"
 #include "migrator/recover.h"
 #include "migrator/sessions.h"
 #include "migrator/watch.h"
@@ -90,36 +91,25 @@ static int find_vm(struct migration *g, struct err *e)
 /* Refused before the first byte, with every reason at once. */
 static int check_plan(struct migration *g, const json_t *args, struct err *e)
 {
-	const json_t *findings, *f;
-	size_t i, errors = 0;
-	char first[600] = "", remedy[400] = "";
+	struct preflight_findings found = { 0 };
+	json_t *f;
+	size_t i;
 
 	if (fault_point(FAULT_PREFLIGHT_GATHER, e) != 0 || plan_make(g->m, args, PLAN_QUICK, g->ctl, &g->plan, e) != 0)
 		return -1;
 	if (fault_point(FAULT_PREFLIGHT_JUDGE, e) != 0)
 		return -1;
-	findings = json_object_get(g->plan, "findings");
-	json_array_foreach(findings, i, f)
-	{
-		if (strcmp(json_string_value(json_object_get(f, "severity")), "error") != 0)
-			continue;
-		if (errors++ == 0) {
-			const char *r = json_string_value(json_object_get(f, "remedy"));
-			snprintf(first, sizeof first, "%s", json_string_value(json_object_get(f, "text")));
-			snprintf(remedy, sizeof remedy, "%s", r ? r : "");
-		}
-	}
+	found.list = json_object_get(g->plan, "findings");
+	json_array_foreach(found.list, i, f)
+		found.errors += strcmp(json_string_value(json_object_get(f, "severity")), "error") == 0;
 	job_note(g->m, g->job, g->ctl,
-		 json_pack("{s:s, s:O?, s:O?}", "phase", "preflight", "findings", findings, "forecast",
+		 json_pack("{s:s, s:O?, s:O?}", "phase", "preflight", "findings", found.list, "forecast",
 			   json_object_get(g->plan, "forecast")));
-	if (errors == 0)
+	if (preflight_refuse(&found, g->name, g->args.host, e) == 0)
 		return 0;
-	if (errors > 1)
-		err_set(e, ERR_REFUSED, "%s cannot move to %s: %s (and %zu more)", g->name, g->args.host, first, errors - 1);
-	else
-		err_set(e, ERR_REFUSED, "%s cannot move to %s: %s", g->name, g->args.host, first);
-	if (remedy[0])
-		err_remedy(e, "%s", remedy);
+	/* Nothing is wrong with the VM: scripts may try again. */
+	if (preflight_find(&found, "peer-unreachable"))
+		e->cls = ERR_PEER;
 	return -1;
 }
 
