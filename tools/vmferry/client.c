@@ -67,7 +67,14 @@ int client_call(struct client *c, const char *method, json_t *args, int64_t with
 	if (c->host)
 		json_object_set_new(args, "at", json_string(c->host));
 	int64_t deadline = within_ns ? clock_mono_ns() + within_ns : INT64_MAX;
-	return rpc_call(c->rpc, method, args, deadline, on_note, ctx, cancel, result, e);
+	if (rpc_call(c->rpc, method, args, deadline, on_note, ctx, cancel, result, e) == 0)
+		return 0;
+	if (e->cls == ERR_PEER && !rpc_alive(c->rpc)) {
+		err_wrap(e, "the agent of this host ended or was lost while it was at work");
+		err_remedy(e, "a VM that was on its way stays where it is, or is settled when the agent is back: see 'systemctl status "
+			      "vmferryd', then 'vmferry vms' on both hosts");
+	}
+	return -1;
 }
 
 json_t *client_ask(const struct cli *cli, const char *method, json_t *args, struct err *e)
