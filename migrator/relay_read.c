@@ -25,7 +25,7 @@
 #define LINGER_RAM_NS (3 * NS_PER_MS / 2)
 #define LINGER_BUSY_NS NS_PER_MS
 /* A page record of which only a part came within this time is no page record: the stream is not what it seems. */
-#define PARTIAL_NS (5 * NS_PER_S)
+#define PARTIAL_NS (2 * NS_PER_S)
 #define TICK_NS (20 * NS_PER_MS)
 #define PAGE_BLOCK_SHIFT 40
 

@@ -98,7 +98,7 @@ struct flow_tx {
 	struct flow_bucket bucket;
 	uint64_t raw, wire, queued; /* in flight; of these not yet handed to a link */
 	unsigned at_work; /* batches queued or being handed to a link */
-	int64_t work_ns, work_since_ns; /* for how long there were any; up to when that was counted */
+	int64_t work_ns, work_since_ns; /* for how long there were any under a rate limit; counted up to when */
 	uint64_t batches;
 	struct meter meter;
 };
@@ -200,12 +200,13 @@ static uint64_t meter_rate(struct meter *m, int64_t now)
 	return (uint64_t)((double)sum * 1e9 / (double)span);
 }
 
-/* Batches come or go that are queued or being sent; the time in which there were any adds up. */
+/* Batches come or go that are queued or being sent. Where there is a rate limit, they are there because of it: the time in which there were
+ * any adds up, as the time in which the way was full. */
 static void note_work(struct flow_tx *f, int change)
 {
 	const int64_t now = clock_mono_ns();
 
-	if (f->at_work > 0)
+	if (f->at_work > 0 && f->bucket.rate > 0)
 		f->work_ns += now - f->work_since_ns;
 	f->work_since_ns = now;
 	f->at_work += (unsigned)change;

@@ -625,6 +625,29 @@ START_TEST(cut_streams_come_out_as_cut)
 }
 END_TEST
 
+/* Something that begins like a migration stream, and then waits for an answer. */
+START_TEST(a_record_that_does_not_end_is_passed_on)
+{
+	struct relay_stats rs;
+	struct err e = ERR_INIT;
+	char got[5] = "";
+
+	listen_all();
+	start();
+	int s = app_connect(RELAY_MIGRATION), t = app_accept(RELAY_MIGRATION);
+	OK(fd_write_full(s, "QEVM", 4, &e), e);
+	OK(fd_read_full(t, got, 4, &e), e);
+	ck_assert_str_eq(got, "QEVM");
+	relay_get_stats(src.relay, &rs);
+	ck_assert_str_eq(rs.passthrough, "a record that does not end");
+	OK(fd_write_full(t, "yes", 3, &e), e);
+	OK(fd_read_full(s, got, 3, &e), e);
+	close(s);
+	close(t);
+	finish();
+}
+END_TEST
+
 /* ---- bounds ---- */
 
 START_TEST(a_reader_that_does_not_read_stops_the_writer)
@@ -1154,6 +1177,7 @@ int main(void)
 	tcase_add_test(t, target_listens_a_moment_later);
 	tcase_add_loop_test(t, qemu_stream_is_understood_and_unchanged, 0, 4);
 	tcase_add_test(t, cut_streams_come_out_as_cut);
+	tcase_add_test(t, a_record_that_does_not_end_is_passed_on);
 	tcase_add_test(t, a_reader_that_does_not_read_stops_the_writer);
 	tcase_add_test(t, socket_files_are_ours_and_go);
 	tcase_add_test(t, start_fails_where_a_file_is_in_the_way);
