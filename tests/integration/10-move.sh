@@ -107,8 +107,7 @@ test_two_at_once() {
 }
 
 test_unprivileged_qemu() {
-	LAB_QEMU_USER=libvirt-qemu
-	export LAB_QEMU_USER
+	export LAB_QEMU_USER=libvirt-qemu
 	lab purge
 	the_hosts
 	boot vm1 host1 disk=300M data=20

@@ -135,7 +135,7 @@ test_cannot_converge() { # said, with numbers, and the VM stays
 	boot vm1 host1
 	guest ask vm1 "load random 30000 100"
 	lab rate host1 50
-	assert_says 6 "converge|faster" move vm1 host2 --deadline 10s --on-stall abort --no-auto-converge
+	assert_says 6 "converge|faster|deadline" move vm1 host2 --deadline 10s --on-stall abort --no-auto-converge
 	lab rate host1 off
 	assert_only_at vm1 host1
 	assert_same_guest vm1

@@ -8,15 +8,18 @@
 # limit hangs 300
 
 SOURCE_POINTS="preflight.gather preflight.judge begin.source channel.connect relay.open.source relay.read relay.write relay.encode
-	channel.send channel.recv migrate.start migrate.switch migrate.done end.source"
+	channel.send channel.recv migrate.start migrate.switch finish.source migrate.done end.source"
 TARGET_POINTS="begin.target images.target channel.accept channel.recv channel.send relay.open.target relay.read relay.write
+	relay.decode finish.target finished.target end.target"
+# Where the other side has to wait for the agent that died: answer_lost.
+TARGET_DEATHS="begin.target images.target channel.accept channel.recv channel.send relay.open.target relay.read relay.write
 	relay.decode end.target"
 
 # One VM for all; it may have moved or not, that is the point's affair.
 fault_walk() { # HOST ACTION POINT...
 	local side=$1 action=$2 point from to spec other
 	shift 2
-	the_hosts
+	sound_hosts
 	boot vm1 host1 disk=100M data=10
 	busy vm1 10
 	for point in "$@"; do
@@ -28,7 +31,7 @@ fault_walk() { # HOST ACTION POINT...
 		in_host "$to" rm -f /var/lib/libvirt/images/vm1.qcow2
 		agent_with_fault "$other" "$spec"
 		move vm1 "$to" --copy-storage && note "went through all the same"
-		[ "$action" != fail ] || grep -q "fault injected at $point" "$VMFERRY_LAB/$other/vmferryd.log" ||
+		[ "$action" != fail ] || grep -qE "event=fault_injected point=$point( |\$)" "$VMFERRY_LAB/$other/vmferryd.log" ||
 			fail "$point was not passed at the $side"
 		lab agent restart "$other"
 		eventually 20 "one VM runs after $spec at the $side: $(where vm1 | tr '\n' ';')" runs_once vm1
@@ -57,7 +60,33 @@ test_source_deaths() {
 }
 
 test_target_deaths() {
-	fault_walk target kill $TARGET_POINTS
+	fault_walk target kill $TARGET_DEATHS
+}
+
+# The target's agent dies when it has been asked to start the VM: before libvirtd heard of it, and after the VM runs. The source must keep
+# its copy paused, and may neither resume nor drop it, until the agent is back and says.
+answer_lost() { # POINT HOST-WHERE-IT-ENDS
+	sound_hosts
+	boot vm1 host1 shared=1
+	busy vm1 10
+	agent_with_fault host2 "$1=kill"
+	move_in_background vm1 host2
+	eventually 60 "host1 does not see that the answer is lost" grep -q "event=finish_unanswered" "$VMFERRY_LAB/host1/vmferryd.log"
+	eventually 10 "host1 does not wait" eval '[ "$(in_host host1 virsh -q domstate vm1)" = paused ]'
+	lab agent restart host2
+	moved || note "did not move"
+	eventually 20 "one VM runs: $(where vm1 | tr '\n' ';')" runs_once vm1
+	assert_only_at vm1 "$2"
+	assert_tidy
+	assert_same_guest vm1
+}
+
+test_answer_lost_before_the_start() {
+	answer_lost finish.target host1
+}
+
+test_answer_lost_after_the_start() {
+	answer_lost finished.target host2
 }
 
 test_hangs() { # an agent that stands still is found out like a dead link

@@ -36,6 +36,10 @@ static void print(const json_t *jobs)
 {
 	static const char *const headings[] = { "VM",    "DIRECTION", "PEER",  "PHASE", ">DONE",
 						">RATE", ">LEFT",     ">TIME", NULL };
+	if (json_array_size(jobs) == 0) {
+		puts("No migration is under way.");
+		return;
+	}
 	struct table *t = table_new(headings);
 	size_t i;
 	const json_t *job;
@@ -60,10 +64,7 @@ static void print(const json_t *jobs)
 					took };
 		table_row(t, cells);
 	}
-	if (table_rows(t) > 0)
-		table_print(t);
-	else
-		puts("No migration is under way.");
+	table_print(t);
 }
 
 int cmd_jobs(struct cli *cli, int argc, char **argv)
