@@ -131,8 +131,7 @@ static void print(const struct drain *d, const json_t *result)
 		table_row(t, cells);
 	}
 	size_t n = table_rows(t);
-	if (n)
-		table_print(t);
+	table_print(t);
 	if (json_array_size(stayed))
 		print_stayed(stayed);
 	else if (n == 0)

@@ -56,9 +56,8 @@ static void print(const json_t *vms)
 					cli_str(vm, "uuid", "?") };
 		table_row(t, cells);
 	}
-	if (table_rows(t) > 0)
-		table_print(t);
-	else
+	table_print(t);
+	if (json_array_size(vms) == 0)
 		puts("There are no virtual machines.");
 }
 

@@ -51,7 +51,8 @@ size_t table_rows(const struct table *t)
 
 void table_print(struct table *t)
 {
-	scols_print_table(t->scols);
+	if (table_rows(t) > 0)
+		scols_print_table(t->scols);
 	scols_unref_table(t->scols);
 	free(t);
 }
