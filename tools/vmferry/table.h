@@ -13,7 +13,6 @@ struct table *table_new(const char *const headings[]);
 /* One cell per column; NULL: empty. Cells are copied and cleaned of control characters. */
 void table_row(struct table *t, const char *const cells[]);
 size_t table_rows(const struct table *t);
-/* Prints to stdout and frees. */
 /* Prints it, unless it has no rows, and frees it. */
 void table_print(struct table *t);
 
