@@ -175,8 +175,7 @@ static int start_parts(struct relay *r, struct err *e)
 	r->adapt = adapt_new(pool_threads(r->pool), r->opts.fixed_level);
 	if (!r->source)
 		return 0;
-	if (relay_open_listeners(r, e) < 0 ||
-	    thread_start(&r->acceptor, "relay-accept", relay_open_acceptor, r, e) < 0)
+	if (relay_open_listeners(r, e) < 0 || thread_start(&r->acceptor, "relay-accept", relay_open_acceptor, r, e) < 0)
 		return -1;
 	r->acceptor_started = true;
 	return 0;

@@ -15,19 +15,19 @@
 #include <stdint.h>
 
 enum relay_kind {
-	RELAY_LIBVIRT = 1, /* small messages, flushed at once */
-	RELAY_NBD = 2,     /* disk copy: bytes, compressed in chunks */
+	RELAY_LIBVIRT = 1,   /* small messages, flushed at once */
+	RELAY_NBD = 2,       /* disk copy: bytes, compressed in chunks */
 	RELAY_MIGRATION = 3, /* QEMU stream: pages understood */
 	RELAY_KIND_COUNT = 4,
 };
 
 struct relay_opts {
-	bool source;                              /* listens (source) or connects (target) */
-	const char *path[RELAY_KIND_COUNT];       /* socket per kind; NULL: this kind is refused */
-	uint32_t slots;                           /* page versions kept, agreed by both ends; 0: none */
-	unsigned workers;                         /* codec threads, 0 = automatic */
-	uint64_t rate_limit;                      /* wire bytes per second, 0 = none; source */
-	int fixed_level;                          /* CODEC_AUTO, CODEC_RAW or a zstd level, for benches */
+	bool source;                        /* listens (source) or connects (target) */
+	const char *path[RELAY_KIND_COUNT]; /* socket per kind; NULL: this kind is refused */
+	uint32_t slots;                     /* page versions kept, agreed by both ends; 0: none */
+	unsigned workers;                   /* codec threads, 0 = automatic */
+	uint64_t rate_limit;                /* wire bytes per second, 0 = none; source */
+	int fixed_level;                    /* CODEC_AUTO, CODEC_RAW or a zstd level, for benches */
 	/* The QEMU stream's RAM has ended: the guest is stopped, device state is under way. May be NULL. */
 	void (*on_ram_end)(void *ctx);
 	/* First error, once. The session must be torn down: relay_abort, then relay_free. May come from any thread. */
@@ -38,12 +38,12 @@ struct relay_opts {
 #define RELAY_LEVEL_AUTO (INT32_MIN + 1)
 
 struct relay_stats {
-	uint64_t stream_bytes[RELAY_KIND_COUNT];  /* bytes that QEMU and libvirt produced, both directions */
-	uint64_t wire_bytes;                      /* on the wire, both directions, frames and TLS included */
-	uint64_t rate;                            /* wire bytes per second now, source to target */
-	int level;                                /* the codec's level now */
+	uint64_t stream_bytes[RELAY_KIND_COUNT]; /* bytes that QEMU and libvirt produced, both directions */
+	uint64_t wire_bytes;                     /* on the wire, both directions, frames and TLS included */
+	uint64_t rate;                           /* wire bytes per second now, source to target */
+	int level;                               /* the codec's level now */
 	struct codec_stats codec;
-	const char *passthrough;                  /* why the migration stream is no longer parsed, or NULL */
+	const char *passthrough; /* why the migration stream is no longer parsed, or NULL */
 };
 
 struct relay;

@@ -59,7 +59,7 @@ struct item {
 	struct relay_stream *stream;
 	uint64_t number;
 	enum item_state state; /* stream.lock */
-	struct buf frame; /* what came, with the batch from `at` on; decoded refers to it */
+	struct buf frame;      /* what came, with the batch from `at` on; decoded refers to it */
 	size_t at;
 	struct decoded *decoded;
 };
@@ -77,7 +77,7 @@ struct relay_stream {
 	pthread_t reader, writer;
 	bool reader_started, writer_started;
 
-	atomic_int encoding;     /* batches read and not yet handed to flow_tx */
+	atomic_int encoding;      /* batches read and not yet handed to flow_tx */
 	atomic_bool stop_reading; /* the peer wants nothing more, or the session is over */
 
 	pthread_mutex_t lock;
@@ -89,11 +89,11 @@ struct relay_stream {
 	bool rx_dropped;   /* we sent RESET: whatever still comes is dropped */
 	bool write_failed; /* nobody reads at our end any more */
 	bool end_known;
-	bool peer_reset;   /* end_known by RESET */
+	bool peer_reset;    /* end_known by RESET */
 	uint64_t tx_number; /* that END said */
-	uint64_t next;     /* to be delivered */
-	uint64_t received; /* batches that came, to see whether any is missing at the end */
-	uint64_t came;     /* the highest of their numbers, and one */
+	uint64_t next;      /* to be delivered */
+	uint64_t received;  /* batches that came, to see whether any is missing at the end */
+	uint64_t came;      /* the highest of their numbers, and one */
 	uint64_t end_number;
 	struct item *items[FLOW_MAX_BATCHES];
 };
@@ -143,7 +143,7 @@ struct relay {
 
 	atomic_uint_least64_t rate_limit;    /* bytes per second, 0: none */
 	atomic_int_least64_t supply_wait_ns; /* for QEMU's stream of pages, since the beginning */
-	atomic_uint_least64_t pending; /* bytes in items */
+	atomic_uint_least64_t pending;       /* bytes in items */
 	atomic_uint_least64_t bytes[RELAY_KIND_COUNT];
 	atomic_bool over;      /* dead, for those who hold no lock */
 	atomic_bool finishing; /* somebody waits for acknowledgements */

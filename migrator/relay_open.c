@@ -397,7 +397,8 @@ static int open_locally(struct relay *r, const struct flow_stream_msg *m, struct
 		return err_set(e, ERR_PROTOCOL, "the peer opens stream %u, which %s", m->stream,
 			       m->stream > FLOW_MAX_STREAMS ? "is over the limit" : "exists");
 	if (m->a < 1 || m->a >= RELAY_KIND_COUNT || !r->path[m->a])
-		return err_set(e, ERR_PROTOCOL, "the peer opens a stream of kind %u, which is not part of this session", m->a);
+		return err_set(e, ERR_PROTOCOL, "the peer opens a stream of kind %u, which is not part of this session",
+			       m->a);
 	if (r->live >= MAX_LIVE)
 		return err_set(e, ERR_PROTOCOL, "the peer has more than %u streams open", MAX_LIVE);
 	if (r->dead)
@@ -426,7 +427,8 @@ int relay_open_on_message(struct relay *r, const struct flow_stream_msg *m, stru
 	case FLOW_OPENED:
 	case FLOW_FAILED:
 		if (!r->source)
-			return err_set(e, ERR_PROTOCOL, "the peer answers for stream %u, which it opened itself", m->stream);
+			return err_set(e, ERR_PROTOCOL, "the peer answers for stream %u, which it opened itself",
+				       m->stream);
 		return m->op == FLOW_OPENED ? opened(s, e) : failed(s, m->text, e);
 	case FLOW_END:
 	case FLOW_RESET:

@@ -109,8 +109,8 @@ struct encode_job {
 	uint64_t number;
 };
 
-static void note_encoded(struct relay *r, const struct codec_params *params, const struct codec_stats *one, int64_t cpu_ns,
-			 int64_t wall_ns)
+static void note_encoded(struct relay *r, const struct codec_params *params, const struct codec_stats *one,
+			 int64_t cpu_ns, int64_t wall_ns)
 {
 	struct adapt_sample sample = adapt_sample_of(params, one);
 	struct flow_stats fs;

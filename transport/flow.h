@@ -31,7 +31,7 @@ enum flow_stream_op {
 	FLOW_OPENED = 2, /* the other side is connected */
 	FLOW_FAILED = 3, /* it could not connect; text */
 	FLOW_END = 4,    /* number: no batch at or above it; the writer half-closes after the last one */
-	FLOW_RESET = 5,  /* the sender's local socket is gone: number as in END, then close; nothing more is wanted; text */
+	FLOW_RESET = 5, /* the sender's local socket is gone: number as in END, then close; nothing more is wanted; text */
 };
 
 struct flow_stream_msg {
@@ -56,16 +56,16 @@ void flow_head_encode(uint32_t stream, uint64_t number, uint8_t out[FLOW_BATCH_H
 int flow_head_decode(const uint8_t *p, size_t n, uint32_t *stream, uint64_t *number, struct err *e);
 
 struct flow_stats {
-	uint64_t wire_bytes;      /* payload and frame headers and TLS records */
+	uint64_t wire_bytes; /* payload and frame headers and TLS records */
 	uint64_t batches;
 	uint64_t in_flight_bytes; /* wire bytes reserved, queued or sent, not acknowledged */
 	uint64_t in_flight_raw;
-	uint64_t rate;            /* wire bytes per second over the last second */
-	uint64_t delivery_rate;   /* wire bytes per second as acknowledged while the way was busy; 0: not known yet */
-	uint64_t window;          /* wire bytes allowed in flight now */
-	int64_t rtt_ns;           /* least seen from reservation to acknowledgement, of late; 0: none yet */
-	int64_t network_busy_ns;  /* since the beginning: for how long the busiest link waited for the network (tcp_busy.h) */
-	bool paced;               /* the rate limit is holding something back */
+	uint64_t rate;          /* wire bytes per second over the last second */
+	uint64_t delivery_rate; /* wire bytes per second as acknowledged while the way was busy; 0: not known yet */
+	uint64_t window;        /* wire bytes allowed in flight now */
+	int64_t rtt_ns;         /* least seen from reservation to acknowledgement, of late; 0: none yet */
+	int64_t network_busy_ns; /* since the beginning: for how long the busiest link waited for the network (tcp_busy.h) */
+	bool paced;              /* the rate limit is holding something back */
 };
 
 /* ---- sending side ---- */
@@ -116,8 +116,8 @@ struct flow_rx;
 struct flow_rx_handler {
 	/* From the link's thread; must not block for long. Returning -1 ends the session with the error set. payload is borrowed, but the whole
 	 * frame, of which it is what follows the first FLOW_BATCH_HEAD bytes, may be had by link_take_payload(link). */
-	int (*on_batch)(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *payload, size_t len,
-			struct err *e);
+	int (*on_batch)(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *payload,
+			size_t len, struct err *e);
 	int (*on_ack)(void *ctx, uint32_t stream, uint64_t number, struct err *e);
 	int (*on_stream)(void *ctx, const struct flow_stream_msg *m, struct err *e);
 	/* First error, or class NONE once all links ended cleanly. Once; not after flow_rx_abort. */

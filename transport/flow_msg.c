@@ -64,8 +64,8 @@ int flow_head_decode(const uint8_t *p, size_t n, uint32_t *stream, uint64_t *num
 	const uint64_t num = cursor_be64(&c);
 
 	if (!cursor_ok(&c))
-		return err_set(e, ERR_PROTOCOL, "a frame of a stream has %zu bytes of payload; at least %d belong there", n,
-			       FLOW_BATCH_HEAD);
+		return err_set(e, ERR_PROTOCOL, "a frame of a stream has %zu bytes of payload; at least %d belong there",
+			       n, FLOW_BATCH_HEAD);
 	if (s == 0)
 		return err_set(e, ERR_PROTOCOL, "a frame for stream 0");
 	*stream = s;

@@ -4,7 +4,8 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "base/thread.h"
-#include "transport/flow_window.h"
+#include "transport/flow_flight.h"
+#include "transport/flow_meter.h"
 #include "transport/tcp_busy.h"
 
 #include <assert.h>
@@ -12,38 +13,15 @@
 #include <string.h>
 
 #define MAX_LINKS 32
-#define TLS_RECORD 16384u
-#define TLS_OVERHEAD 22u
 /* A limit is about the link, and there every segment has its headers. In between, so that both who counts payload and who counts packets of
  * 1500 bytes find the limit held within 3 %. */
 #define PACKET_OVERHEAD 0.02
-#define METER_SLOT_NS (100 * NS_PER_MS)
-#define METER_SLOTS 10
-#define HINT_NS (10 * NS_PER_MS)
-#define HINT_MIN ((size_t)64 * 1024)
-#define HINT_MAX ((size_t)1024 * 1024)
-/* How many raw bytes it takes until the ratio of a stream is believed. */
-#define RATIO_BYTES (2.0 * 1024 * 1024)
-#define RATIO_MIN (1.0 / 256)
-
-enum record_state { RECORD_RESERVED, RECORD_QUEUED, RECORD_SENT };
-
-struct record {
-	enum record_state state;
-	uint32_t raw;
-	uint32_t wire; /* an estimate until it is queued */
-	struct flow_mark mark;
-};
 
 struct tx_stream {
 	uint32_t id;
-	bool urgent;
-	bool forgotten;
-	bool ack_queued;
+	struct flow_flight_stream flight;
 	uint64_t ack; /* to be sent, if ack_queued */
-	uint64_t reserved, acked;
-	double ratio; /* wire bytes per raw byte, of late */
-	struct record *ring; /* [number % FLOW_MAX_BATCHES]; NULL before the first and after forget */
+	bool ack_queued;
 	struct tx_stream *next_ack;
 };
 
@@ -66,16 +44,9 @@ struct tx_link {
 	bool ended; /* flow.lock: END was acknowledged; only close_notify is left */
 };
 
-struct meter {
-	uint64_t slot[METER_SLOTS + 1];
-	int64_t at; /* number of the slot that is being filled */
-	int64_t since_ns;
-};
-
 struct flow_tx {
 	/* fixed after the start */
 	struct flow_tx_opts opts;
-	uint64_t max_raw;
 
 	pthread_mutex_t lock;
 	pthread_cond_t work; /* a sender has something to do */
@@ -85,8 +56,8 @@ struct flow_tx {
 	struct tx_link *links[MAX_LINKS];
 	size_t n_links;
 	size_t running;
-	bool dead;      /* error or abort */
-	bool failed;    /* on_error was or will be called */
+	bool dead;   /* error or abort */
+	bool failed; /* on_error was or will be called */
 	bool finishing;
 	int64_t finish_deadline_ns;
 	struct err error;
@@ -94,13 +65,12 @@ struct flow_tx {
 	struct tx_frame *spare;
 	struct tx_stream *first_ack, **last_ack;
 	struct tx_stream *streams[FLOW_MAX_STREAMS + 1];
-	struct flow_window window;
+	struct flow_flight flight;
 	struct flow_bucket bucket;
-	uint64_t raw, wire, queued; /* in flight; of these not yet handed to a link */
-	unsigned at_work; /* batches queued or being handed to a link */
+	unsigned at_work;               /* batches queued or being handed to a link */
 	int64_t work_ns, work_since_ns; /* for how long there were any under a rate limit; counted up to when */
 	uint64_t batches;
-	struct meter meter;
+	struct flow_meter meter;
 };
 
 /* ---- small things; all under lock ---- */
@@ -162,42 +132,10 @@ static struct tx_stream *stream_of(struct flow_tx *f, uint32_t id)
 	return f->streams[id];
 }
 
-static struct record *record_of(struct tx_stream *s, uint64_t number)
+/* Bytes go out. */
+static void count_wire(struct flow_tx *f, uint64_t bytes)
 {
-	return &s->ring[number % FLOW_MAX_BATCHES];
-}
-
-static uint32_t wire_of(size_t payload)
-{
-	const size_t framed = payload + FRAME_HEADER_SIZE + FLOW_BATCH_HEAD;
-
-	return (uint32_t)(framed + (framed / TLS_RECORD + 1) * TLS_OVERHEAD);
-}
-
-static void meter_add(struct meter *m, uint64_t bytes, int64_t now)
-{
-	const int64_t at = now / METER_SLOT_NS;
-
-	if (at - m->at > METER_SLOTS)
-		memset(m->slot, 0, sizeof(m->slot));
-	else
-		for (int64_t i = m->at + 1; i <= at; i++)
-			m->slot[i % (METER_SLOTS + 1)] = 0;
-	m->at = at;
-	m->slot[at % (METER_SLOTS + 1)] += bytes;
-}
-
-static uint64_t meter_rate(struct meter *m, int64_t now)
-{
-	uint64_t sum = 0;
-	int64_t span = now % METER_SLOT_NS + METER_SLOTS * METER_SLOT_NS;
-
-	meter_add(m, 0, now);
-	for (size_t i = 0; i <= METER_SLOTS; i++)
-		sum += m->slot[i];
-	if (span > now - m->since_ns)
-		span = now - m->since_ns > NS_PER_MS ? now - m->since_ns : NS_PER_MS;
-	return (uint64_t)((double)sum * 1e9 / (double)span);
+	flow_meter_add(&f->meter, bytes, clock_mono_ns());
 }
 
 /* Batches come or go that are queued or being sent. Where there is a rate limit, they are there because of it: the time in which there were
@@ -290,9 +228,9 @@ static int send_acks(struct flow_tx *f, struct link *l, struct err *e)
 		pthread_mutex_unlock(&f->lock);
 		const int rc = link_send(l, FRAME_ACK, &iov, 1, INT64_MAX, e);
 		pthread_mutex_lock(&f->lock);
-		const uint32_t wire = wire_of(0);
+		const uint32_t wire = flow_flight_wire_of(0);
 		flow_bucket_take(&f->bucket, wire);
-		meter_add(&f->meter, wire, clock_mono_ns());
+		count_wire(f, wire);
 		if (rc < 0)
 			return -1;
 	}
@@ -306,7 +244,7 @@ static int send_control(struct flow_tx *f, struct link *l, struct tx_frame *fr, 
 	pthread_mutex_unlock(&f->lock);
 	const int rc = link_send(l, FRAME_STREAM, &iov, 1, INT64_MAX, e);
 	pthread_mutex_lock(&f->lock);
-	flow_bucket_take(&f->bucket, wire_of(fr->payload.len));
+	flow_bucket_take(&f->bucket, flow_flight_wire_of(fr->payload.len));
 	buf_fini(&fr->payload);
 	frame_put(f, fr);
 	return rc;
@@ -317,13 +255,12 @@ static int send_batch(struct flow_tx *f, struct link *l, struct tx_frame *fr, st
 	uint8_t head[FLOW_BATCH_HEAD];
 	const struct iovec iov[] = { { .iov_base = head, .iov_len = sizeof(head) },
 				     { .iov_base = fr->payload.data, .iov_len = fr->payload.len } };
-	const bool forgotten = fr->stream->forgotten;
-	const uint32_t wire = wire_of(fr->payload.len);
+	const bool forgotten = fr->stream->flight.forgotten;
+	const uint32_t wire = flow_flight_wire_of(fr->payload.len);
 	int rc = 0;
 
 	if (!forgotten) {
-		record_of(fr->stream, fr->number)->state = RECORD_SENT;
-		f->queued -= wire;
+		flow_flight_send(&f->flight, &fr->stream->flight, fr->number);
 		f->batches++;
 		flow_bucket_take(&f->bucket, (uint64_t)(wire * (1 + PACKET_OVERHEAD)));
 		flow_head_encode(fr->stream->id, fr->number, head);
@@ -335,7 +272,7 @@ static int send_batch(struct flow_tx *f, struct link *l, struct tx_frame *fr, st
 	pthread_mutex_lock(&f->lock);
 	note_work(f, -1);
 	if (!forgotten)
-		meter_add(&f->meter, wire, clock_mono_ns());
+		count_wire(f, wire);
 	frame_put(f, fr);
 	return rc;
 }
@@ -395,7 +332,6 @@ struct flow_tx *flow_tx_new(const struct flow_tx_opts *opts, struct err *e)
 	struct flow_tx *f = mem_alloc(sizeof(*f));
 
 	f->opts = *opts;
-	f->max_raw = opts->max_raw ? opts->max_raw : FLOW_MAX_RAW;
 	pthread_mutex_init(&f->lock, NULL);
 	thread_cond_init(&f->work);
 	thread_cond_init(&f->room);
@@ -404,9 +340,10 @@ struct flow_tx *flow_tx_new(const struct flow_tx_opts *opts, struct err *e)
 	list_init(&f->urgent);
 	list_init(&f->bulk);
 	f->last_ack = &f->first_ack;
-	flow_window_init(&f->window);
+	flow_flight_init(&f->flight, opts->max_raw ? opts->max_raw : FLOW_MAX_RAW);
+	f->flight.rate_limit = opts->rate_limit;
 	flow_bucket_set(&f->bucket, opts->rate_limit, clock_mono_ns());
-	f->meter.since_ns = clock_mono_ns();
+	flow_meter_init(&f->meter, clock_mono_ns());
 	return f;
 }
 
@@ -440,48 +377,13 @@ void flow_tx_add_stream(struct flow_tx *f, uint32_t stream, bool urgent)
 	struct tx_stream *s = mem_alloc(sizeof(*s));
 
 	s->id = stream;
-	s->urgent = urgent;
-	s->ratio = 1;
+	flow_flight_stream_init(&s->flight, urgent);
 	THREAD_LOCKED(&f->lock);
 	assert(stream > 0 && stream <= FLOW_MAX_STREAMS && !f->streams[stream]);
 	f->streams[stream] = s;
 }
 
 /* ---- batches ---- */
-
-static uint32_t estimate(const struct tx_stream *s, size_t raw)
-{
-	return wire_of((size_t)((double)raw * s->ratio));
-}
-
-/* A limit is a rate that is known before it is measured. Under lock. */
-static uint64_t window_of(const struct flow_tx *f)
-{
-	const uint64_t window = flow_window_bytes(&f->window);
-
-	if (f->bucket.rate == 0)
-		return window;
-	const double ns = (double)(flow_window_target(&f->window) + flow_window_rtt(&f->window));
-	const double most = (double)f->bucket.rate * ns / 1e9;
-	if (most >= (double)window)
-		return window;
-	return most < (double)FLOW_WINDOW_FLOOR ? FLOW_WINDOW_FLOOR : (uint64_t)most;
-}
-
-/* *limited is set if it is the window that says no. */
-static bool has_room(const struct flow_tx *f, const struct tx_stream *s, size_t raw, bool *limited)
-{
-	if (s->reserved - s->acked >= FLOW_MAX_BATCHES)
-		return false;
-	if (f->raw == 0)
-		return true;
-	if (f->raw + raw > f->max_raw)
-		return false;
-	if (s->urgent || f->wire + estimate(s, raw) <= window_of(f))
-		return true;
-	*limited = true;
-	return false;
-}
 
 int flow_tx_reserve(struct flow_tx *f, uint32_t stream, size_t raw_bytes, uint64_t *number, struct err *e)
 {
@@ -490,35 +392,16 @@ int flow_tx_reserve(struct flow_tx *f, uint32_t stream, size_t raw_bytes, uint64
 	THREAD_LOCKED(&f->lock);
 	struct tx_stream *s = stream_of(f, stream);
 	for (;;) {
-		if (f->dead || f->finishing || s->forgotten)
-			return cancelled(e);
 		bool wire = false;
-		if (has_room(f, s, raw_bytes, &wire))
+		if (f->dead || f->finishing || s->flight.forgotten)
+			return cancelled(e);
+		if (flow_flight_has_room(&f->flight, &s->flight, raw_bytes, &wire))
 			break;
 		limited |= wire;
 		thread_cond_wait_until(&f->room, &f->lock, INT64_MAX);
 	}
-	if (!s->ring)
-		s->ring = mem_alloc_array(FLOW_MAX_BATCHES, sizeof(*s->ring));
-	struct record *r = record_of(s, s->reserved);
-	*r = (struct record){ .state = RECORD_RESERVED, .raw = (uint32_t)raw_bytes, .wire = estimate(s, raw_bytes) };
-	/* Who waited for the window and then for a CPU, until there was plenty of room, was not held back by the window. */
-	limited = limited && f->wire + r->wire >= window_of(f) / 2;
-	flow_window_sent(&f->window, clock_mono_ns(), f->raw == 0, limited, &r->mark);
-	f->raw += r->raw;
-	f->wire += r->wire;
-	*number = s->reserved++;
+	*number = flow_flight_reserve(&f->flight, &s->flight, raw_bytes, limited, clock_mono_ns());
 	return 0;
-}
-
-static void learn_ratio(struct tx_stream *s, const struct record *r, size_t payload)
-{
-	if (r->raw == 0)
-		return;
-	const double weight = r->raw / (r->raw + RATIO_BYTES);
-	s->ratio += ((double)payload / r->raw - s->ratio) * weight;
-	if (s->ratio < RATIO_MIN)
-		s->ratio = RATIO_MIN;
 }
 
 int flow_tx_batch(struct flow_tx *f, uint32_t stream, uint64_t number, struct buf *payload, struct err *e)
@@ -530,21 +413,14 @@ int flow_tx_batch(struct flow_tx *f, uint32_t stream, uint64_t number, struct bu
 		struct tx_stream *s = stream_of(f, stream);
 		if (f->dead) {
 			rc = cancelled(e);
-		} else if (!s->forgotten) {
-			struct record *r = record_of(s, number);
-			assert(number < s->reserved && number >= s->acked && r->state == RECORD_RESERVED);
-			const uint32_t wire = wire_of(payload->len);
-			f->wire = f->wire - r->wire + wire;
-			f->queued += wire;
-			r->wire = wire;
-			r->state = RECORD_QUEUED;
-			learn_ratio(s, r, payload->len);
+		} else if (!s->flight.forgotten) {
+			flow_flight_queue(&f->flight, &s->flight, number, payload->len);
 			struct tx_frame *fr = frame_get(f);
 			fr->stream = s;
 			fr->number = number;
 			fr->payload = *payload;
 			*payload = (struct buf)BUF_INIT;
-			list_push(s->urgent ? &f->urgent : &f->bulk, fr);
+			list_push(s->flight.urgent ? &f->urgent : &f->bulk, fr);
 			note_work(f, 1);
 			pthread_cond_signal(&f->work);
 			return 0;
@@ -557,19 +433,7 @@ int flow_tx_batch(struct flow_tx *f, uint32_t stream, uint64_t number, struct bu
 size_t flow_tx_batch_hint(struct flow_tx *f, uint32_t stream)
 {
 	THREAD_LOCKED(&f->lock);
-	const struct tx_stream *s = stream_of(f, stream);
-	const double quarter = (double)window_of(f) / 4;
-	double rate = f->window.rate;
-
-	if (f->bucket.rate && (rate <= 0 || (double)f->bucket.rate < rate))
-		rate = (double)f->bucket.rate;
-	double wire = rate > 0 ? rate * (double)HINT_NS / 1e9 : quarter;
-	if (wire > quarter)
-		wire = quarter;
-	const double raw = wire / s->ratio;
-	if (raw < (double)HINT_MIN)
-		return HINT_MIN;
-	return raw > (double)HINT_MAX ? HINT_MAX : (size_t)raw;
+	return flow_flight_hint(&f->flight, &stream_of(f, stream)->flight);
 }
 
 /* ---- acknowledgements and control ---- */
@@ -622,51 +486,31 @@ int flow_tx_acked(struct flow_tx *f, uint32_t stream, uint64_t number, struct er
 
 	THREAD_LOCKED(&f->lock);
 	if (stream == 0 || stream > FLOW_MAX_STREAMS || !f->streams[stream])
-		return err_set(e, ERR_PROTOCOL, "the peer acknowledges batches of stream %u, which does not exist", stream);
+		return err_set(e, ERR_PROTOCOL, "the peer acknowledges batches of stream %u, which does not exist",
+			       stream);
 	struct tx_stream *s = f->streams[stream];
-	if (s->forgotten || number <= s->acked) /* overtaken on another link */
+	const int rc = flow_flight_ack(&f->flight, &s->flight, number, &wire, &mark);
+	if (rc < 0)
+		return err_set(e, ERR_PROTOCOL, "the peer acknowledges batch %llu of stream %u, which was not sent",
+			       (unsigned long long)number - 1, stream);
+	if (rc == 0)
 		return 0;
-	if (number > s->reserved || record_of(s, number - 1)->state != RECORD_SENT)
-		goto lie;
-	for (; s->acked < number; s->acked++) {
-		const struct record *r = record_of(s, s->acked);
-		if (r->state != RECORD_SENT)
-			goto lie;
-		wire += r->wire;
-		f->raw -= r->raw;
-		f->wire -= r->wire;
-		mark = r->mark;
-	}
 	const int64_t now = clock_mono_ns();
 	int64_t busy = 0;
-	if (flow_window_round_ends(&f->window, &mark)) {
+	if (flow_window_round_ends(&f->flight.window, &mark)) {
 		note_work(f, 0);
 		busy = f->work_ns + network_busy_ns(f);
 	}
-	flow_window_acked(&f->window, &mark, wire, busy, now);
+	flow_window_acked(&f->flight.window, &mark, wire, busy, now);
 	pthread_cond_broadcast(&f->room);
 	return 0;
-lie:
-	return err_set(e, ERR_PROTOCOL, "the peer acknowledges batch %llu of stream %u, which was not sent",
-		       (unsigned long long)number - 1, stream);
 }
 
 void flow_tx_forget(struct flow_tx *f, uint32_t stream)
 {
 	THREAD_LOCKED(&f->lock);
 	struct tx_stream *s = stream_of(f, stream);
-	if (s->forgotten)
-		return;
-	s->forgotten = true;
-	for (; s->acked < s->reserved; s->acked++) {
-		const struct record *r = record_of(s, s->acked);
-		f->raw -= r->raw;
-		f->wire -= r->wire;
-		if (r->state == RECORD_QUEUED)
-			f->queued -= r->wire;
-	}
-	free(s->ring);
-	s->ring = NULL;
+	flow_flight_forget(&f->flight, &s->flight);
 	pthread_cond_broadcast(&f->room);
 }
 
@@ -674,14 +518,15 @@ void flow_tx_progress(struct flow_tx *f, uint32_t stream, uint64_t *reserved, ui
 {
 	THREAD_LOCKED(&f->lock);
 	const struct tx_stream *s = stream_of(f, stream);
-	*reserved = s->reserved;
-	*acked = s->acked;
+	*reserved = s->flight.reserved;
+	*acked = s->flight.acked;
 }
 
 void flow_tx_set_rate_limit(struct flow_tx *f, uint64_t bytes_per_s)
 {
 	THREAD_LOCKED(&f->lock);
 	flow_bucket_set(&f->bucket, bytes_per_s, clock_mono_ns());
+	f->flight.rate_limit = bytes_per_s;
 	pthread_cond_broadcast(&f->work);
 }
 
@@ -690,7 +535,6 @@ void flow_tx_set_rate_limit(struct flow_tx *f, uint64_t bytes_per_s)
 void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
 {
 	THREAD_LOCKED(&f->lock);
-	const uint64_t window = window_of(f);
 	uint64_t wire = 0;
 
 	for (size_t i = 0; i < f->n_links; i++) {
@@ -701,14 +545,14 @@ void flow_tx_stats(struct flow_tx *f, struct flow_stats *out)
 	*out = (struct flow_stats){
 		.wire_bytes = wire,
 		.batches = f->batches,
-		.in_flight_bytes = f->wire,
-		.in_flight_raw = f->raw,
-		.rate = meter_rate(&f->meter, clock_mono_ns()),
-		.delivery_rate = (uint64_t)f->window.rate,
-		.window = window,
-		.rtt_ns = flow_window_rtt(&f->window),
+		.in_flight_bytes = f->flight.wire,
+		.in_flight_raw = f->flight.raw,
+		.rate = flow_meter_rate(&f->meter, clock_mono_ns()),
+		.delivery_rate = (uint64_t)f->flight.window.rate,
+		.window = flow_flight_window(&f->flight),
+		.rtt_ns = flow_window_rtt(&f->flight.window),
 		.network_busy_ns = network_busy_ns(f),
-		.paced = f->bucket.rate > 0 && f->queued > 0,
+		.paced = f->bucket.rate > 0 && f->flight.queued > 0,
 	};
 }
 
@@ -768,7 +612,7 @@ void flow_tx_free(struct flow_tx *f)
 	}
 	for (size_t i = 0; i <= FLOW_MAX_STREAMS; i++) {
 		if (f->streams[i])
-			free(f->streams[i]->ring);
+			flow_flight_forget(&f->flight, &f->streams[i]->flight);
 		free(f->streams[i]);
 	}
 	pthread_mutex_destroy(&f->lock);

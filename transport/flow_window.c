@@ -32,10 +32,9 @@ void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool lim
 		w->delivered_ns = now_ns;
 		w->paused = true;
 	}
-	*out = (struct flow_mark){ .sent_ns = now_ns,
-				   .delivered = w->delivered,
-				   .delivered_ns = w->delivered_ns,
-				   .limited = limited };
+	*out = (struct flow_mark){
+		.sent_ns = now_ns, .delivered = w->delivered, .delivered_ns = w->delivered_ns, .limited = limited
+	};
 }
 
 static void note_rtt(struct flow_window *w, int64_t rtt, int64_t now_ns)

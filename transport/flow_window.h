@@ -25,20 +25,20 @@
 #define FLOW_WINDOW_SAMPLES 3
 
 struct flow_window {
-	uint64_t delivered;   /* bytes acknowledged so far */
-	int64_t delivered_ns; /* when last */
-	double rate;          /* bytes per second; 0: not known */
+	uint64_t delivered;                 /* bytes acknowledged so far */
+	int64_t delivered_ns;               /* when last */
+	double rate;                        /* bytes per second; 0: not known */
 	double sample[FLOW_WINDOW_SAMPLES]; /* of the last long rounds, of which the median counts: in a moment without CPU
 					     * the way seems slow, and after it fast */
 	unsigned n_samples;
-	int64_t rtt[2];       /* least of this and of the epoch before; INT64_MAX: none */
+	int64_t rtt[2]; /* least of this and of the epoch before; INT64_MAX: none */
 	int64_t epoch_ns;
-	uint64_t window;      /* bytes that may be in flight now */
-	uint64_t round_start; /* `delivered` when this round trip began */
-	bool limited;         /* something in this round had to wait for the window */
+	uint64_t window;                 /* bytes that may be in flight now */
+	uint64_t round_start;            /* `delivered` when this round trip began */
+	bool limited;                    /* something in this round had to wait for the window */
 	int64_t round_ns, round_busy_ns; /* when it began; the caller's busy_ns then */
-	bool paused;          /* the round has time in it in which there was nothing to send */
-	int64_t target_ns;    /* between FLOW_WINDOW_TARGET_NS and FLOW_WINDOW_PATIENCE_NS */
+	bool paused;                     /* the round has time in it in which there was nothing to send */
+	int64_t target_ns;               /* between FLOW_WINDOW_TARGET_NS and FLOW_WINDOW_PATIENCE_NS */
 	/* Until the rate stops growing, the round trip counts double, so that the window doubles on long ways too. */
 	bool startup;
 	double round_rate;
@@ -57,7 +57,8 @@ void flow_window_init(struct flow_window *w);
 void flow_window_sent(struct flow_window *w, int64_t now_ns, bool idle, bool limited, struct flow_mark *out);
 /* `bytes` were acknowledged together; m is the mark of the latest of them. busy_ns: for how long, since the beginning, the network or the
  * queue before it had something to do; it is looked at if flow_window_round_ends(). */
-void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t busy_ns, int64_t now_ns);
+void flow_window_acked(struct flow_window *w, const struct flow_mark *m, uint64_t bytes, int64_t busy_ns,
+		       int64_t now_ns);
 bool flow_window_round_ends(const struct flow_window *w, const struct flow_mark *m);
 uint64_t flow_window_bytes(const struct flow_window *w);
 /* For how long data may be on its way besides the round trip, now. */

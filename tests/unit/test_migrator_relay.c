@@ -114,7 +114,8 @@ static void setup(void)
 	for (int k = 0; k < RELAY_KIND_COUNT; k++) {
 		listener[k] = -1;
 		for (int side = 0; side < 2; side++)
-			snprintf(paths[side][k], sizeof(paths[0][0]), "%s/%s-%d", fixture_dir, side ? "source" : "target", k);
+			snprintf(paths[side][k], sizeof(paths[0][0]), "%s/%s-%d", fixture_dir,
+				 side ? "source" : "target", k);
 	}
 }
 
@@ -291,7 +292,9 @@ START_TEST(bytes_come_out_as_they_went_in)
 		const enum relay_kind kind = (enum relay_kind)(1 + i % 3);
 		s[i] = app_connect(kind);
 		t[i] = app_accept(kind);
-		there[i] = (struct flow_of_bytes){ .fd = s[i], .seed = i, .bytes = 1500000 + i, .pauses = i % 2, .fin = true };
+		there[i] = (struct flow_of_bytes){
+			.fd = s[i], .seed = i, .bytes = 1500000 + i, .pauses = i % 2, .fin = true
+		};
 		back[i] = (struct flow_of_bytes){ .fd = t[i], .seed = 99 + i, .bytes = i == 4 ? 0 : 700000, .fin = true };
 		got_there[i].fd = t[i];
 		got_back[i].fd = s[i];
@@ -1119,7 +1122,8 @@ START_TEST(lies_end_the_session)
 	lies[_i].tell(f[0]);
 	wait_for_errors(&dst, 1);
 	THREAD_LOCKED(&dst.lock);
-	ck_assert_msg(dst.error.cls == lies[_i].cls, "%s: %s: %s", lies[_i].name, err_class_name(dst.error.cls), dst.error.text);
+	ck_assert_msg(dst.error.cls == lies[_i].cls, "%s: %s: %s", lies[_i].name, err_class_name(dst.error.cls),
+		      dst.error.text);
 	HAS(dst.error.text, lies[_i].says);
 	link_free(f[0]);
 	link_free(b[0]);

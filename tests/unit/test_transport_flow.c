@@ -38,8 +38,8 @@ static void sim_ack_until(struct sim *s, int64_t t)
 		s->now = s->q[i].ack_at;
 		s->in_flight -= s->q[i].bytes;
 		s->delivered += s->q[i].bytes;
-		flow_window_acked(&s->w, &s->q[i].mark, s->q[i].bytes, s->busy - (s->free_at > s->now ? s->free_at - s->now : 0),
-				  s->now);
+		flow_window_acked(&s->w, &s->q[i].mark, s->q[i].bytes,
+				  s->busy - (s->free_at > s->now ? s->free_at - s->now : 0), s->now);
 	}
 	if (s->now < t)
 		s->now = t;
@@ -81,12 +81,13 @@ static void sim_greedy(struct sim *s, int64_t t)
 
 static const struct {
 	const char *name;
-	double rate;     /* bytes per second */
+	double rate; /* bytes per second */
 	double rtt_ms;
 	double within_s; /* to be steady */
 } ways[] = {
-	{ "200 Mbit/s LAN", 25e6, 0.3, 1 },	{ "1 Gbit/s LAN", 125e6, 0.3, 1 },   { "1 Gbit/s, 20 ms", 125e6, 20, 2 },
-	{ "200 Mbit/s, 200 ms", 25e6, 200, 4 }, { "100 Mbit/s, 60 ms", 12.5e6, 60, 3 },
+	{ "200 Mbit/s LAN", 25e6, 0.3, 1 },     { "1 Gbit/s LAN", 125e6, 0.3, 1 },
+	{ "1 Gbit/s, 20 ms", 125e6, 20, 2 },    { "200 Mbit/s, 200 ms", 25e6, 200, 4 },
+	{ "100 Mbit/s, 60 ms", 12.5e6, 60, 3 },
 };
 
 START_TEST(window_settles_at_50_ms)
@@ -268,7 +269,8 @@ struct world {
 
 static struct world w;
 
-static int on_batch(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *p, size_t len, struct err *e)
+static int on_batch(void *ctx, struct link *link, uint32_t stream, uint64_t number, const uint8_t *p, size_t len,
+		    struct err *e)
 {
 	(void)ctx, (void)link;
 	uint64_t due;
@@ -337,19 +339,21 @@ static void on_recycle(void *ctx, struct buf *payload)
 }
 
 /* Waits until the condition holds, looked at under the lock. */
-#define WAIT_FOR(condition)                                                                        \
-	do {                                                                                       \
-		pthread_mutex_lock(&w.lock);                                                       \
-		const int64_t until_ = soon();                                                     \
-		while (!(condition))                                                               \
-			ck_assert_msg(thread_cond_wait_until(&w.changed, &w.lock, until_) == 0,    \
-				      "waited in vain for " #condition);                           \
-		pthread_mutex_unlock(&w.lock);                                                     \
+#define WAIT_FOR(condition)                                                                     \
+	do {                                                                                    \
+		pthread_mutex_lock(&w.lock);                                                    \
+		const int64_t until_ = soon();                                                  \
+		while (!(condition))                                                            \
+			ck_assert_msg(thread_cond_wait_until(&w.changed, &w.lock, until_) == 0, \
+				      "waited in vain for " #condition);                        \
+		pthread_mutex_unlock(&w.lock);                                                  \
 	} while (0)
 
 static void start(size_t links, uint64_t rate_limit, uint64_t max_raw)
 {
-	const struct flow_rx_handler h = { .on_batch = on_batch, .on_ack = on_ack, .on_stream = on_stream, .on_end = on_end };
+	const struct flow_rx_handler h = {
+		.on_batch = on_batch, .on_ack = on_ack, .on_stream = on_stream, .on_end = on_end
+	};
 	const struct flow_tx_opts o = {
 		.rate_limit = rate_limit, .max_raw = max_raw, .on_error = on_tx_error, .recycle = on_recycle
 	};
@@ -517,8 +521,7 @@ START_TEST(window_holds_back)
 		uint64_t max_raw;
 		int expected;
 	} cases[] = {
-		{ 1, 100000, 1000000, 10 },
-		{ 2, 10, 0, FLOW_MAX_BATCHES }, /* an urgent one does not wait for the wire */
+		{ 1, 100000, 1000000, 10 }, { 2, 10, 0, FLOW_MAX_BATCHES }, /* an urgent one does not wait for the wire */
 	};
 	struct blocked b = { .stream = cases[_i].stream, .raw = cases[_i].raw };
 	struct err e = ERR_INIT;
@@ -719,7 +722,9 @@ START_TEST(frames_that_do_not_belong)
 		{ FRAME_STREAM, "\4\0\0\1\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0", 20, "unknown operation" },
 		{ FRAME_STREAM, "\4\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20, "stream 0" },
 	};
-	const struct flow_rx_handler h = { .on_batch = on_batch, .on_ack = on_ack, .on_stream = on_stream, .on_end = on_end };
+	const struct flow_rx_handler h = {
+		.on_batch = on_batch, .on_ack = on_ack, .on_stream = on_stream, .on_end = on_end
+	};
 	union {
 		const char *in;
 		void *out;

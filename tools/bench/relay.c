@@ -2,11 +2,11 @@
  * relay: what the data plane costs. Two relays, one per process, over TLS on loopback; a made QEMU stream goes in at one end and is read at
  * the other. Prints throughput, CPU time per process and peak memory.
  */
+#include "migrator/relay.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/units.h"
-#include "migrator/relay.h"
 #include "tools/bench/images.h"
 #include "transport/pki.h"
 
@@ -137,8 +137,8 @@ static void section_end(struct stream_out *o)
 
 static void put_start(struct stream_out *o, const struct image *im)
 {
-	static const uint8_t head[] = { 'Q', 'E', 'V', 'M', 0, 0, 0, 3, 7, 0, 0, 0, 2, 'p', 'c', 1, 0, 0, 0, 2, 3, 'r', 'a', 'm',
-					0,   0,	  0,   0,   0, 0, 0, 4 };
+	static const uint8_t head[] = { 'Q', 'E', 'V', 'M', 0, 0,   0,   3,   7, 0, 0, 0, 2, 'p', 'c', 1,
+					0,   0,   0,   2,   3, 'r', 'a', 'm', 0, 0, 0, 0, 0, 0,   0,   4 };
 	struct {
 		uint64_t total;
 		uint8_t len;
@@ -377,7 +377,9 @@ static void make_pki(void)
 	if (pki_init(path_of("ca"), "bench", &e) < 0)
 		die("pki", &e);
 	for (size_t i = 0; i < 2; i++) {
-		const struct pki_issue_opts o = { .ca_dir = path_of("ca"), .host = hosts[i], .out_dir = path_of(hosts[i]) };
+		const struct pki_issue_opts o = { .ca_dir = path_of("ca"),
+						  .host = hosts[i],
+						  .out_dir = path_of(hosts[i]) };
 		if (pki_issue(&o, &e) < 0)
 			die("pki", &e);
 	}
@@ -397,7 +399,8 @@ static void reap(const char *name, pid_t pid)
 	if (wait4(pid, &status, 0, &ru) != pid || status != 0)
 		die(name, NULL);
 	printf("  %-8s cpu %6.2f s (user %.2f, system %.2f)  peak RSS %4ld MiB\n", name,
-	       (double)(ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) + (double)(ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6,
+	       (double)(ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) +
+		       (double)(ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6,
 	       (double)ru.ru_utime.tv_sec + (double)ru.ru_utime.tv_usec / 1e6,
 	       (double)ru.ru_stime.tv_sec + (double)ru.ru_stime.tv_usec / 1e6, ru.ru_maxrss / 1024);
 }
@@ -510,13 +513,14 @@ int main(int argc, char **argv)
 
 	const double s = (double)(in.ns - start) / 1e9;
 	const struct codec_stats *cs = &ss.stats.codec;
-	printf("%.0f MB of stream in %.2f s: %.0f MB/s; wire %.0f MB (%.1f MB/s), ratio %.2f; last byte %.0f ms after QEMU's last write\n",
+	printf("%.0f MB of stream in %.2f s: %.0f MB/s; wire %.0f MB (%.1f MB/s), ratio %.2f; last byte %.0f ms after "
+	       "QEMU's last write\n",
 	       (double)in.bytes / 1e6, s, (double)in.bytes / 1e6 / s, (double)ss.stats.wire_bytes / 1e6,
 	       (double)ss.stats.wire_bytes / 1e6 / s, (double)in.bytes / (double)ss.stats.wire_bytes,
 	       (double)(in.ns - sent) / 1e6);
 	printf("  level %d; pages: %llu zero, %llu same, %llu delta, %llu plain\n", ss.stats.level,
-	       (unsigned long long)cs->zero_pages, (unsigned long long)cs->same_pages, (unsigned long long)cs->delta_pages,
-	       (unsigned long long)cs->plain_pages);
+	       (unsigned long long)cs->zero_pages, (unsigned long long)cs->same_pages,
+	       (unsigned long long)cs->delta_pages, (unsigned long long)cs->plain_pages);
 	reap("source", ps);
 	reap("target", pt);
 	reap("qemu out", pg);
