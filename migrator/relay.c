@@ -14,8 +14,6 @@
 /* Jobs never wait for room: their number is bounded by streams and batches. */
 #define MAX_JOBS ((size_t)256 * 1024)
 
-static_assert(RELAY_LEVEL_AUTO == ADAPT_AUTO, "one value");
-
 /* ---- the end ---- */
 
 static void wake_acceptor(struct relay *r)

@@ -8,6 +8,7 @@
 #define VMFERRY_MIGRATOR_RELAY_H
 
 #include "base/err.h"
+#include "transport/adapt.h"
 #include "transport/codec.h"
 #include "transport/flow.h"
 
@@ -35,7 +36,7 @@ struct relay_opts {
 	void *ctx;
 };
 
-#define RELAY_LEVEL_AUTO (INT32_MIN + 1)
+#define RELAY_LEVEL_AUTO ADAPT_AUTO
 
 struct relay_stats {
 	uint64_t stream_bytes[RELAY_KIND_COUNT]; /* bytes that QEMU and libvirt produced, both directions */

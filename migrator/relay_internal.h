@@ -100,7 +100,6 @@ struct relay_stream {
 
 struct relay {
 	/* fixed after start */
-	bool source;
 	char *path[RELAY_KIND_COUNT];
 	struct relay_opts opts;
 	struct flow_tx *tx;
@@ -109,12 +108,13 @@ struct relay {
 	struct stock *stock;
 	unsigned max_encoding;
 	int wake_fd; /* eventfd: the acceptor looks up */
+	bool source;
+	bool acceptor_started; /* by relay_start, for who joins */
 
 	/* acceptor's thread */
 	int listen_fd[RELAY_KIND_COUNT];
 	bool listening[RELAY_KIND_COUNT]; /* the socket file is ours */
 	pthread_t acceptor;
-	bool acceptor_started; /* by relay_start and the thread that joins */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -126,8 +126,8 @@ struct relay {
 	bool stop_accepting;
 	bool rx_ended;
 	bool dead;
-	struct err error; /* the first, if it is one */
 	bool open_failed;
+	struct err error; /* the first, if it is one */
 	enum relay_kind open_failed_kind;
 	struct err open_error;
 	char passthrough[160];
