@@ -19,7 +19,7 @@ TARGET_DEATHS="begin.target images.target channel.accept channel.recv channel.se
 fault_walk() { # HOST ACTION POINT...
 	local side=$1 action=$2 point from to spec other
 	shift 2
-	sound_hosts
+	the_hosts
 	boot vm1 host1 disk=100M data=10
 	busy vm1 10
 	for point in "$@"; do
@@ -66,8 +66,8 @@ test_target_deaths() {
 # The target's agent dies when it has been asked to start the VM: before libvirtd heard of it, and after the VM runs. The source must keep
 # its copy paused, and may neither resume nor drop it, until the agent is back and says.
 answer_lost() { # POINT HOST-WHERE-IT-ENDS
-	sound_hosts
-	boot vm1 host1 shared=1
+	the_hosts
+	boot vm1 host1 disk=100M data=10 shared=1
 	busy vm1 10
 	agent_with_fault host2 "$1=kill"
 	move_in_background vm1 host2

@@ -3,6 +3,7 @@
 # shellcheck shell=bash
 
 TOOLS=$(readlink -f "$here/../../tools")
+mkdir -p "$VMFERRY_LAB"
 WORK=$(mktemp -d "$VMFERRY_LAB/.test-XXXXXX")
 trap end_of_shell EXIT
 
@@ -81,15 +82,6 @@ the_hosts() { # [HOST[:FLAVOUR]...]
 	for host in "$@"; do
 		lab agent restart "${host%%:*}"
 	done
-}
-
-# For many migrations of one guest: QEMU 10 where guests are emulated, if it is there, since QEMU 7.2's emulation loses pages now and then.
-sound_hosts() {
-	if [ "$(guest accel)" = tcg ] && lab have-qemu10 >/dev/null 2>&1; then
-		the_hosts host1:qemu10 host2:qemu10
-	else
-		the_hosts
-	fi
 }
 
 rm_guests() {

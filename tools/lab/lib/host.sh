@@ -68,7 +68,7 @@ lab_up() { # [HOST[:FLAVOUR] ...]
 		case $flavour in
 		stock) ;;
 		qemu10) qemu10_fetch || exit 1 ;;
-		*) die "$arg: there is no flavour '$flavour', only qemu10" ;;
+		*) die "$arg: there is no flavour '$flavour', only stock and qemu10" ;;
 		esac
 		mkdir -p "$LAB_DIR/$host"
 		echo "$flavour" >"$LAB_DIR/$host/flavour"
