@@ -398,11 +398,11 @@ static void reap(const char *name, pid_t pid)
 
 	if (wait4(pid, &status, 0, &ru) != pid || status != 0)
 		die(name, NULL);
-	printf("  %-8s cpu %6.2f s (user %.2f, system %.2f)  peak RSS %4ld MiB\n", name,
+	printf("  %-8s cpu %6.2f s (user %.2f, system %.2f)  peak RSS %4ld MiB, %ld page faults\n", name,
 	       (double)(ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) +
 		       (double)(ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6,
 	       (double)ru.ru_utime.tv_sec + (double)ru.ru_utime.tv_usec / 1e6,
-	       (double)ru.ru_stime.tv_sec + (double)ru.ru_stime.tv_usec / 1e6, ru.ru_maxrss / 1024);
+	       (double)ru.ru_stime.tv_sec + (double)ru.ru_stime.tv_usec / 1e6, ru.ru_maxrss / 1024, ru.ru_minflt);
 }
 
 static const struct image *choose(struct images *set)
