@@ -5,7 +5,6 @@
 # limit target_errors 600
 # limit source_deaths 600
 # limit target_deaths 600
-# limit hangs 300
 
 SOURCE_POINTS="preflight.gather preflight.judge begin.source channel.connect relay.open.source relay.read relay.write relay.encode
 	channel.send channel.recv migrate.start migrate.switch finish.source migrate.done end.source"
@@ -87,9 +86,4 @@ test_answer_lost_before_the_start() {
 
 test_answer_lost_after_the_start() {
 	answer_lost finished.target host2
-}
-
-test_hangs() { # an agent that stands still is found out like a dead link
-	fault_walk target stop begin.target relay.decode
-	fault_walk source stop relay.encode
 }

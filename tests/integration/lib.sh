@@ -4,7 +4,7 @@
 
 TOOLS=$(readlink -f "$here/../../tools")
 mkdir -p "$VMFERRY_LAB"
-WORK=$(mktemp -d "$VMFERRY_LAB/.test-XXXXXX")
+WORK=$(mktemp -d /var/tmp/vmferry-test-XXXXXX)
 trap end_of_shell EXIT
 
 # Status 78 tells `run` that emulation has broken the guest (see there).

@@ -123,6 +123,7 @@ agent_start() { # HOST
 
 agent_signal() { # HOST SIGNAL: and wait for the end, which a stuck agent does not delay for more than 20 s
 	enter "$1" sh -c 'read -r pid 2>/dev/null </run/vmferryd.pid && kill -'"$2"' "$pid" 2>/dev/null || exit 0
-		for i in $(seq 400); do kill -0 "$pid" 2>/dev/null || { rm -f /run/vmferryd.pid; exit 0; }; sleep 0.05; done
+		# A zombie has ended: nsenter stops together with an agent that was stopped, and then reaps nothing.
+		for i in $(seq 400); do grep -q "^State:.[^Z]" "/proc/$pid/status" 2>/dev/null || { rm -f /run/vmferryd.pid; exit 0; }; sleep 0.05; done
 		kill -KILL "$pid"; rm -f /run/vmferryd.pid; echo "vmferryd did not end within 20 s, killed" >&2; exit 1'
 }
