@@ -108,6 +108,12 @@ def stat_fields(pid):
     return read(f"/proc/{pid}/stat").rsplit(")", 1)[1].split()
 
 
+def machine_seconds():
+    """CPU seconds that this machine has spent on anything so far."""
+    user, nice, system, _, _, irq, softirq, steal = (int(n) for n in read("/proc/stat").split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
 class Lab:
     """Two hosts, for as long as the `with` block lasts."""
 
@@ -167,7 +173,8 @@ class Guest:
         lab.guest("start", self.host.name, name, "off=1", *settings)
         self._offer_zstd()
         self.host.virsh("start", name)
-        lab.guest("wait", name, "60")
+        address = lab.guest("address", name).strip()
+        lab.lab("exec", "switch", f"{lab.build}/tests/guest/guest-client", "wait", address, "60")
         for request in setup:
             self.ask(request)
         missing = int(nonzero_mb - self.nonzero_mb())
