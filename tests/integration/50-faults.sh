@@ -30,7 +30,7 @@ fault_walk() { # HOST ACTION POINT...
 		in_host "$to" rm -f /var/lib/libvirt/images/vm1.qcow2
 		agent_with_fault "$other" "$spec"
 		move vm1 "$to" --copy-storage && note "went through all the same"
-		[ "$action" != fail ] || grep -qE "event=fault_injected point=$point( |\$)" "$VMFERRY_LAB/$other/vmferryd.log" ||
+		[ "$action" != fail ] || logged "$other" "event=fault_injected point=$point( |\$)" ||
 			fail "$point was not passed at the $side"
 		lab agent restart "$other"
 		eventually 20 "one VM runs after $spec at the $side: $(where vm1 | tr '\n' ';')" runs_once vm1
@@ -70,7 +70,7 @@ answer_lost() { # POINT HOST-WHERE-IT-ENDS
 	busy vm1 10
 	agent_with_fault host2 "$1=kill"
 	move_in_background vm1 host2
-	eventually 60 "host1 does not see that the answer is lost" grep -q "event=finish_unanswered" "$VMFERRY_LAB/host1/vmferryd.log"
+	eventually 60 "host1 does not see that the answer is lost" logged host1 "event=finish_unanswered"
 	eventually 10 "host1 does not wait" eval '[ "$(in_host host1 virsh -q domstate vm1)" = paused ]'
 	lab agent restart host2
 	moved || note "did not move"

@@ -103,6 +103,11 @@ agent_with_fault() { # HOST SPEC
 	VMFERRY_FAULT=$2 lab agent restart "$1"
 }
 
+# Has HOST's agent logged a line like that since it was started? The log goes on over restarts and tests.
+logged() { # HOST REGEX
+	awk -v re="$2" '/^--- start$/ { found = 0 } $0 ~ re { found = 1 } END { exit !found }' "$VMFERRY_LAB/$1/vmferryd.log"
+}
+
 in_host() { # HOST CMD...
 	lab exec "$@"
 }
