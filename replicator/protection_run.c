@@ -453,8 +453,11 @@ static int open_guest(struct session *s, struct err *e)
 	enum guest_run run;
 
 	s->guest = p->opts.open_guest(p->opts.ctx, p->uuid, e);
-	if (!s->guest)
+	if (!s->guest) {
+		if (e->cls == ERR_REFUSED)
+			e->errnum = ENOENT; /* nothing is wrong: it is not there */
 		return -1;
+	}
 	if (!p->cleaned) {
 		if (p->opts.capture->clean_up(s->guest, e) < 0)
 			return err_wrap(e, "what an earlier capture left in %s", p->vm);
