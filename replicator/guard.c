@@ -1,6 +1,7 @@
 #include "replicator/guard.h"
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include <uuid/uuid.h>
 
@@ -42,6 +44,7 @@ struct guard_vm {
 	enum vm_state state;
 	bool suspends;
 	int64_t deadline_ns; /* INT64_MAX: not armed */
+	int held;            /* our end of its state stream, or -1 */
 	bool again;          /* WATCH has come (again) and waits for its answer */
 	bool gone;           /* UNWATCH has come, or the agent's end: the thread ends when it has nothing to do */
 	bool go;             /* it is to be let go, by order */
@@ -250,6 +253,7 @@ static void start_vm(struct guard *g, const uint8_t uuid[16], bool suspends)
 	memcpy(v->uuid, uuid, 16);
 	uuid_unparse_lower(uuid, v->name);
 	v->deadline_ns = INT64_MAX;
+	v->held = -1;
 	v->suspends = suspends;
 	thread_cond_init(&v->changed);
 	if (thread_start(&v->thread, "guard-vm", vm_thread, v, &e) != 0) {
@@ -272,12 +276,14 @@ static void watch(struct guard *g, const struct guardian_msg *m)
 	}
 	v->suspends = suspends;
 	v->deadline_ns = INT64_MAX;
+	fd_close(&v->held);
 	v->gone = false;
 	v->again = true;
 	pthread_cond_signal(&v->changed);
 }
 
-static void take(struct guard *g, const struct guardian_msg *m)
+/* *held is taken over by setting it to -1. */
+static void take(struct guard *g, const struct guardian_msg *m, int *held)
 {
 	THREAD_LOCKED(&g->lock);
 	struct guard_vm *v = find(g, m->uuid);
@@ -305,7 +311,15 @@ static void take(struct guard *g, const struct guardian_msg *m)
 		v->gone = true;
 		v->again = false;
 		v->deadline_ns = INT64_MAX;
+		fd_close(&v->held);
 		pthread_cond_signal(&v->changed);
+		break;
+	case GUARDIAN_HOLD:
+		if (!live)
+			break;
+		fd_close(&v->held);
+		v->held = *held;
+		*held = -1;
 		break;
 	case GUARDIAN_BEAT:
 		/* Unsent when the agent does not read: it will not be waiting for it then. */
@@ -322,11 +336,12 @@ static void take(struct guard *g, const struct guardian_msg *m)
 static void drain(struct guard *g)
 {
 	struct guardian_msg m;
-	int rc;
+	int rc, held;
 
-	while (!g->eof && (rc = guardian_msg_recv(g->fd, &m)) != 0) {
+	while (!g->eof && (rc = guardian_msg_recv(g->fd, &m, &held)) != 0) {
 		if (rc == 1) {
-			take(g, &m);
+			take(g, &m, &held);
+			fd_close(&held);
 			g->heard_ns = clock_mono_ns();
 		} else if (rc == -1) {
 			THREAD_LOCKED(&g->lock);
@@ -357,6 +372,11 @@ static void judge(struct guard *g, int64_t now)
 			v->order.suspends = v->suspends;
 			v->go = true;
 			v->deadline_ns = INT64_MAX;
+			/* At once: a QEMU that is writing to a reader that does not read may hold its own big lock, and then
+			 * answers no one before this. */
+			if (v->held >= 0)
+				shutdown(v->held, SHUT_RDWR);
+			fd_close(&v->held);
 			pthread_cond_signal(&v->changed);
 		}
 		if (g->eof && !v->gone) {
@@ -397,6 +417,7 @@ static int64_t tidy(struct guard *g, int64_t now)
 		uint8_t uuid[16];
 		memcpy(uuid, v->uuid, 16);
 		pthread_cond_destroy(&v->changed);
+		fd_close(&v->held);
 		free(v);
 		g->vms[i] = g->vms[--g->n];
 		if (again)

@@ -34,6 +34,7 @@ struct entry {
 	bool suspends;
 	bool confirmed; /* WATCHING has come since guardian_watch asked */
 	int64_t deadline_ns;
+	int held; /* -1: none */
 };
 
 struct guardian {
@@ -133,6 +134,7 @@ static void tell_all(struct guardian *g)
 		const struct entry *n = &g->entries[i];
 		const uint64_t flags = n->suspends ? GUARDIAN_WATCH_SUSPENDS : 0;
 		if (guardian_msg_send(g->fd, GUARDIAN_WATCH, n->uuid, flags) != 0 ||
+		    (n->held >= 0 && guardian_msg_send_hold(g->fd, n->uuid, n->held) != 0) ||
 		    (n->deadline_ns != INT64_MAX && guardian_msg_send(g->fd, GUARDIAN_ARM, n->uuid, (uint64_t)n->deadline_ns) != 0)) {
 			g->broken = true;
 			return;
@@ -225,6 +227,7 @@ static void say(struct guardian *g, enum guardian_kind kind, const uint8_t uuid[
 
 static void drop(struct guardian *g, struct entry *n)
 {
+	fd_close(&n->held);
 	*n = g->entries[--g->n];
 }
 
@@ -251,9 +254,10 @@ static void heard_freed(struct guardian *g, const struct guardian_msg *m)
 static int hear(struct guardian *g)
 {
 	struct guardian_msg m;
-	int rc;
+	int rc, held;
 
-	while ((rc = guardian_msg_recv(g->fd, &m)) > 0 || rc == -2) {
+	while ((rc = guardian_msg_recv(g->fd, &m, &held)) > 0 || rc == -2) {
+		fd_close(&held); /* it has nothing to give */
 		if (rc == -2)
 			continue; /* a guardian of another version: it has what it needs to know */
 		if (m.kind == GUARDIAN_ACK && m.value > g->acked && m.value <= g->beat) {
@@ -390,7 +394,7 @@ fail:
 
 int guardian_watch(struct guardian *g, const char *uuid, bool suspends, struct err *e)
 {
-	struct entry fresh = { .suspends = suspends, .deadline_ns = INT64_MAX };
+	struct entry fresh = { .suspends = suspends, .deadline_ns = INT64_MAX, .held = -1 };
 	const int64_t until = clock_mono_ns() + WATCH_ANSWER_NS;
 
 	if (uuid_parse(uuid, fresh.uuid) != 0)
@@ -431,6 +435,25 @@ void guardian_arm(struct guardian *g, const char *uuid, int64_t deadline_ns)
 		return;
 	n->deadline_ns = deadline_ns;
 	say(g, GUARDIAN_ARM, n->uuid, (uint64_t)deadline_ns);
+}
+
+int guardian_hold(struct guardian *g, const char *uuid, int fd, struct err *e)
+{
+	THREAD_LOCKED(&g->lock);
+	struct entry *n = find_name(g, uuid);
+
+	if (!n) /* freed meanwhile: what it would be held for is over */
+		return err_set(e, ERR_CANCELLED, "guardian: VM %s is not watched", uuid);
+	const int held = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (held < 0)
+		return err_sys(e, "guardian: duplicate the stream of VM %s", uuid);
+	fd_close(&n->held);
+	n->held = held;
+	if (g->fd >= 0 && !g->broken && guardian_msg_send_hold(g->fd, n->uuid, held) != 0) {
+		g->broken = true;
+		wake(g);
+	}
+	return 0;
 }
 
 void guardian_disarm(struct guardian *g, const char *uuid)
@@ -490,6 +513,8 @@ void guardian_stop(struct guardian *g)
 	fd_close(&g->wake);
 	pthread_cond_destroy(&g->answered);
 	pthread_mutex_destroy(&g->lock);
+	while (g->n)
+		drop(g, &g->entries[0]);
 	free(g->entries);
 	free(g->program);
 	free(g->uri);

@@ -60,6 +60,11 @@ char *guardian_program(struct err *e);
 int guardian_watch(struct guardian *g, const char *uuid, bool suspends, struct err *e);
 /* It may stand still until then (monotonic clock). Microseconds; never waits for the guardian. Unknown VMs are ignored. */
 void guardian_arm(struct guardian *g, const char *uuid, int64_t deadline_ns);
+/* Our end of the VM's state stream (a socket): the guardian gets a duplicate, and shuts it down first of all when it lets the VM go. Without it a
+ * VM cannot be helped while QEMU writes to an agent that does not read: it does so under its big lock, and answers no monitor
+ * command until someone reads or the stream is broken. So: right after the socket pair is made, before `migrate'. Since it is a duplicate, an
+ * agent that wants QEMU to see the end calls shutdown(2), not close(2) alone. fd stays the caller's; dropped at unwatch or `freed`. */
+int guardian_hold(struct guardian *g, const char *uuid, int fd, struct err *e);
 void guardian_disarm(struct guardian *g, const char *uuid);
 /* The capture is over and QEMU is as it was. Also after `freed`. Unknown VMs are fine. */
 void guardian_unwatch(struct guardian *g, const char *uuid);

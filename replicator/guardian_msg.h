@@ -14,6 +14,7 @@
  *	  3 DISARM   it runs again
  *	  4 UNWATCH  the capture is over, and has cleaned up
  *	  5 BEAT     value: a number that rises. Sent every GUARDIAN_BEAT_NS while the agent is able to.
+ *	  6 HOLD     comes with a descriptor (SCM_RIGHTS): our end of the VM's state stream, which is shut first of all when the VM is let go
  *	guardian -> agent
  *	 16 ACK      value: that of the BEAT
  *	 17 WATCHING
@@ -39,6 +40,7 @@ enum guardian_kind {
 	GUARDIAN_DISARM = 3,
 	GUARDIAN_UNWATCH = 4,
 	GUARDIAN_BEAT = 5,
+	GUARDIAN_HOLD = 6,
 	GUARDIAN_ACK = 16,
 	GUARDIAN_WATCHING = 17,
 	GUARDIAN_FREED = 18,
@@ -54,7 +56,10 @@ struct guardian_msg {
 int guardian_msg_decode(const void *packet, size_t len, struct guardian_msg *out);
 /* One packet, at once or not at all. 0, or -1 with errno (EAGAIN: the other side does not read; EPIPE: it is gone). */
 int guardian_msg_send(int fd, enum guardian_kind kind, const uint8_t uuid[16] /* NULL: none */, uint64_t value);
-/* One packet without waiting: 1 and *out; 0 nothing there; -1 the end (or an error, which is the end too); -2 a packet that is none of ours. */
-int guardian_msg_recv(int fd, struct guardian_msg *out);
+/* HOLD, with the descriptor, which stays the caller's. */
+int guardian_msg_send_hold(int fd, const uint8_t uuid[16], int held);
+/* One packet without waiting: 1 and *out; 0 nothing there; -1 the end (or an error, which is the end too); -2 a packet that is none of ours.
+ * *held: the descriptor that came with a HOLD, the caller's from now on; else -1. Others that came are closed. */
+int guardian_msg_recv(int fd, struct guardian_msg *out, int *held);
 
 #endif

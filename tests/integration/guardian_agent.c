@@ -21,6 +21,7 @@
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -150,6 +151,11 @@ static void start_migration(void)
 		die("getfd");
 	free(answer);
 	close(pair[1]);
+	struct err e = ERR_INIT;
+	if (!getenv("NO_HOLD") && guardian_hold(guardian, uuid, sock, &e) != 0) {
+		fprintf(stderr, "guardian-agent: %s\n", e.text);
+		exit(1);
+	}
 	must("{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:vmferry\"}}");
 }
 
@@ -183,18 +189,33 @@ static void reached(const char *phase, const char *wanted, const char *action)
 	}
 }
 
+static atomic_bool draining;
+
+/* QEMU writes the last of its first pass under its big lock: whoever asks it something meanwhile must have someone else read. */
+static void *drain(void *arg)
+{
+	(void)arg;
+	while (atomic_load(&draining))
+		read_until_quiet(SIZE_MAX, 5);
+	return NULL;
+}
+
 static int first_pass(const char *phase, const char *action)
 {
 	read_until_quiet(phase && strcmp(phase, "first") == 0 ? 100000 : 1, 1000);
 	arm(); /* from here on it may be stopped for its last pages; this guest's first pass takes less than the grace */
 	reached("first", phase, action);
 	const int64_t until = clock_mono_ns() + 20 * NS_PER_S;
-	do {
-		read_until_quiet(SIZE_MAX, 5);
-		if (clock_mono_ns() > until)
-			return -1;
+	pthread_t reader;
+	atomic_store(&draining, true);
+	if (pthread_create(&reader, NULL, drain, NULL) != 0)
+		return -1;
+	while (!says("{\"execute\":\"query-migrate\"}", "\"status\":\"colo\"") && clock_mono_ns() < until) {
+		poll(NULL, 0, 5);
 		arm();
-	} while (!says("{\"execute\":\"query-migrate\"}", "\"status\":\"colo\""));
+	}
+	atomic_store(&draining, false);
+	pthread_join(reader, NULL);
 	read_until_quiet(SIZE_MAX, 20);
 	reached("ready", phase, action);
 	if (put_message(READY) != 0)
