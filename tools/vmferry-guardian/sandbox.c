@@ -62,7 +62,8 @@ int sandbox_enter(struct err *e)
 {
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		return err_sys(e, "no new privileges");
-	if (drop_capabilities(e) != 0)
-		return -1;
-	return filter_calls(e);
+	/* One that is refused is no reason to do without the other. */
+	const int dropped = drop_capabilities(e);
+	const int filtered = filter_calls(e);
+	return dropped != 0 || filtered != 0 ? -1 : 0;
 }
