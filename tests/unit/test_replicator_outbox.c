@@ -265,7 +265,7 @@ END_TEST
 START_TEST(newer_formats_are_refused)
 {
 	outbox_close(must_open(0));
-	make_database("PRAGMA user_version=2");
+	make_database("PRAGMA user_version=3");
 	struct err e = ERR_INIT;
 	ck_assert_ptr_null(outbox_open(path, 0, &e));
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
