@@ -72,6 +72,8 @@ int outbox_put_state(struct outbox *o, const char *key, const json_t *data, stru
 /* As outbox_read. What is given counts as told from here on, so that its end will be too. */
 int outbox_read_states(struct outbox *o, uint64_t after, unsigned max,
 		       bool (*fn)(void *ctx, const struct outbox_state *st), void *ctx, struct err *e);
+/* The number of the newest change of a state ever, 0 if there was none. */
+uint64_t outbox_last_state(struct outbox *o);
 /* How many states are above that number (ends included). */
 int outbox_count_states(struct outbox *o, uint64_t after, uint64_t *n, struct err *e);
 
@@ -87,9 +89,9 @@ struct outbox_position {
 int outbox_get_position(struct outbox *o, const char *target, struct outbox_position *out, struct err *e);
 /* On disk when it returns; ends of states up to there are forgotten. Never goes back. */
 int outbox_set_position(struct outbox *o, const struct outbox_position *pos, struct err *e);
-/* If events above `after` are no longer there: appends the event "events.dropped" with how many, and *up_to is the last of
- * them. Returns their number, 0 for none (then *up_to = after), or -1. */
-int64_t outbox_skip_trimmed(struct outbox *o, uint64_t after, uint64_t *up_to, struct err *e);
+/* If events above `after` are no longer there: appends the event "events.dropped" with how many, and how many that makes
+ * together with `before`; *up_to is the last of them. Returns their number, 0 for none (then *up_to = after), or -1. */
+int64_t outbox_skip_trimmed(struct outbox *o, uint64_t after, uint64_t before, uint64_t *up_to, struct err *e);
 /* As outbox_wait, also for a state above after_state. */
 bool outbox_wait_either(struct outbox *o, uint64_t after, uint64_t after_state, int64_t deadline_ns);
 

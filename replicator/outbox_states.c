@@ -197,6 +197,12 @@ int outbox_read_states(struct outbox *o, uint64_t after, unsigned max,
 	return given;
 }
 
+uint64_t outbox_last_state(struct outbox *o)
+{
+	THREAD_LOCKED(&o->lock);
+	return o->last_state;
+}
+
 int outbox_count_states(struct outbox *o, uint64_t after, uint64_t *n, struct err *e)
 {
 	char sql[100];
@@ -306,7 +312,7 @@ int outbox_set_position(struct outbox *o, const struct outbox_position *pos, str
 	return commit(o, rc, e);
 }
 
-int64_t outbox_skip_trimmed(struct outbox *o, uint64_t after, uint64_t *up_to, struct err *e)
+int64_t outbox_skip_trimmed(struct outbox *o, uint64_t after, uint64_t before, uint64_t *up_to, struct err *e)
 {
 	uint64_t first = 0;
 	THREAD_LOCKED(&o->lock);
@@ -322,9 +328,11 @@ int64_t outbox_skip_trimmed(struct outbox *o, uint64_t after, uint64_t *up_to, s
 	if (first > next)
 		first = next;
 	uint64_t n = first - 1 - after;
-	char data[160];
-	snprintf(data, sizeof(data), "{\"count\":%" PRIu64 ",\"first_seq\":%" PRIu64 ",\"last_seq\":%" PRIu64 "}", n, after + 1,
-		 first - 1);
+	char data[200];
+	snprintf(data, sizeof(data),
+		 "{\"count\":%" PRIu64 ",\"total\":%" PRIu64 ",\"first_seq\":%" PRIu64 ",\"last_seq\":%" PRIu64
+		 ",\"reason\":\"the outbox was full\"}",
+		 n, before + n, after + 1, first - 1);
 	if (outbox_insert_locked(o, "events.dropped", NULL, data, e) < 0)
 		return -1;
 	pthread_cond_broadcast(&o->appended);
