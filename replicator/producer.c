@@ -54,6 +54,16 @@ static int kafka_error(struct err *e, rd_kafka_resp_err_t code, const char *what
 	return err_remedy(e, "%s", remedy_of(code));
 }
 
+static bool fatal_error(rd_kafka_t *rk, struct err *e)
+{
+	char text[512] = "";
+	rd_kafka_resp_err_t code = rd_kafka_fatal_error(rk, text, sizeof(text));
+	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
+		return false;
+	kafka_error(e, code, "kafka: the producer cannot go on", text);
+	return true;
+}
+
 /* What another attempt cannot change: it is about the message, not about the broker. */
 static enum producer_outcome outcome_of(rd_kafka_resp_err_t code)
 {
@@ -75,8 +85,8 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 {
 	const struct producer *p = opaque;
 	struct err e = ERR_INIT;
-	(void)rk;
-	if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+	/* A fatal error throws all messages out; that it did is not the reason. */
+	if (m->err != RD_KAFKA_RESP_ERR_NO_ERROR && !fatal_error(rk, &e)) {
 		char what[300];
 		snprintf(what, sizeof(what), "topic %s", m->rkt ? rd_kafka_topic_name(m->rkt) : "?");
 		kafka_error(&e, m->err, what, NULL);
@@ -241,12 +251,7 @@ void producer_poll(struct producer *p, int64_t timeout_ns)
 
 bool producer_is_fatal(struct producer *p, struct err *e)
 {
-	char text[512] = "";
-	rd_kafka_resp_err_t code = rd_kafka_fatal_error(p->rk, text, sizeof(text));
-	if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
-		return false;
-	kafka_error(e, code, "kafka: the producer cannot go on", text);
-	return true;
+	return fatal_error(p->rk, e);
 }
 
 int producer_probe(struct producer *p, int64_t timeout_ns, struct err *e)
