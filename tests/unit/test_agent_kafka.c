@@ -96,8 +96,8 @@ START_TEST(its_events_arrive_the_last_one_too)
 	check(said, sizeof(said));
 	ck_assert_msg(strncmp(said, "ok ", 3) == 0 && strstr(said, "0 events wait"), "%s", said);
 	fixture_stop(1);
-	consume(2, seen, sizeof(seen));
-	ck_assert_str_eq(seen, "io.vmferry.agent.started io.vmferry.agent.stopped");
+	consume(3, seen, sizeof(seen));
+	ck_assert_str_eq(seen, "io.vmferry.agent.started io.vmferry.migration.started io.vmferry.agent.stopped");
 }
 END_TEST
 
@@ -150,6 +150,7 @@ int main(void)
 {
 	Suite *s = suite_create("agent_kafka");
 	TCase *t = tcase_create("all");
+	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, set_up, tear_down);
 	tcase_add_test(t, its_events_arrive_the_last_one_too);
 	tcase_add_test(t, without_kafka_it_is_not_mentioned);
