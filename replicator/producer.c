@@ -35,7 +35,7 @@ static const char *remedy_of(rd_kafka_resp_err_t code)
 		{ RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, "create the topic, or let the broker create topics" },
 		{ RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC, "create the topic, or let the broker create topics" },
 		{ RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION, "kafka.topic or kafka.state_topic is no name for a topic" },
-		{ RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "raise max.message.bytes of the topic to 1 MiB" },
+		{ RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "raise max.message.bytes of the topic (1 MiB is more than enough)" },
 		{ RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE, "the broker must be Apache Kafka 0.11 or later" },
 	};
 	/* clang-format on */
