@@ -363,6 +363,24 @@ START_TEST(a_topic_that_may_not_be_written_to)
 }
 END_TEST
 
+START_TEST(a_topic_that_is_missing_and_made_later)
+{
+	const struct producer_property p[] = { { "topic.metadata.propagation.max.ms", "300" },
+					       { "topic.metadata.refresh.fast.interval.ms", "50" } };
+	rd_kafka_mock_topic_set_error(cluster, "vmferry.events", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+	append_many(1, 5);
+	put("protection/u", 1);
+	struct forwarder *f = start_with(rd_kafka_mock_cluster_bootstraps(cluster), p, 2);
+	EVENTUALLY(status(f).restarts > 0);
+	struct err problem = status(f).problem;
+	ck_assert_msg(strstr(problem.remedy, "create the topic") != NULL, "%s: %s", problem.text, problem.remedy);
+	rd_kafka_mock_topic_set_error(cluster, "vmferry.events", RD_KAFKA_RESP_ERR_NO_ERROR);
+	wait_sent(f, 6);
+	forwarder_stop(f, 0);
+	assert_values("vmferry.events", 1, 5, true);
+}
+END_TEST
+
 START_TEST(fatal_errors_are_survived_by_a_new_producer)
 {
 	rd_kafka_mock_push_request_errors(cluster, API_INIT_PRODUCER_ID, 2, RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
@@ -559,6 +577,7 @@ int main(void)
 	tcase_add_test(t, stops_in_time_while_the_broker_is_away);
 	tcase_add_test(t, passing_errors_of_the_broker);
 	tcase_add_test(t, a_topic_that_may_not_be_written_to);
+	tcase_add_test(t, a_topic_that_is_missing_and_made_later);
 	tcase_add_test(t, fatal_errors_are_survived_by_a_new_producer);
 	tcase_add_test(t, fatal_errors_say_what_to_do);
 	tcase_add_test(t, one_message_that_is_too_large_does_not_stop_the_others);

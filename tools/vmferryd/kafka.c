@@ -72,7 +72,7 @@ void kafka_reload(struct kafka *k, const struct config *c)
 {
 	THREAD_LOCKED(&k->lock);
 	/* Certificates that librdkafka was given may be new behind the same names: it reads them when it starts. */
-	forwarder_stop(k->forwarder, 0);
+	forwarder_stop(k->forwarder, GRACE_NS);
 	k->forwarder = NULL;
 	start_locked(k, c);
 }
