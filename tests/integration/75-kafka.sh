@@ -1,8 +1,9 @@
 # Events on a real Kafka broker, read back by kcat.
 # shellcheck shell=bash
 
-# limit migration 240
-# limit broker_away 240
+# limit migration 400
+# limit broker_away 400
+# limit bad_property 300
 
 kafka() {
 	"$TOOLS/lab/kafka" "$@"
@@ -16,13 +17,31 @@ the_broker() {
 	kafka stop
 	kafka start switch
 	BROKER=$(kafka address)
-	trap 'kafka stop; end_of_shell' EXIT
+	trap the_end EXIT
 }
 
-# HOST's agent with these lines in its configuration, until the_hosts writes it anew.
-configure_kafka() { # HOST [BROKERS]
-	printf 'kafka: { brokers = "%s"; };\n' "${2:-$BROKER}" >>"$VMFERRY_LAB/$1/fs/etc/vmferry/vmferryd.conf"
-	lab agent restart "$1"
+# HOST's agent with that in its group `kafka`.
+configure_kafka() { # HOST [SETTINGS]
+	forget_kafka "$1"
+	printf 'kafka: { %s };\n' "${2:-brokers = \"$BROKER\";}" >>"$VMFERRY_LAB/$1/fs/etc/vmferry/vmferryd.conf"
+}
+
+forget_kafka() { # HOST...
+	local host
+	for host in "$@"; do
+		sed -i '/^kafka:/d' "$VMFERRY_LAB/$host/fs/etc/vmferry/vmferryd.conf"
+	done
+}
+
+# As end_of_shell; no broker, and no configuration of one, is left behind.
+the_end() {
+	local rc=$?
+	set +e
+	# shellcheck disable=SC2046 # one word a host
+	forget_kafka $(hosts)
+	kafka stop
+	(exit $rc)
+	end_of_shell
 }
 
 # All that the topic has, one line each: KEY|HEADERS|VALUE. Headers are NAME=VALUE, with commas between.
@@ -66,6 +85,7 @@ test_migration() { # from both hosts' agents, keyed by the VM
 	boot vm1 host1
 	configure_kafka host1
 	configure_kafka host2
+	lab agent restart host1 host2
 	move vm1 host2
 	eventually 30 "migration.done is in the topic" has_event migration.done host1
 	lab agent stop host1
@@ -81,6 +101,7 @@ test_broker_away() { # migrations go on, and their events arrive afterwards
 	the_broker
 	boot vm1 host1
 	configure_kafka host1
+	lab agent restart host1
 	eventually 30 "agent.started is in the topic" has_event agent.started host1
 	vmferry_at host1 check || true
 	grep -qE 'ok.*kafka.*answers; 0 events wait' "$WORK/out" || fail "check does not say that all is well"
@@ -99,8 +120,8 @@ test_broker_away() { # migrations go on, and their events arrive afterwards
 
 test_bad_property() { # said by name; the agent runs
 	the_hosts
-	printf 'kafka: { brokers = "%s:9092"; properties = ( { name = "no.such"; value = "1"; } ); };\n' "${LAB_NET:-10.77.0}.1" \
-		>>"$VMFERRY_LAB/host1/fs/etc/vmferry/vmferryd.conf"
+	trap the_end EXIT
+	configure_kafka host1 'brokers = "192.0.2.1:9092"; properties = ( { name = "no.such"; value = "1"; } );'
 	! in_host host1 vmferryd --check-config >"$WORK/out" 2>&1 || fail "--check-config finds nothing"
 	grep -q 'kafka.properties\[0\]: no.such' "$WORK/out"
 	lab agent restart host1

@@ -38,6 +38,8 @@ static struct forwarder_opts options(const struct config *c, struct producer_pro
 
 int kafka_check_config(const struct config *c, struct err *e)
 {
+	if (!*c->kafka.brokers)
+		return 0;
 	MEM_AUTO struct producer_property *properties = NULL;
 	const struct forwarder_opts opts = options(c, &properties);
 	return forwarder_check(&opts, e);
