@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
+#include "replicator/schedule.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -272,8 +273,11 @@ static int check_args(const struct replicator *r, const json_t *args, struct err
 		return err_set(e, ERR_CONFIG, "protect: which VM, and to which host?");
 	if (strcmp(text_of(args, "host"), r->host_name) == 0)
 		return err_set(e, ERR_REFUSED, "a VM is not protected by a copy on its own host %s", r->host_name);
-	if (mode[0] && strcmp(mode, "auto") != 0 && strcmp(mode, "memory") != 0 && strcmp(mode, "disk") != 0)
-		return err_set(e, ERR_CONFIG, "protect: mode is auto, memory or disk, not %.20s", mode);
+	enum capture_mode m;
+	if (mode[0] && strcmp(mode, "memory") != 0 && capture_mode_from_name(mode, &m) < 0)
+		return err_set(e, ERR_CONFIG, "protect: mode is auto, memory, colo, background or disk, not %.20s", mode);
+	if (schedule_check(json_object_get(args, "schedule"), e) < 0)
+		return -1;
 	if (keep && !json_is_null(keep) && !json_is_object(keep))
 		return err_set(e, ERR_CONFIG, "protect: keep is not an object");
 	if (check_number(args, "rpo_ms", MIN_RPO_MS, MAX_RPO_MS, e) < 0 || check_number(args, "max_pause_ms", 0, 60000, e) < 0 ||
