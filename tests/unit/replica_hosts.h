@@ -197,6 +197,15 @@ static int fake_state(void *ctx, enum guest_run *out, struct err *e)
 	return 0;
 }
 
+static int fake_info(void *ctx, struct guest_info *out, struct err *e)
+{
+	(void)ctx, (void)e;
+	*out = (struct guest_info){ .running = true, .kvm = true, .memory_bytes = fake.m->ram_blocks * STORE_BLOCK };
+	snprintf(out->uuid, sizeof(out->uuid), "%s", GUEST_UUID);
+	snprintf(out->name, sizeof(out->name), "web1");
+	return 0;
+}
+
 static int fake_pause(void *ctx, struct err *e)
 {
 	(void)ctx, (void)e;
@@ -218,7 +227,7 @@ static void fake_free(void *ctx)
 	free(ctx);
 }
 
-static const struct guest_ops fake_ops = { .state = fake_state, .pause = fake_pause, .resume = fake_resume, .free = fake_free };
+static const struct guest_ops fake_ops = { .info = fake_info, .state = fake_state, .pause = fake_pause, .resume = fake_resume, .free = fake_free };
 
 static struct guest *fake_open(void *ctx, const char *uuid, struct err *e)
 {
