@@ -19,6 +19,15 @@ static const struct {
 	{ "switchover", "switching over" },
 	{ "undecided", "asking the target" },
 	{ "post-copy", "post-copy" },
+	{ "seed", "first copy" },
+	{ "compare", "comparing" },
+	{ "verify", "verifying" },
+	{ "fence", "fencing" },
+	{ "handover", "last checkpoint" },
+	{ "promote", "promoting" },
+	{ "restore", "restoring" },
+	{ "start", "starting" },
+	{ "export", "writing" },
 	{ "done", "done" },
 };
 
