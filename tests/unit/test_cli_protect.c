@@ -108,7 +108,7 @@ END_TEST
 START_TEST(restore_points)
 {
 	EXPECT(0, "old   1 d 01 h disk   -       1.0 MiB       - NO\n", "", "points", "web1");
-	EXPECT(0, "new      2.0 s memory colo    4.0 KiB 8.0 KiB -\n", "", "points", "web1");
+	EXPECT(0, " s memory colo    4.0 KiB 8.0 KiB -\n", "", "points", "web1");
 	EXPECT(0, "Space: newest contents 1.0 GiB, older points 8.0 KiB, journal 64.0 KiB.\n", "", "points", "web1");
 	EXPECT(0, "1 h", "", "points", "web1");
 	EXPECT(0, "There is no restore point yet.", "", "points", "none");

@@ -119,6 +119,17 @@ static bool is_wanted(const struct failover *f)
 	return go_on;
 }
 
+/* What only this command knows: how long the operator has waited, with all that it adds; how old the point was then. */
+static void add_own(const struct failover *f, json_t *result, int64_t began_ns, int64_t began_wall_ns)
+{
+	json_int_t instant = cli_int(json_object_get(result, "point"), "instant_ns", 0);
+	json_object_set_new(result, "command_ms", json_integer((clock_mono_ns() - began_ns) / NS_PER_MS));
+	if (instant > 0 && instant <= began_wall_ns)
+		json_object_set_new(result, "point_age_ms", json_integer((began_wall_ns - instant) / NS_PER_MS));
+	if (!json_object_get(result, "runs_on") && !json_object_get(result, "host"))
+		json_object_set_new(result, "host", json_string(f->vm.cli->host ? f->vm.cli->host : "this host"));
+}
+
 int cmd_failover(struct cli *cli, int argc, char **argv)
 {
 	struct failover f = { .vm = { .cli = cli } };
@@ -140,11 +151,10 @@ int cmd_failover(struct cli *cli, int argc, char **argv)
 		.cancelling = "cancelling, if the VM is not started yet",
 		.left = "`vmferry status' says whether it is over, `vmferry vms --all' where the VM runs"
 	};
-	int64_t began = clock_mono_ns();
+	int64_t began = clock_mono_ns(), began_wall = clock_wall_ns();
 	if (job_run(&job, "failover", args, &result, &e) < 0)
 		return vm_argument_fail(&f.vm, "status", &e);
-	/* What the operator has waited for, with all that this command adds. */
-	json_object_set_new(result, "command_ms", json_integer((clock_mono_ns() - began) / NS_PER_MS));
+	add_own(&f, result, began, began_wall);
 	if (cli->json) {
 		cli_print_json(result);
 	} else {

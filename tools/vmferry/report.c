@@ -163,6 +163,29 @@ static void add_place(struct buf *out, const json_t *r, const char *verb)
 	buf_printf(out, ").\n");
 }
 
+/* "fence 12 ms, start 400 ms": the parts of the time, from {"fence_ms": 12, ...}. */
+static void add_phases(struct buf *out, const json_t *phases)
+{
+	const char *key;
+	json_t *value;
+	unsigned shown = 0;
+	json_object_foreach ((json_t *)(uintptr_t)phases, key, value) {
+		char name[32], text[32];
+		size_t len = strlen(key);
+		if (!json_is_number(value) || len < 4 || len - 3 >= sizeof(name) || strcmp(key + len - 3, "_ms") != 0)
+			continue;
+		snprintf(name, sizeof(name), "%.*s", (int)(len - 3), key);
+		if (shown++ == 0)
+			buf_printf(out, LABEL, "of which");
+		buf_printf(out, "%s", shown > 1 ? ", " : "");
+		add_clean(out, name);
+		buf_printf(out, " %s",
+			   units_format_duration((int64_t)(json_number_value(value) * NS_PER_MS), text, sizeof(text)));
+	}
+	if (shown)
+		buf_printf(out, "\n");
+}
+
 static void add_point(struct buf *out, const json_t *point)
 {
 	time_t s = (time_t)(cli_int(point, "instant_ns", 0) / NS_PER_S);
@@ -191,14 +214,19 @@ void report_failover(const json_t *r, struct buf *out)
 	if (!planned && rpo >= 0)
 		buf_printf(out, LABEL "%s: what the guest did in it is lost\n", "measured RPO",
 			   cli_duration(rpo, text, sizeof(text)));
+	else if (!planned && cli_int(r, "point_age_ms", -1) >= 0) /* when the other host ended is not known */
+		buf_printf(out, LABEL "at most %s: what the guest did in it is lost\n", "RPO",
+			   cli_duration(cli_int(r, "point_age_ms", 0), text, sizeof(text)));
 	add_point(out, json_object_get(r, "point"));
 	add_duration(out, "time to running", cli_int(r, "rto_ms", -1));
+	add_phases(out, json_object_get(r, "phases"));
 	add_duration(out, "whole command", cli_int(r, "command_ms", -1));
 	add_duration(out, "stood still", cli_int(r, "downtime_ms", -1));
 	add_text(out, "fencing", cli_str(r, "fencing", ""));
 	if (cli_int(r, "epoch", -1) >= 0)
 		buf_printf(out, LABEL "%lld\n", "epoch", (long long)cli_int(r, "epoch", 0));
 	add_warnings(out, r);
+	report_findings(json_object_get(r, "findings"), out);
 }
 
 void report_failback(const json_t *r, struct buf *out)
