@@ -4,6 +4,9 @@
 #ifndef VMFERRY_REPLICATOR_SCHEDULE_H
 #define VMFERRY_REPLICATOR_SCHEDULE_H
 
+#include "base/err.h"
+
+#include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
@@ -23,6 +26,11 @@ struct schedule {
 	size_t n_windows;
 	struct schedule_window windows[SCHEDULE_MAX_WINDOWS];
 };
+
+/* From the "schedule" of a protection, {"every_ms", "windows": [{"from": "22:00", "to": "06:00", "every_ms", "bandwidth"}]}:
+ * what it says replaces what *s has; NULL or {} says nothing. Comes from a command, so every value is checked: ERR_CONFIG,
+ * and *s is as before. */
+int schedule_from_json(const json_t *o, struct schedule *s, struct err *e);
 
 struct schedule_now {
 	int64_t every_ns;

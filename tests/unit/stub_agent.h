@@ -46,12 +46,12 @@ static json_t *stub_protection(const char *vm)
 	json_t *p = json_pack(
 		"{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:{s:s, s:I}, s:i, s:f, s:f, s:i, s:i, s:f, s:I, s:I, "
 		"s:i, s:I, s:i}",
-		"vm", vm, "uuid", "6b0e4a2c-0000-4000-8000-000000000001", "host", "dr1", "role", "source", "state",
-		late ? "degraded" : "protected", "capture", "colo", "capture_reason", "KVM has a dirty log",
-		"rpo_target_ms", 1000, "rpo_ms", late ? 3200 : 800, "last_point", "id", "20261126T001502.123Z-ab12",
-		"instant_ns", (json_int_t)ago, "lag_bytes", late ? 5242880 : 0, "pause_p50_ms", 4.0, "pause_p99_ms",
-		12.5, "interval_ms", 1000, "throughput", 1500000, "ratio", 31.0, "wire_bytes", (json_int_t)41943040,
-		"dirty_bytes", (json_int_t)1300234240, "points", 34, "space_bytes", (json_int_t)1288490189, "epoch", 3);
+		"vm", vm, "uuid", vm, "host", "dr1", "role", "source", "state", late ? "degraded" : "protected",
+		"capture", "colo", "capture_reason", "KVM has a dirty log", "rpo_target_ms", 1000, "rpo_ms",
+		late ? 3200 : 800, "last_point", "id", "20261126T001502.123Z-ab12", "instant_ns", (json_int_t)ago,
+		"lag_bytes", late ? 5242880 : 0, "pause_p50_ms", 4.0, "pause_p99_ms", 12.5, "interval_ms", 1000,
+		"throughput", 1500000, "ratio", 31.0, "wire_bytes", (json_int_t)41943040, "dirty_bytes",
+		(json_int_t)1300234240, "points", 34, "space_bytes", (json_int_t)1288490189, "epoch", 3);
 	if (late)
 		json_object_set_new(p, "reason", json_string("the link carries 4 MB/s, the guest writes 20 MB/s"));
 	return p;

@@ -99,6 +99,57 @@ START_TEST(local_time_is_the_clock_on_the_wall)
 }
 END_TEST
 
+START_TEST(from_what_a_command_says)
+{
+	struct schedule s = { .every_ns = 9 * S, .bandwidth = 5 };
+	struct err e = ERR_INIT;
+	json_t *o = json_loads(
+		"{\"every_ms\":5000,\"windows\":[{\"from\":\"22:00\",\"to\":\"06:30\",\"bandwidth\":125000000},"
+		"{\"from\":\"07:00\",\"to\":\"08:00\",\"every_ms\":100}]}",
+		0, NULL);
+	ck_assert_msg(schedule_from_json(o, &s, &e) == 0, "%s", e.text);
+	json_decref(o);
+	ck_assert_int_eq(s.every_ns, 5 * S);
+	ck_assert_uint_eq(s.bandwidth, 5);
+	ck_assert_uint_eq(s.n_windows, 2);
+	ck_assert_uint_eq(schedule_at(&s, AT(6, 29, 0)).bandwidth, 125000000);
+	ck_assert_int_eq(schedule_at(&s, AT(7, 0, 0)).every_ns, S / 10);
+	ck_assert_uint_eq(schedule_at(&s, AT(7, 0, 0)).bandwidth, 5);
+	ck_assert_int_eq(schedule_from_json(NULL, &s, &e), 0);
+	ck_assert_uint_eq(s.n_windows, 2);
+}
+END_TEST
+
+static const char *const wrong[] = {
+	"{\"every_ms\":99}",
+	"{\"every_ms\":\"5s\"}",
+	"{\"every_ms\":86400001}",
+	"{\"windows\":{}}",
+	"{\"windows\":[{}]}",
+	"{\"windows\":[5]}",
+	"{\"windows\":[{\"from\":\"24:00\",\"to\":\"06:00\"}]}",
+	"{\"windows\":[{\"from\":\"2:000\",\"to\":\"06:00\"}]}",
+	"{\"windows\":[{\"from\":\"-1:00\",\"to\":\"06:00\"}]}",
+	"{\"windows\":[{\"from\":\"06:00\",\"to\":\"06:00\"}]}",
+	"{\"windows\":[{\"from\":\"06:00\",\"to\":\"07:00\",\"bandwidth\":-1}]}",
+	"{\"windows\":[{\"from\":\"06:00\",\"to\":\"07:00\",\"bandwidth\":124999}]}",
+	"{\"windows\":[0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+};
+
+START_TEST(what_is_wrong_changes_nothing)
+{
+	struct schedule s = { .every_ns = 9 * S };
+	struct err e = ERR_INIT;
+	json_t *o = json_loads(wrong[_i], 0, NULL);
+	ck_assert_ptr_nonnull(o);
+	ck_assert_int_eq(schedule_from_json(o, &s, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_CONFIG);
+	ck_assert_int_eq(s.every_ns, 9 * S);
+	ck_assert_uint_eq(s.n_windows, 0);
+	json_decref(o);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("replicator_schedule");
@@ -108,6 +159,8 @@ int main(void)
 	tcase_add_test(t, no_windows);
 	tcase_add_test(t, summer_time);
 	tcase_add_test(t, local_time_is_the_clock_on_the_wall);
+	tcase_add_test(t, from_what_a_command_says);
+	tcase_add_loop_test(t, what_is_wrong_changes_nothing, 0, (int)(sizeof(wrong) / sizeof(wrong[0])));
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

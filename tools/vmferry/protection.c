@@ -17,7 +17,7 @@ static bool is_one_of(const char *text, const char *const list[])
 	return false;
 }
 
-static bool keeps_up_to_date(const json_t *p)
+bool protection_keeps_up(const json_t *p)
 {
 	static const char *const over[] = { "fenced", "promoted", NULL };
 	return !is_one_of(cli_str(p, "state", ""), over);
@@ -27,7 +27,7 @@ enum table_mark protection_rpo(const json_t *p, char *buf, size_t size)
 {
 	char now[32], target[32];
 	json_int_t rpo = cli_int(p, "rpo_ms", -1), asked = cli_int(p, "rpo_target_ms", -1);
-	if (!keeps_up_to_date(p)) {
+	if (!protection_keeps_up(p)) {
 		snprintf(buf, size, "-");
 		return TABLE_PLAIN;
 	}

@@ -14,6 +14,8 @@
  * target it ends in " !" and is TABLE_BAD, as is "none yet". A protection that keeps no copy up to date any more (fenced,
  * promoted) has "-". Returns the mark. */
 enum table_mark protection_rpo(const json_t *p, char *buf, size_t size);
+/* Is there a copy that is to follow its VM: neither fenced nor promoted. */
+bool protection_keeps_up(const json_t *p);
 /* What the state means for whoever watches: good, on its way or held up, needs a person. */
 enum table_mark protection_state(const json_t *p);
 /* Is it this host's VM (else a replica of another host's)? */

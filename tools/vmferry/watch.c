@@ -88,9 +88,10 @@ static void add_sparks(struct watch *w, const json_t *protections, struct buf *o
 	char bars[SPARK_WIDTH * 16 + 1], vm[40], least[32], most[32];
 	size_t i;
 	const json_t *p;
-	if (json_array_size(protections) > 0)
-		buf_printf(out, "\nRPO in the last minute\n");
+	buf_printf(out, "\n\nRPO in the last minute\n");
 	json_array_foreach (protections, i, p) {
+		if (!protection_keeps_up(p))
+			continue;
 		const struct history *h = history_of(w, p);
 		double target = (double)cli_int(p, "rpo_target_ms", 1000);
 		struct spark_style style = {
