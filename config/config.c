@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "config/config_kafka.h"
 #include "config/config_replicate.h"
 #include "config/schema.h"
 
@@ -32,6 +33,7 @@ void config_free(struct config *c)
 	}
 	free(c->peers);
 	config_replicate_free(c);
+	config_kafka_free(c);
 	free(c);
 }
 
@@ -103,6 +105,7 @@ size_t config_reload_diff(const struct config *running, const struct config *loa
 	if (!peers_equal(running, loaded))
 		add_change(&d, "peers", false);
 	config_replicate_diff(running, loaded, list_differs, &d);
+	config_kafka_diff(running, loaded, list_differs, &d);
 	return d.n;
 }
 
@@ -126,5 +129,6 @@ char *config_describe(const struct config *c)
 			   c->peers[i].port, config_roles_format(c->peers[i].roles, roles, sizeof(roles)));
 	}
 	config_replicate_describe(c, &b);
+	config_kafka_describe(c, &b);
 	return (char *)b.data; /* at least one line, so never NULL */
 }

@@ -79,6 +79,13 @@ struct config_rule {
 	char *from, *to;
 };
 
+#define CONFIG_MAX_PROPERTIES 100
+
+/* A setting of librdkafka, which judges it. */
+struct config_property {
+	char *name, *value;
+};
+
 struct config {
 	char *name; /* this host, as in its certificate */
 	struct {
@@ -125,6 +132,13 @@ struct config {
 		struct config_rule *disks; /* of folders, absolute paths */
 		size_t n_disks;
 	} restore;
+	struct {
+		char *brokers; /* "host:port,host:port"; empty: no Kafka */
+		char *topic;
+		char *state_topic;
+		struct config_property *properties;
+		size_t n_properties;
+	} kafka;
 	struct {
 		char *socket;
 		char *group; /* empty: root alone */

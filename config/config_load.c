@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "config/config_kafka.h"
 #include "config/config_replicate.h"
 #include "config/loader.h"
 #include "config/nearest.h"
@@ -152,6 +153,7 @@ static const struct {
 	{ "replication", "fencing_command", config_replicate_fencing },
 	{ NULL, "protections", config_replicate_protections },
 	{ NULL, "restore", config_replicate_restore },
+	{ "kafka", "properties", config_kafka_properties },
 };
 
 static bool is_list(const char *group, const char *name)
