@@ -5,7 +5,7 @@
 #include "tools/vmferry/interrupt.h"
 #include "tools/vmferry/live.h"
 #include "tools/vmferry/protect_options.h"
-#include "tools/vmferry/protection.h"
+#include "tools/vmferry/replication.h"
 #include "tools/vmferry/vm_argument.h"
 
 #include <string.h>
@@ -168,7 +168,7 @@ static int run(struct protect *p)
 		cli_print_json(status);
 	} else {
 		BUF_AUTO struct buf text = BUF_INIT;
-		protection_details(status, &text);
+		replication_details(status, &text);
 		fwrite(text.data, 1, text.len, stdout);
 	}
 	json_decref(status);

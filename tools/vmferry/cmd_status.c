@@ -3,7 +3,7 @@
 #include "base/mem.h"
 #include "base/units.h"
 #include "tools/vmferry/client.h"
-#include "tools/vmferry/protection.h"
+#include "tools/vmferry/replication.h"
 #include "tools/vmferry/screen.h"
 #include "tools/vmferry/table.h"
 #include "tools/vmferry/vm_argument.h"
@@ -62,7 +62,7 @@ static const char *size_of(const json_t *p, const char *key, char *buf, size_t s
 static void add_row(struct table *t, const json_t *p, bool wide)
 {
 	char peer[120], rpo[80], pause[80], rate[32] = "-", ratio[32] = "-", lag[32], points[24] = "-", space[32];
-	enum table_mark late = protection_rpo(p, rpo, sizeof(rpo));
+	enum table_mark late = replication_rpo(p, rpo, sizeof(rpo));
 	if (cli_int(p, "throughput", -1) >= 0)
 		units_format_rate((uint64_t)cli_int(p, "throughput", 0), rate, sizeof(rate));
 	if (cli_real(p, "ratio", -1) > 0)
@@ -70,15 +70,15 @@ static void add_row(struct table *t, const json_t *p, bool wide)
 	if (cli_int(p, "points", -1) >= 0)
 		snprintf(points, sizeof(points), "%lld", (long long)cli_int(p, "points", 0));
 	const char *const name = cli_str(p, "vm", "?"), *const state = cli_str(p, "state", "?");
-	protection_peer(p, peer, sizeof(peer));
-	protection_pause(p, pause, sizeof(pause));
+	replication_peer(p, peer, sizeof(peer));
+	replication_pause(p, pause, sizeof(pause));
 	const char *behind = size_of(p, "lag_bytes", lag, sizeof(lag)),
 		   *room = size_of(p, "space_bytes", space, sizeof(space));
 	const char *all[] = { name,  peer,  state, rpo, pause, rate, points, room, cli_str(p, "capture", "-"),
 			      ratio, behind };
 	const char *few[] = { name, peer, state, rpo, pause, rate, points };
 	table_row(t, wide ? all : few);
-	table_mark_cell(t, 2, protection_state(p));
+	table_mark_cell(t, 2, replication_state(p));
 	table_mark_cell(t, 3, late);
 }
 
@@ -107,9 +107,9 @@ static void print(const struct status *s, const json_t *protections)
 		table_print(make_table(protections, screen_is_terminal() ? screen_width() : WIDE));
 	json_array_foreach (protections, i, p) {
 		if (s->vm.vm)
-			protection_details(p, &text);
+			replication_details(p, &text);
 		else
-			protection_notes(p, &text);
+			replication_notes(p, &text);
 	}
 	if (text.len)
 		fwrite(text.data, 1, text.len, stdout);

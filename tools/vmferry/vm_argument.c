@@ -53,7 +53,9 @@ int vm_argument_fail(const struct vm_argument *a, const char *call, struct err *
 	bool vms = strcmp(call, "vms") == 0;
 	bool named = a->vm && (e->cls == ERR_REFUSED || e->cls == ERR_CONFIG || e->cls == ERR_LIBVIRT);
 	json_t *known = named ? client_ask(a->cli, call, NULL, &ignored) : NULL;
-	const char *near = nearest_in(json_object_get(known, vms ? "vms" : "protections"), vms ? "name" : "vm", a->vm);
+	const char *near = !known ? NULL
+				  : nearest_in(json_object_get(known, vms ? "vms" : "protections"), vms ? "name" : "vm",
+					       a->vm);
 	if (near && !strstr(e->text, near)) {
 		char clean[200], before[sizeof(e->remedy)];
 		snprintf(before, sizeof(before), "%s", e->remedy);

@@ -5,7 +5,7 @@
 #include "base/mem.h"
 #include "tools/vmferry/client.h"
 #include "tools/vmferry/interrupt.h"
-#include "tools/vmferry/protection.h"
+#include "tools/vmferry/replication.h"
 #include "tools/vmferry/screen.h"
 #include "tools/vmferry/spark.h"
 
@@ -90,7 +90,7 @@ static void add_sparks(struct watch *w, const json_t *protections, struct buf *o
 	const json_t *p;
 	buf_printf(out, "\n\nRPO in the last minute\n");
 	json_array_foreach (protections, i, p) {
-		if (!protection_keeps_up(p))
+		if (!replication_keeps_up(p))
 			continue;
 		const struct history *h = history_of(w, p);
 		double target = (double)cli_int(p, "rpo_target_ms", 1000);
@@ -127,7 +127,7 @@ static void draw(struct watch *w, const json_t *result, const struct err *e)
 		add_sparks(w, protections, &text);
 		buf_printf(&text, "\n");
 		json_array_foreach (protections, i, p)
-			protection_notes(p, &text);
+			replication_notes(p, &text);
 	}
 	screen_draw((const char *)text.data);
 }
@@ -153,7 +153,7 @@ static void print_lines(const struct watch *w, json_t *result, const struct err 
 	} else {
 		json_array_foreach (json_object_get(result, "protections"), i, p) {
 			BUF_AUTO struct buf line = BUF_INIT;
-			protection_line(p, &line);
+			replication_line(p, &line);
 			printf("%s  %s\n", time_now(now, sizeof(now)), (const char *)line.data);
 		}
 		if (json_array_size(json_object_get(result, "protections")) == 0)

@@ -1,4 +1,4 @@
-#include "tools/vmferry/protection.h"
+#include "tools/vmferry/replication.h"
 
 #include "base/clock.h"
 #include "base/units.h"
@@ -17,17 +17,17 @@ static bool is_one_of(const char *text, const char *const list[])
 	return false;
 }
 
-bool protection_keeps_up(const json_t *p)
+bool replication_keeps_up(const json_t *p)
 {
 	static const char *const over[] = { "fenced", "promoted", NULL };
 	return !is_one_of(cli_str(p, "state", ""), over);
 }
 
-enum table_mark protection_rpo(const json_t *p, char *buf, size_t size)
+enum table_mark replication_rpo(const json_t *p, char *buf, size_t size)
 {
 	char now[32], target[32];
 	json_int_t rpo = cli_int(p, "rpo_ms", -1), asked = cli_int(p, "rpo_target_ms", -1);
-	if (!protection_keeps_up(p)) {
+	if (!replication_keeps_up(p)) {
 		snprintf(buf, size, "-");
 		return TABLE_PLAIN;
 	}
@@ -45,27 +45,27 @@ enum table_mark protection_rpo(const json_t *p, char *buf, size_t size)
 	return late ? TABLE_BAD : TABLE_PLAIN;
 }
 
-enum table_mark protection_state(const json_t *p)
+enum table_mark replication_state(const json_t *p)
 {
 	static const char *const good[] = { "protected", "promoted", NULL }, *const bad[] = { "fenced", "failed", NULL };
 	const char *state = cli_str(p, "state", "?");
 	return is_one_of(state, good) ? TABLE_PLAIN : is_one_of(state, bad) ? TABLE_BAD : TABLE_WARNING;
 }
 
-bool protection_is_source(const json_t *p)
+bool replication_is_source(const json_t *p)
 {
 	return strcmp(cli_str(p, "role", "source"), "target") != 0;
 }
 
-const char *protection_peer(const json_t *p, char *buf, size_t size)
+const char *replication_peer(const json_t *p, char *buf, size_t size)
 {
 	char clean[100];
-	snprintf(buf, size, "%s %s", protection_is_source(p) ? "->" : "<-",
+	snprintf(buf, size, "%s %s", replication_is_source(p) ? "->" : "<-",
 		 cli_clean(cli_str(p, "host", "?"), clean, sizeof(clean)));
 	return buf;
 }
 
-const char *protection_pause(const json_t *p, char *buf, size_t size)
+const char *replication_pause(const json_t *p, char *buf, size_t size)
 {
 	char a[32], b[32];
 	double p50 = cli_real(p, "pause_p50_ms", -1), p99 = cli_real(p, "pause_p99_ms", -1);
@@ -92,27 +92,27 @@ static const char *clock_of(json_int_t ns, char *buf, size_t size)
 	return buf;
 }
 
-void protection_notes(const json_t *p, struct buf *out)
+void replication_notes(const json_t *p, struct buf *out)
 {
 	char vm[100], text[700], rpo[80];
 	const char *reason = cli_str(p, "reason", "");
 	vm_of(p, vm, sizeof(vm));
 	if (*reason)
 		buf_printf(out, "%s is %s: %s\n", vm, cli_str(p, "state", "?"), cli_clean(reason, text, sizeof(text)));
-	else if (protection_state(p) == TABLE_PLAIN && protection_rpo(p, rpo, sizeof(rpo)) == TABLE_BAD)
+	else if (replication_state(p) == TABLE_PLAIN && replication_rpo(p, rpo, sizeof(rpo)) == TABLE_BAD)
 		buf_printf(out, "%s: the last point is older than asked for\n", vm);
 	const char *remedy = cli_str(p, "remedy", "");
 	if (*remedy)
 		buf_printf(out, "  what to do: %s\n", cli_clean(remedy, text, sizeof(text)));
 }
 
-void protection_line(const json_t *p, struct buf *out)
+void replication_line(const json_t *p, struct buf *out)
 {
 	char vm[100], peer[120], rpo[80], pause[80], a[32], text[700];
-	protection_rpo(p, rpo, sizeof(rpo));
-	buf_printf(out, "%s %s  %s  rpo %s", vm_of(p, vm, sizeof(vm)), protection_peer(p, peer, sizeof(peer)),
+	replication_rpo(p, rpo, sizeof(rpo));
+	buf_printf(out, "%s %s  %s  rpo %s", vm_of(p, vm, sizeof(vm)), replication_peer(p, peer, sizeof(peer)),
 		   cli_clean(cli_str(p, "state", "?"), text, sizeof(text)), rpo);
-	if (strcmp(protection_pause(p, pause, sizeof(pause)), "-") != 0)
+	if (strcmp(replication_pause(p, pause, sizeof(pause)), "-") != 0)
 		buf_printf(out, "  pause %s", pause);
 	if (cli_int(p, "throughput", -1) >= 0)
 		buf_printf(out, "  %s", units_format_rate((uint64_t)cli_int(p, "throughput", 0), a, sizeof(a)));
@@ -150,17 +150,17 @@ static void add_traffic(const json_t *p, struct buf *out)
 			   units_format_size((uint64_t)cli_int(p, "lag_bytes", 0), a, sizeof(a)));
 }
 
-void protection_details(const json_t *p, struct buf *out)
+void replication_details(const json_t *p, struct buf *out)
 {
 	char vm[100], peer[120], rpo[80], text[700], a[32], b[32];
 	const json_t *last = json_object_get(p, "last_point");
-	buf_printf(out, "%s %s: %s\n", vm_of(p, vm, sizeof(vm)), protection_peer(p, peer, sizeof(peer)),
+	buf_printf(out, "%s %s: %s\n", vm_of(p, vm, sizeof(vm)), replication_peer(p, peer, sizeof(peer)),
 		   cli_clean(cli_str(p, "state", "?"), text, sizeof(text)));
 	if (*cli_str(p, "reason", ""))
 		buf_printf(out, LABEL "%s\n", "why", cli_clean(cli_str(p, "reason", ""), text, sizeof(text)));
 	if (*cli_str(p, "remedy", ""))
 		buf_printf(out, LABEL "%s\n", "what to do", cli_clean(cli_str(p, "remedy", ""), text, sizeof(text)));
-	protection_rpo(p, rpo, sizeof(rpo));
+	replication_rpo(p, rpo, sizeof(rpo));
 	buf_printf(out, LABEL "%s\n", "RPO", rpo);
 	if (json_is_object(last))
 		buf_printf(out, LABEL "%s, of %s\n", "last point",
