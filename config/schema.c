@@ -281,7 +281,8 @@ static int check_broker(const char *p, size_t len, struct err *e)
 {
 	char text[300];
 	if (len == 0 || len >= sizeof(text))
-		return err_set(e, ERR_CONFIG, len ? "a broker's name is too long" : "a broker is missing between commas");
+		return err_set(e, ERR_CONFIG,
+			       len ? "a broker's name is too long" : "a broker is missing between commas");
 	memcpy(text, p, len);
 	text[len] = '\0';
 	char *colon = strrchr(text, ':'), *host = text, *end = NULL;
