@@ -39,11 +39,16 @@ struct config_peer {
 	unsigned roles; /* bits of enum role */
 };
 
+#define CONFIG_MAX_PROPERTIES 100
 #define CONFIG_MAX_PROTECTIONS 1000
 #define CONFIG_MAX_WINDOWS 16
 #define CONFIG_MAX_RULES 64
 #define CONFIG_MAX_COMMAND 32
 #define CONFIG_AS_OUTSIDE UINT64_MAX
+
+struct config_property {
+	char *name, *value; /* librdkafka's to judge */
+};
 
 /* Hours of the day, local time, in which a protection runs differently. */
 struct config_window {
@@ -125,6 +130,13 @@ struct config {
 		struct config_rule *disks; /* of folders, absolute paths */
 		size_t n_disks;
 	} restore;
+	struct {
+		char *brokers; /* "host:port,host:port"; empty: no Kafka */
+		char *topic;
+		char *state_topic;
+		struct config_property *properties;
+		size_t n_properties;
+	} kafka;
 	struct {
 		char *socket;
 		char *group; /* empty: root alone */

@@ -61,6 +61,12 @@ const struct schema_key schema_keys[] = {
 	  false, NULL },
 	{ "migration", "image_dir", "migration.image_dir", SCHEMA_PATH_OPT, AT(migration.image_dir),
 	  "/var/lib/libvirt/images", 0, PATH_LIMIT, "an absolute path, or \"\" for any folder that exists", false, NULL },
+	{ "kafka", "brokers", "kafka.brokers", SCHEMA_BROKERS, AT(kafka.brokers), "", 0, 2000,
+	  "\"host:port\", more of them after commas, or \"\" for none", true, NULL },
+	{ "kafka", "topic", "kafka.topic", SCHEMA_TOPIC, AT(kafka.topic), "vmferry.events", 1, 249,
+	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true, NULL },
+	{ "kafka", "state_topic", "kafka.state_topic", SCHEMA_TOPIC, AT(kafka.state_topic), "vmferry.state", 1, 249,
+	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true, NULL },
 	{ "replication", "replica_dir", "replication.replica_dir", SCHEMA_PATH, AT(replication.replica_dir), NULL, 2,
 	  PATH_LIMIT, "an absolute path", false, NULL },
 	{ "replication", "delta_cache", "replication.delta_cache", SCHEMA_SIZE, AT(replication.delta_cache), "256MiB",
@@ -142,6 +148,8 @@ static uint64_t number_of(const struct schema_key *k, const void *base)
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_NAME:
 	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
@@ -178,6 +186,8 @@ static void store_number(const struct schema_key *k, void *base, uint64_t value)
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_NAME:
 	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
@@ -264,6 +274,50 @@ static int check_group(const char *text, struct err *e)
 	return 0;
 }
 
+/* One of the list, [p, end): host:port, or [IPv6]:port. */
+static int check_broker(const char *p, size_t len, struct err *e)
+{
+	char text[300];
+	if (len == 0 || len >= sizeof(text))
+		return err_set(e, ERR_CONFIG,
+			       len ? "a broker's name is too long" : "a broker is missing between commas");
+	memcpy(text, p, len);
+	text[len] = '\0';
+	char *colon = strrchr(text, ':'), *host = text, *end = NULL;
+	long port = colon ? strtol(colon + 1, &end, 10) : 0;
+	if (!colon || !isdigit((unsigned char)colon[1]) || *end || port < 1 || port > 65535)
+		return err_set(e, ERR_CONFIG, "\"%s\" has no port", text);
+	*colon = '\0';
+	if (*host == '[' && colon > text + 1 && colon[-1] == ']') {
+		colon[-1] = '\0';
+		host++;
+	}
+	return schema_check_address(host, e);
+}
+
+static int check_brokers(const char *text, struct err *e)
+{
+	for (const char *p = text; *text; p++) {
+		size_t len = strcspn(p, ",");
+		if (check_broker(p, len, e) < 0)
+			return -1;
+		p += len;
+		if (!*p)
+			break;
+	}
+	return 0;
+}
+
+static int check_topic(const char *text, struct err *e)
+{
+	for (const char *p = text; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
+			return err_set(e, ERR_CONFIG, "\"%s\" is not the name of a topic", text);
+	if (strcmp(text, ".") == 0 || strcmp(text, "..") == 0)
+		return err_set(e, ERR_CONFIG, "\"%s\" is not the name of a topic", text);
+	return 0;
+}
+
 static int check_name(const char *text, struct err *e)
 {
 	for (const char *p = text; *p; p++)
@@ -320,6 +374,10 @@ static int check_text(const struct schema_key *k, const char *text, struct err *
 		return strncmp(text, "qemu:///", 8) == 0 || strncmp(text, "qemu+unix:///", 13) == 0
 			       ? 0
 			       : err_set(e, ERR_CONFIG, "\"%s\" is not a local URI of the QEMU driver", text);
+	case SCHEMA_BROKERS:
+		return check_brokers(text, e);
+	case SCHEMA_TOPIC:
+		return check_topic(text, e);
 	case SCHEMA_NAME:
 		return check_name(text, e);
 	case SCHEMA_CHOICE:
@@ -394,6 +452,8 @@ int schema_set_text(const struct schema_key *k, void *base, const char *text, st
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_NAME:
 	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
@@ -470,6 +530,8 @@ char *schema_format(const struct schema_key *k, const void *base)
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_NAME:
 	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:

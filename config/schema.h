@@ -1,5 +1,5 @@
 /*
- * schema.h - every key of the configuration but the lists (`peers`, `protections`, `restore`), as one table: where it
+ * schema.h - every key of the configuration but the lists (`peers`, `protections`, `restore`, `kafka.properties`), as one table: where it
  * lives, what it may be, what it is when not given, and whether SIGHUP can change it. config_*.c walk it; nothing else
  * knows the keys. Elements of lists have tables of the same kind beside the code that loads them; `base` below is the
  * struct that a table is of, for schema_keys a struct config.
@@ -15,6 +15,8 @@ enum schema_kind {
 	SCHEMA_PATH,      /* absolute path */
 	SCHEMA_PATH_OPT,  /* absolute path or "" */
 	SCHEMA_URI,       /* of a QEMU driver of libvirt */
+	SCHEMA_BROKERS,   /* host:port,host:port or "" */
+	SCHEMA_TOPIC,     /* name of a Kafka topic */
 	SCHEMA_GROUP,     /* name of a UNIX group or "" */
 	SCHEMA_NAME,      /* of a VM or a network, as libvirt has it */
 	SCHEMA_CHOICE,    /* one of `choices` */

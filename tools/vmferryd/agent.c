@@ -136,6 +136,7 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->outbox = open_outbox(c->state_dir, e);
 	if (!a->outbox)
 		return -1;
+	a->kafka = kafka_start(a->outbox, c);
 	a->peers = peers_new(a->settings);
 	a->clients = clients_new(a, e);
 	if (!a->clients)
@@ -176,6 +177,9 @@ void agent_reload(struct agent *a)
 			  LOG_Q(e.remedy));
 		return;
 	}
+	const struct settings_view *view = settings_get(a->settings);
+	kafka_reload(a->kafka, view->config);
+	settings_put(a->settings, view);
 	peers_forget(a->peers);
 	clients_drop_unknown(a->clients);
 	log_info("reloaded", "state=%s", "ok");
@@ -211,6 +215,7 @@ void agent_stop(struct agent *a)
 		agent_event(a, "agent.stopped", NULL, json_pack("{s:s}", "host", view->config->name));
 		settings_put(a->settings, view);
 	}
+	kafka_stop(a->kafka);
 	outbox_close(a->outbox);
 	fd_close(&a->lock_fd);
 	settings_free(a->settings);

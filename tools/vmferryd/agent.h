@@ -8,6 +8,7 @@
 #include "migrator/migrator.h"
 #include "replicator/outbox.h"
 #include "tools/vmferryd/clients.h"
+#include "tools/vmferryd/kafka.h"
 #include "tools/vmferryd/peers.h"
 #include "tools/vmferryd/settings.h"
 
@@ -20,6 +21,7 @@ struct agent {
 	int lock_fd;        /* of state_dir: one agent at a time */
 	struct settings *settings;
 	struct outbox *outbox;
+	struct kafka *kafka;
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
