@@ -289,5 +289,5 @@ void report_export(const json_t *r, struct buf *out)
 		buf_printf(out, "\n");
 	}
 	add_duration(out, "total", cli_int(r, "total_ms", -1));
-	add_text(out, "to use it", cli_str(r, "restore", ""));
+	report_findings(json_object_get(r, "findings"), out);
 }
