@@ -18,8 +18,7 @@ static void expect(const char *protection, const char *args)
 	char *shown = json_dumps(got, JSON_COMPACT);
 	ck_assert_msg(json_equal(got, want), "%s", shown);
 	/* What the configuration allows, the replicator takes. */
-	struct schedule s = { 0 };
-	ck_assert_msg(schedule_from_json(json_object_get(got, "schedule"), &s, &e) == 0, "%s", e.text);
+	ck_assert_msg(schedule_check(json_object_get(got, "schedule"), &e) == 0, "%s", e.text);
 	free(shown);
 	json_decref(got);
 	json_decref(want);

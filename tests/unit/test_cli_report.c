@@ -1,5 +1,6 @@
 /* Results as people read them, and options as the agent gets them. */
 #include "tools/vmferry/move_options.h"
+#include "tools/vmferry/replication.h"
 #include "tools/vmferry/report.h"
 
 #include "tools/vmferry/exit_code.h"
@@ -91,9 +92,29 @@ START_TEST(a_failover)
 }
 END_TEST
 
+START_TEST(pauses_are_exact_where_they_can_be)
+{
+	static const struct {
+		const char *row, *shown;
+	} rows[] = {
+		{ "{\"pause_p50_ms\":0,\"pause_p99_ms\":3,\"pause_p50_us\":412,\"pause_p99_us\":2900}",
+		  "412 us / 3 ms" },
+		{ "{\"pause_p50_ms\":4,\"pause_p99_ms\":12.5}", "4 ms / 13 ms" },
+		{ "{\"pause_p50_ms\":null,\"pause_p99_us\":1}", "-" },
+	};
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		char text[80];
+		json_t *row = json_loads(rows[i].row, 0, NULL);
+		ck_assert_ptr_nonnull(row);
+		ck_assert_str_eq(replication_pause(row, text, sizeof(text)), rows[i].shown);
+		json_decref(row);
+	}
+}
+END_TEST
+
 START_TEST(a_verification)
 {
-	json_t *damaged = json_loads("{\"vm\":\"a\",\"ok\":false}", 0, NULL),
+	json_t *damaged = json_loads("{\"vm\":\"a\",\"verified\":false}", 0, NULL),
 	       *good = json_loads("{\"problems\":[]}", 0, NULL);
 	ck_assert(!report_verified(damaged));
 	ck_assert(report_verified(good));
@@ -238,6 +259,7 @@ int main(void)
 	tcase_add_test(t, a_migration);
 	tcase_add_test(t, a_migration_that_says_little);
 	tcase_add_test(t, a_failover);
+	tcase_add_test(t, pauses_are_exact_where_they_can_be);
 	tcase_add_test(t, a_verification);
 	tcase_add_test(t, findings);
 	tcase_add_test(t, forecasts);

@@ -78,6 +78,8 @@ int cmd_export(struct cli *cli, int argc, char **argv)
 				 .left = "see whether anything is left in the folder" };
 	if (job_run(&job, "export", args, &result, &e) < 0)
 		return vm_argument_fail(&x.vm, "status", &e);
+	if (!json_object_get(result, "vm"))
+		json_object_set_new(result, "vm", json_string(x.vm.vm));
 	if (cli->json) {
 		cli_print_json(result);
 	} else {

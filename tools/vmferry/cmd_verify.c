@@ -33,6 +33,8 @@ int cmd_verify(struct cli *cli, int argc, char **argv)
 	};
 	if (job_run(&job, "verify", json_pack("{s:s}", "vm", vm.vm), &result, &e) < 0)
 		return vm_argument_fail(&vm, "status", &e);
+	if (!json_object_get(result, "vm"))
+		json_object_set_new(result, "vm", json_string(vm.vm));
 	bool good = report_verified(result);
 	if (cli->json) {
 		cli_print_json(result);

@@ -65,10 +65,17 @@ const char *replication_peer(const json_t *p, char *buf, size_t size)
 	return buf;
 }
 
+/* The agent says both; microseconds are there for pauses below one millisecond. -1: not known. */
+static double pause_ms(const json_t *p, const char *us, const char *ms)
+{
+	double exact = cli_real(p, us, -1);
+	return exact >= 0 ? exact / 1000 : cli_real(p, ms, -1);
+}
+
 const char *replication_pause(const json_t *p, char *buf, size_t size)
 {
 	char a[32], b[32];
-	double p50 = cli_real(p, "pause_p50_ms", -1), p99 = cli_real(p, "pause_p99_ms", -1);
+	double p50 = pause_ms(p, "pause_p50_us", "pause_p50_ms"), p99 = pause_ms(p, "pause_p99_us", "pause_p99_ms");
 	if (p50 < 0 || p99 < 0)
 		snprintf(buf, size, "-");
 	else
@@ -167,10 +174,11 @@ void replication_details(const json_t *p, struct buf *out)
 			   cli_clean(cli_str(last, "id", "?"), text, sizeof(text)),
 			   clock_of(cli_int(last, "instant_ns", 0), a, sizeof(a)));
 	add_duration(out, "interval", cli_real(p, "interval_ms", -1));
-	if (cli_real(p, "pause_p50_ms", -1) >= 0 && cli_real(p, "pause_p99_ms", -1) >= 0)
+	double p50 = pause_ms(p, "pause_p50_us", "pause_p50_ms"), p99 = pause_ms(p, "pause_p99_us", "pause_p99_ms");
+	if (p50 >= 0 && p99 >= 0)
 		buf_printf(out, LABEL "%s (p50), %s (p99)\n", "pause",
-			   units_format_duration((int64_t)(cli_real(p, "pause_p50_ms", 0) * NS_PER_MS), a, sizeof(a)),
-			   units_format_duration((int64_t)(cli_real(p, "pause_p99_ms", 0) * NS_PER_MS), b, sizeof(b)));
+			   units_format_duration((int64_t)(p50 * NS_PER_MS), a, sizeof(a)),
+			   units_format_duration((int64_t)(p99 * NS_PER_MS), b, sizeof(b)));
 	if (*cli_str(p, "capture", "")) {
 		buf_printf(out, LABEL "%s", "capture", cli_clean(cli_str(p, "capture", ""), text, sizeof(text)));
 		if (*cli_str(p, "capture_reason", ""))

@@ -251,7 +251,7 @@ void report_failback(const json_t *r, struct buf *out)
 
 bool report_verified(const json_t *r)
 {
-	return json_array_size(json_object_get(r, "problems")) == 0 && !json_is_false(json_object_get(r, "ok"));
+	return json_array_size(json_object_get(r, "problems")) == 0 && !json_is_false(json_object_get(r, "verified"));
 }
 
 void report_verify(const json_t *r, struct buf *out)
@@ -267,7 +267,7 @@ void report_verify(const json_t *r, struct buf *out)
 	add_size(out, "read", cli_int(r, "bytes", -1));
 	if (cli_int(r, "points", -1) >= 0)
 		buf_printf(out, LABEL "%lld\n", "points", (long long)cli_int(r, "points", 0));
-	add_duration(out, "total", cli_int(r, "total_ms", -1));
+	add_duration(out, "total", cli_int(r, "ms", cli_int(r, "total_ms", -1)));
 }
 
 void report_export(const json_t *r, struct buf *out)
@@ -289,5 +289,5 @@ void report_export(const json_t *r, struct buf *out)
 		buf_printf(out, "\n");
 	}
 	add_duration(out, "total", cli_int(r, "total_ms", -1));
-	add_text(out, "to use it", cli_str(r, "restore", ""));
+	report_findings(json_object_get(r, "findings"), out);
 }

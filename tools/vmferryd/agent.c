@@ -126,6 +126,29 @@ static struct migrator *start_migrator(struct agent *a, const struct config *c, 
 	return migrator_new(&opts, e);
 }
 
+static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
+{
+	struct agent *a = ctx;
+	return migrator_open_guest(a->migrator, vm, e);
+}
+
+static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
+{
+	const struct replicator_opts opts = {
+		.host_name = c->name,
+		.state_dir = c->state_dir,
+		.delta_cache = c->migration.delta_cache,
+		.channels = c->migration.channels,
+		.workers = c->migration.workers,
+		.connect_peer = connect_peer,
+		.connect_data = connect_data,
+		.event = agent_event,
+		.open_guest = open_guest,
+		.ctx = a,
+	};
+	return replicator_new(&opts, e);
+}
+
 static int start_parts(struct agent *a, const struct config *c, struct err *e)
 {
 	if (make_folders(c, e) < 0)
@@ -143,6 +166,9 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 		return -1;
 	a->migrator = start_migrator(a, c, e);
 	if (!a->migrator)
+		return -1;
+	a->replicator = start_replicator(a, c, e);
+	if (!a->replicator)
 		return -1;
 	a->control = control_start(a, e);
 	if (!a->control)
@@ -207,6 +233,7 @@ void agent_stop(struct agent *a)
 	wait_for_calls(a);
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
 	clients_stop(a->clients);
+	replicator_free(a->replicator);
 	migrator_free(a->migrator);
 	peers_free(a->peers);
 	clients_free(a->clients);

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "migrator/migrator.h"
 #include "replicator/outbox.h"
+#include "replicator/replicator.h"
 #include "tools/vmferryd/clients.h"
 #include "tools/vmferryd/kafka.h"
 #include "tools/vmferryd/peers.h"
@@ -25,6 +26,7 @@ struct agent {
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
+	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;
 
