@@ -15,7 +15,7 @@
 typedef int (*image_write)(void *ctx, const void *p, size_t n, struct err *e);
 
 /* header + RAM section (one END with all pages) + device state + `06 00000002 {}`, from the view's RAM volumes and its files "header",
- * "device". Accepted by QEMU 7.2 and 10.0. progress may be NULL. */
+ * "device". Accepted by QEMU 7.2 and 10.0. ERR_REFUSED when the point has no memory, ERR_CORRUPT when its header or device state is not QEMU's. */
 int image_write_stream(struct store_view *v, image_write write, void *ctx, struct err *e);
 
 /* The 92-byte header and the XML, padded as libvirt does. running: the VM runs after the restore. Heap; the caller frees. */
