@@ -34,7 +34,12 @@
 	X(FAULT_FINISHED_TARGET, "finished.target")     /* target: libvirtd's answer, the VM runs; not passed on yet */ \
 	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */      \
 	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */      \
-	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */
+	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */             \
+	X(FAULT_FAILOVER_EPOCH, "failover.epoch")       /* target: the raised epoch is on disk */     \
+	X(FAULT_FAILOVER_FENCE, "failover.fence")       /* target: before the fencing command */      \
+	X(FAULT_FAILOVER_DISKS, "failover.disks")       /* target: images made, VM not started */     \
+	X(FAULT_FAILOVER_START, "failover.start")       /* target: before libvirt is asked to start */ \
+	X(FAULT_FAILOVER_DONE, "failover.done")         /* target: the VM runs, which is not on disk yet */
 
 /* clang-format off */
 enum fault_id {

@@ -311,8 +311,12 @@ char *map_image_dir(const char *xml, const char *target, const struct map_rule *
 		if (fits && (!best || len > strlen(best->from)))
 			best = &folders[i];
 	}
-	if (!best)
-		return mem_strdup(otherwise);
+	if (!best) {
+		const char *end = disk->path ? strrchr(disk->path, '/') : NULL;
+		MEM_AUTO char *own = end && end > disk->path ? mem_printf("%.*s", (int)(end - disk->path), disk->path) : NULL;
+		bool file = disk->source == DOMAIN_SOURCE_FILE && own && access(own, W_OK) == 0;
+		return mem_strdup(file ? own : otherwise);
+	}
 	/* What lies below the rule's folder is kept: /a/b/web.img with /a -> /x goes to /x/b. */
 	size_t from_len = strlen(best->from);
 	while (from_len > 1 && best->from[from_len - 1] == '/')

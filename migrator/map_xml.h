@@ -44,7 +44,8 @@ struct map_opts {
  * elsewhere (host devices, a disk that is not among opts.disks and is not here), ERR_CORRUPT for what is no definition. */
 char *map_xml(const char *xml, const struct map_opts *o, json_t *findings, struct err *e);
 
-/* Where a disk's image belongs: the folder of its source at the other host, by the longest rule that fits it; else `otherwise`. Heap. */
+/* Where a disk's image belongs: the folder of its source at the other host, by the longest rule that fits it; else the
+ * same folder, if this host has it; else `otherwise`. Heap. */
 char *map_image_dir(const char *xml, const char *target, const struct map_rule *folders, size_t n, const char *otherwise, struct err *e);
 
 #endif
