@@ -34,6 +34,8 @@ struct capture_opts {
 	uint64_t staging_bytes; /* memory that a checkpoint may take before it has been given on; 0: 256 MiB */
 	bool quiesce;           /* freeze file systems through the guest agent around the instant */
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
+	const char *folder;     /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
+	                           * O_TMPFILE; copied. NULL: /var/tmp */
 	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from capture's thread. */
 	void (*arm)(void *ctx, bool on);
 	void *ctx;

@@ -1,0 +1,306 @@
+/* Memory from COLO: QEMU keeps the dirty log running and hands over what was written, whenever it is asked. The exchange is in QEMU-STREAM.md, "COLO". */
+#include "snapshot/capture_internal.h"
+
+#include "base/clock.h"
+#include "base/fd.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+	MSG_READY = 0,
+	MSG_REQUEST = 1,
+	MSG_REPLY = 2,
+	MSG_VMSTATE_SEND = 3,
+	MSG_VMSTATE_SIZE = 4,
+	MSG_RECEIVED = 5,
+	MSG_LOADED = 6,
+};
+
+/* Checkpoints come when they are asked for: this is milliseconds, 46 days. */
+#define ON_DEMAND 4000000000
+#define DOWNTIME_MS 100         /* the pause at which the first pass ends, at first; raised while it does not converge */
+#define FIRST_PASS_IDLE_NS (60 * NS_PER_S)
+#define FIRST_PASS_END_NS (15 * NS_PER_S)
+#define PAUSE_LIMIT_NS (15 * NS_PER_S) /* the guardian is sooner */
+#define REQUEST_NS (10 * NS_PER_S)
+#define KICK_AGAIN_NS (2 * NS_PER_S)
+
+int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why, size_t size)
+{
+	unsigned major = i->qemu_major, minor = i->qemu_minor, micro = i->qemu_micro;
+	if (!i->kvm && !allow_tcg)
+		snprintf(why, size, "the VM is emulated: QEMU's COLO needs KVM");
+	else if (i->dirty_ring)
+		snprintf(why, size, "KVM's dirty ring is on, with which QEMU's COLO would end the VM");
+	else if (i->lock_manager)
+		snprintf(why, size, "a lock manager would give up the disks' leases at every checkpoint");
+	else if (major < 7 || (major == 7 && minor < 2))
+		snprintf(why, size, "COLO of QEMU %u.%u was never tried", major, minor);
+	else if ((major == 10 && minor == 0 && micro < 7) || (major == 10 && minor == 1))
+		snprintf(why, size, "QEMU %u.%u.%u ends COLO with the VM stopped (fixed in 10.0.7)", major, minor, micro);
+	else
+		return 0;
+	return -1;
+}
+
+/* ---- pages ---- */
+
+static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err *e)
+{
+	struct capture *c = ctx;
+	memcpy(c->blocks, b, n * sizeof(*b));
+	c->n_blocks = n;
+	return capture_tell_volumes(c, c->sink, e);
+}
+
+static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
+{
+	struct capture *c = ctx;
+	if (c->staging)
+		return stage_page(c->stage, block, page, data, e);
+	return c->sink->page(c->sink->ctx, block, page, data, e);
+}
+
+static int on_zero(void *ctx, uint32_t block, uint64_t page, struct err *e)
+{
+	struct capture *c = ctx;
+	if (c->staging)
+		return stage_zero(c->stage, block, page, e);
+	return c->sink->zero(c->sink->ctx, block, page, 1, e);
+}
+
+/* The VM stands still from here on until we say that we are ready: nobody but memory may be waited for. */
+static void on_end(void *ctx)
+{
+	struct capture *c = ctx;
+	c->staging = true;
+	capture_arm(c, true);
+	ram_reader_deadline(c->reader, clock_mono_ns() + FIRST_PASS_END_NS);
+}
+
+static struct ram_reader_sink page_sink(struct capture *c, bool first)
+{
+	return (struct ram_reader_sink){ first ? on_blocks : NULL, on_page, on_zero, first ? on_end : NULL, c };
+}
+
+static int say(struct capture *c, const uint32_t *messages, size_t n, struct err *e)
+{
+	uint8_t bytes[8];
+	for (size_t i = 0; i < n; i++) {
+		memset(bytes + 4 * i, 0, 3);
+		bytes[4 * i + 3] = (uint8_t)messages[i];
+	}
+	return fd_write_full(c->sock, bytes, 4 * n, e);
+}
+
+static int expect(struct capture *c, uint32_t message, struct err *e)
+{
+	uint32_t got;
+	if (ram_reader_be32(c->reader, &got, e))
+		return -1;
+	if (got != message)
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: COLO message %u in place of %u", got, message);
+	return 0;
+}
+
+/* ---- first pass ---- */
+
+/* The device state that ends the first pass has no length, and nobody needs it: it has ended when QEMU is in COLO, which it says elsewhere, and nothing more
+ * comes. */
+static int skip_device_state(struct capture *c, struct err *e)
+{
+	int64_t deadline = clock_mono_ns() + FIRST_PASS_END_NS, ask_ns = 0;
+	struct guest_seen seen;
+	char status[32] = "";
+	for (;;) {
+		guest_watch_look(c->watch, &seen);
+		snprintf(status, sizeof(status), "%s", seen.migration);
+		/* The event may have been lost with libvirtd. */
+		if (strcmp(status, "colo") != 0 && clock_mono_ns() >= ask_ns) {
+			if (guest_watch_migration(c->g, status, sizeof(status), e))
+				return -1;
+			ask_ns = clock_mono_ns() + 100 * NS_PER_MS;
+		}
+		if (!strcmp(status, "completed")) {
+			c->completed_early = true;
+			return err_set(e, ERR_REFUSED, "this QEMU ended the migration in place of going into COLO");
+		}
+		if (!strcmp(status, "failed") || !strcmp(status, "cancelled"))
+			return err_set(e, ERR_LIBVIRT, "QEMU's migration has %s", status);
+		bool colo = !strcmp(status, "colo");
+		size_t got;
+		if (ram_reader_discard(c->reader, colo ? 0 : NS_PER_MS, &got, e)) {
+			/* QEMU closes the stream when it completes, and says so a moment later. */
+			struct err ignored = ERR_INIT;
+			if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 && !strcmp(status, "completed"))
+				c->completed_early = true;
+			return -1;
+		}
+		if (colo && got == 0)
+			return 0;
+		if (guest_watch_check(c->watch, e))
+			return -1;
+		if (clock_mono_ns() >= deadline) {
+			err_set(e, ERR_LIBVIRT, "QEMU does not go into COLO");
+			return -1;
+		}
+	}
+}
+
+static int until_running(struct capture *c, int64_t deadline_ns, struct err *e)
+{
+	struct guest_seen seen;
+	enum guest_run run;
+	for (;;) {
+		guest_watch_look(c->watch, &seen);
+		if (!seen.stopped && c->g->ops->state(c->g->ctx, &run, e) == 0 && run == GUEST_RUNNING)
+			return 0;
+		if (guest_watch_check(c->watch, e))
+			return -1;
+		if (clock_mono_ns() >= deadline_ns)
+			return err_set(e, ERR_LIBVIRT, "the VM does not run again");
+		int64_t again = clock_mono_ns() + 20 * NS_PER_MS;
+		guest_watch_wait(c->watch, seen.events, again, &seen);
+	}
+}
+
+static int first_pass(struct capture *c, struct err *e)
+{
+	const struct ram_reader_sink pages = page_sink(c, true);
+	enum ram_reader_stop stop;
+	size_t len;
+	ram_reader_idle(c->reader, FIRST_PASS_IDLE_NS);
+	if (ram_reader_head(c->reader, e))
+		return -1;
+	const uint8_t *header = ram_reader_header(c->reader, &len);
+	buf_reset(&c->header);
+	buf_append(&c->header, header, len);
+	if (ram_reader_sections(c->reader, &pages, &stop, e))
+		return -1;
+	if (stop != RAM_READER_DEVICE)
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: no device state after the RAM");
+	capture_arm(c, true);
+	if (skip_device_state(c, e))
+		return -1;
+	return say(c, (const uint32_t[]){ MSG_READY }, 1, e);
+}
+
+int capture_colo_start(struct capture *c, const struct capture_sink *sink, struct err *e)
+{
+	c->completed_early = false;
+	c->staging = false;
+	c->sink = sink;
+	stage_reset(c->stage);
+	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth", (json_int_t)1 << 40, "downtime-limit",
+				   DOWNTIME_MS);
+	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_begin(c, e))
+		return -1;
+	if (first_pass(c, e))
+		return capture_migration_why(c, e);
+	if (until_running(c, clock_mono_ns() + FIRST_PASS_END_NS, e))
+		return -1;
+	capture_arm(c, false);
+	int rc = stage_give(c->stage, sink, e);
+	stage_reset(c->stage);
+	c->sink = NULL;
+	c->staging = true;
+	return rc;
+}
+
+/* ---- a checkpoint ---- */
+
+static int kick(struct capture *c, struct err *e)
+{
+	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
+}
+
+/* QEMU asks whether it may stop the VM. A kick that got lost is made again; one too many only makes QEMU ask once more, later. */
+static int request(struct capture *c, struct err *e)
+{
+	int64_t deadline = clock_mono_ns() + REQUEST_NS;
+	if (c->requested)
+		return 0;
+	for (;;) {
+		struct err late = ERR_INIT;
+		if (kick(c, e))
+			return -1;
+		ram_reader_deadline(c->reader, clock_mono_ns() + KICK_AGAIN_NS);
+		if (expect(c, MSG_REQUEST, &late) == 0)
+			break;
+		if (late.cls != ERR_SYS || late.errnum != ETIMEDOUT || clock_mono_ns() >= deadline) {
+			*e = late;
+			return -1;
+		}
+	}
+	c->requested = true;
+	return 0;
+}
+
+/* From the answer that stops the VM to the one that lets it go. */
+static int paused(struct capture *c, struct capture_point *out, struct err *e)
+{
+	const struct ram_reader_sink pages = page_sink(c, false);
+	enum ram_reader_stop stop;
+	uint64_t size;
+	int64_t stopped_ns = clock_mono_ns();
+
+	ram_reader_deadline(c->reader, stopped_ns + PAUSE_LIMIT_NS);
+	c->requested = false;
+	if (say(c, (const uint32_t[]){ MSG_REPLY }, 1, e) || expect(c, MSG_VMSTATE_SEND, e))
+		return -1;
+	out->instant_ns = clock_wall_ns();
+	out->instant_mono_ns = clock_mono_ns();
+	if (disk_points_instant(c->disks, e) || capture_read_files(c, e))
+		return -1;
+	if (ram_reader_sections(c->reader, &pages, &stop, e))
+		return -1;
+	if (stop != RAM_READER_END)
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: device state without its length");
+	if (expect(c, MSG_VMSTATE_SIZE, e) || ram_reader_be64(c->reader, &size, e))
+		return -1;
+	if (size == 0 || size > CAPTURE_MAX_DEVICE)
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: %llu bytes of device state", (unsigned long long)size);
+	buf_reset(&c->device);
+	if (ram_reader_take(c->reader, (size_t)size, &c->device, e))
+		return -1;
+	if (c->device.data[size - 1] != 0)
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: the device state has no end mark");
+	if (say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
+		return -1;
+	out->pause_ns = clock_mono_ns() - stopped_ns;
+	return 0;
+}
+
+/* Did the user pause the VM? COLO would start it again. */
+static int user_pause(struct capture *c, struct err *e)
+{
+	struct guest_seen seen;
+	enum guest_run run;
+	guest_watch_look(c->watch, &seen);
+	if (c->g->ops->state(c->g->ctx, &run, e))
+		return -1;
+	if (run == GUEST_GONE || seen.gone)
+		return err_set(e, ERR_LIBVIRT, "the VM has ended");
+	if (run == GUEST_PAUSED || seen.stopped)
+		return capture_not_now(e, "the VM is paused");
+	return 0;
+}
+
+int capture_colo_take(struct capture *c, struct capture_point *out, struct err *e)
+{
+	stage_reset(c->stage);
+	c->staging = true;
+	capture_arm(c, true);
+	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on waiting for an answer. */
+	if (request(c, e) || user_pause(c, e)) {
+		bool later = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
+		capture_arm(c, false);
+		return later ? -1 : capture_migration_why(c, e);
+	}
+	if (paused(c, out, e))
+		return capture_migration_why(c, e); /* still armed: whoever cleans up lets it run */
+	capture_arm(c, false);
+	return 0;
+}

@@ -1,0 +1,105 @@
+/*
+ * capture_internal.h - what the files of capture share. capture.c chooses and puts together, capture_colo.c and capture_background.c are the two sources of memory,
+ * capture_migration.c the parts of a migration that both need.
+ */
+#ifndef VMFERRY_SNAPSHOT_CAPTURE_INTERNAL_H
+#define VMFERRY_SNAPSHOT_CAPTURE_INTERNAL_H
+
+#include "snapshot/capture.h"
+#include "snapshot/disk_points.h"
+#include "snapshot/guest_watch.h"
+#include "snapshot/ram_reader.h"
+#include "snapshot/stage.h"
+
+#include <pthread.h>
+
+#define CAPTURE_MAX_DEVICE (64u << 20) /* device state */
+#define CAPTURE_MAX_FILE (64u << 20)   /* NVRAM, TPM */
+
+enum capture_phase { CAPTURE_NEW, CAPTURE_STARTED, CAPTURE_FAILED, CAPTURE_STOPPED };
+
+struct capture_file {
+	char name[64];
+	struct buf data;
+};
+
+struct capture {
+	struct guest *g; /* fixed */
+	uint64_t staging_bytes;
+	bool quiesce;
+	char *folder;
+	void (*arm)(void *ctx, bool on);
+	void *arm_ctx;
+	enum capture_mode asked;
+
+	pthread_mutex_t lock;
+	bool aborted;             /* lock */
+	struct guest_watch *watch; /* lock where another thread looks; NULL before start */
+	struct disk_points *disks; /* the same */
+	int sock;                 /* the same; our end of QEMU's stream, -1: none */
+
+	/* capture's thread */
+	enum capture_mode mode;
+	char reason[400];
+	enum capture_phase phase;
+	bool armed;
+	struct guest_info info;
+	struct stage *stage;
+	struct ram_reader *reader;
+	struct ram_block blocks[RAM_READER_MAX_BLOCKS];
+	size_t n_blocks;
+	struct buf header, device;
+	struct capture_file *files; /* as of the instant */
+	size_t n_files;
+	json_t *old_params, *old_caps; /* to be put back */
+	bool migrating;                /* QEMU's migration is ours and was not ended yet */
+
+	/* COLO */
+	bool requested;      /* QEMU waits for the answer to a request */
+	bool completed_early; /* QEMU ended the migration instead of going into COLO */
+	bool staging;        /* pages go to the stage and not to the sink */
+	const struct capture_sink *sink;
+
+	/* background */
+	uint8_t secret[192];
+	uint64_t **hashes; /* per RAM block and page: of what was given last */
+	bool wait_for_page; /* the VM stands still until the first page comes */
+	bool stopped;       /* by us, not by QEMU */
+
+	int64_t paused_ns; /* when the last checkpoint was done with the VM; 0: none */
+};
+
+/* Tells the guardian, once per change. */
+void capture_arm(struct capture *c, bool on);
+int capture_check(struct capture *c, struct err *e);
+/* RAM blocks and disks, as they are now. */
+int capture_tell_volumes(struct capture *c, const struct capture_sink *sink, struct err *e);
+/* NVRAM and TPM state, at the instant. */
+int capture_read_files(struct capture *c, struct err *e);
+/* The VM has to run by now; anything that we stopped is let go. Best effort, bounded. */
+void capture_let_run(struct capture *c);
+/* ERR_REFUSED with EAGAIN. */
+int capture_not_now(struct err *e, const char *why);
+
+/* ---- capture_migration.c ---- */
+/* Sets exactly these capabilities (two at most; NULL: none) and parameters (stolen), remembering how they were. */
+int capture_migration_set_up(struct capture *c, const char *capability, json_t *params, struct err *e);
+/* Our end in c->sock, with a reader on it; QEMU's migration has begun. */
+int capture_migration_begin(struct capture *c, struct err *e);
+/* The stream is closed, the migration over, capabilities and parameters as they were. Best effort, bounded. */
+void capture_migration_end(struct capture *c);
+/* Waits for QEMU to be done with its migration; out is its status. */
+int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, size_t size, struct err *e);
+/* When QEMU's stream ended or broke: was it an abort, or did QEMU say why? Improves e, returns -1. */
+int capture_migration_why(struct capture *c, struct err *e);
+
+/* ---- the sources ---- */
+int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why, size_t size); /* 0: yes */
+int capture_colo_start(struct capture *c, const struct capture_sink *sink, struct err *e);
+int capture_colo_take(struct capture *c, struct capture_point *out, struct err *e);
+int capture_background_start(struct capture *c, const struct capture_sink *sink, struct err *e);
+/* Stages; capture_take gives. */
+int capture_background_take(struct capture *c, struct capture_point *out, struct err *e);
+void capture_background_free(struct capture *c);
+
+#endif

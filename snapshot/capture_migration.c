@@ -1,0 +1,181 @@
+#include "snapshot/capture_internal.h"
+
+#include "base/clock.h"
+#include "base/fd.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define FD_NAME "vmferry-stream"
+#define SOCKET_BYTES (4 << 20)
+#define END_NS (10 * NS_PER_S)
+
+static bool over(const char *status)
+{
+	return !strcmp(status, "none") || !strcmp(status, "completed") || !strcmp(status, "failed") || !strcmp(status, "cancelled");
+}
+
+/* All capabilities that are on, other than events, change the stream or belong to somebody: they are turned off for as long as it is ours. */
+static int set_capabilities(struct capture *c, const char *capability, struct err *e)
+{
+	json_t *all = NULL, *one;
+	size_t at;
+	if (guest_watch_qmp(c->g, "query-migrate-capabilities", NULL, &all, e))
+		return -1;
+	json_t *want = json_array();
+	bool known = false;
+	json_array_foreach (all, at, one) {
+		const char *name = json_string_value(json_object_get(one, "capability"));
+		bool on = json_is_true(json_object_get(one, "state"));
+		if (!name || !strcmp(name, "events"))
+			continue;
+		bool wanted = !strcmp(name, capability);
+		known |= wanted;
+		if (on != wanted)
+			json_array_append_new(want, json_pack("{s:s,s:b}", "capability", name, "state", wanted));
+		if (on || wanted) {
+			if (!c->old_caps)
+				c->old_caps = json_array();
+			/* COLO must never be left on. */
+			json_array_append_new(c->old_caps, json_pack("{s:s,s:b}", "capability", name, "state", on && strcmp(name, "x-colo") != 0));
+		}
+	}
+	json_decref(all);
+	json_array_append_new(want, json_pack("{s:s,s:b}", "capability", "events", "state", 1));
+	if (!known) {
+		json_decref(want);
+		return err_set(e, ERR_REFUSED, "this QEMU does not know the capability %s", capability);
+	}
+	return guest_watch_qmp(c->g, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", want), NULL, e);
+}
+
+static int set_parameters(struct capture *c, json_t *params, struct err *e)
+{
+	json_t *now = NULL, *value;
+	const char *key;
+	if (guest_watch_qmp(c->g, "query-migrate-parameters", NULL, &now, e)) {
+		json_decref(params);
+		return -1;
+	}
+	json_decref(c->old_params);
+	c->old_params = json_object();
+	json_object_foreach (params, key, value) {
+		json_t *old = json_object_get(now, key);
+		if (old)
+			json_object_set(c->old_params, key, old);
+	}
+	json_decref(now);
+	return guest_watch_qmp(c->g, "migrate-set-parameters", params, NULL, e);
+}
+
+int capture_migration_set_up(struct capture *c, const char *capability, json_t *params, struct err *e)
+{
+	char status[32];
+	if (guest_watch_migration(c->g, status, sizeof(status), e)) {
+		json_decref(params);
+		return -1;
+	}
+	if (!over(status)) {
+		json_decref(params);
+		return err_set(e, ERR_REFUSED, "the VM is being migrated or saved (%s)", status);
+	}
+	json_decref(c->old_caps);
+	c->old_caps = NULL;
+	if (set_capabilities(c, capability, e)) {
+		json_decref(params);
+		return -1;
+	}
+	return set_parameters(c, params, e);
+}
+
+int capture_migration_begin(struct capture *c, struct err *e)
+{
+	int pair[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return err_sys(e, "a socket for QEMU's stream");
+	FD_AUTO int theirs = pair[1];
+	const int bytes = SOCKET_BYTES;
+	if (setsockopt(theirs, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)))
+		(void)setsockopt(theirs, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	pthread_mutex_lock(&c->lock);
+	c->sock = pair[0];
+	pthread_mutex_unlock(&c->lock);
+	ram_reader_free(c->reader);
+	c->reader = ram_reader_new(c->sock);
+	if (capture_check(c, e))
+		return -1;
+	guest_watch_forget(c->watch);
+	if (c->g->ops->qmp(c->g->ctx, "getfd", json_pack("{s:s}", "fdname", FD_NAME), theirs, NULL, e))
+		return -1;
+	c->migrating = true;
+	if (guest_watch_qmp(c->g, "migrate", json_pack("{s:s}", "uri", "fd:" FD_NAME), NULL, e)) {
+		guest_watch_try(c->g, "closefd", json_pack("{s:s}", "fdname", FD_NAME));
+		return -1;
+	}
+	return 0;
+}
+
+int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, size_t size, struct err *e)
+{
+	struct guest_seen seen;
+	for (;;) {
+		guest_watch_look(c->watch, &seen);
+		if (guest_watch_migration(c->g, out, size, e))
+			return -1;
+		if (over(out))
+			return 0;
+		if (clock_mono_ns() >= deadline_ns)
+			return err_set(e, ERR_LIBVIRT, "QEMU's migration does not end: it is %s", out);
+		int64_t look_again = clock_mono_ns() + 20 * NS_PER_MS;
+		guest_watch_wait(c->watch, seen.events, look_again < deadline_ns ? look_again : deadline_ns, &seen);
+		if (seen.aborted) /* it no longer waits: do not spin */
+			(void)usleep(5000);
+	}
+}
+
+void capture_migration_end(struct capture *c)
+{
+	struct err ignored = ERR_INIT;
+	char status[32] = "none";
+	pthread_mutex_lock(&c->lock);
+	if (c->sock >= 0) {
+		(void)shutdown(c->sock, SHUT_RDWR);
+		fd_close(&c->sock);
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (c->migrating) {
+		/* Only this frees a VM that stands still in the middle of a checkpoint; while it runs it ends COLO. */
+		if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 && !strcmp(status, "colo"))
+			guest_watch_try(c->g, "x-colo-lost-heartbeat", NULL);
+		(void)capture_migration_wait(c, clock_mono_ns() + END_NS, status, sizeof(status), &ignored);
+		if (!strcmp(status, "colo"))
+			guest_watch_try(c->g, "x-colo-lost-heartbeat", NULL);
+		c->migrating = false;
+	}
+	if (c->old_caps)
+		guest_watch_try(c->g, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", c->old_caps));
+	if (c->old_params)
+		guest_watch_try(c->g, "migrate-set-parameters", c->old_params);
+	c->old_caps = c->old_params = NULL;
+	c->requested = false;
+}
+
+int capture_migration_why(struct capture *c, struct err *e)
+{
+	struct err ignored = ERR_INIT, was = *e;
+	json_t *r = NULL;
+	if (guest_watch_check(c->watch, &ignored)) {
+		*e = ignored;
+		return -1;
+	}
+	if (guest_watch_qmp(c->g, "query-migrate", NULL, &r, &ignored))
+		return -1;
+	const char *why = json_string_value(json_object_get(r, "error-desc"));
+	const char *status = json_string_value(json_object_get(r, "status"));
+	if (why || (was.cls == ERR_PEER && status))
+		err_set(e, was.cls, "%s (migration %s%s%s)", was.text, status ? status : "unknown", why ? ": " : "", why ? why : "");
+	json_decref(r);
+	return -1;
+}
