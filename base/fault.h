@@ -39,7 +39,21 @@
 	X(FAULT_FAILOVER_FENCE, "failover.fence")       /* target: before the fencing command */      \
 	X(FAULT_FAILOVER_DISKS, "failover.disks")       /* target: images made, VM not started */     \
 	X(FAULT_FAILOVER_START, "failover.start")       /* target: before libvirt is asked to start */ \
-	X(FAULT_FAILOVER_DONE, "failover.done")         /* target: the VM runs, which is not on disk yet */
+	X(FAULT_FAILOVER_DONE, "failover.done")         /* target: the VM runs, which is not on disk yet */  \
+	X(FAULT_REPLICA_BEGIN_SOURCE, "replica.begin.source")     /* source: before replica.begin is sent */ \
+	X(FAULT_REPLICA_BEGIN_TARGET, "replica.begin.target")     /* target: before the store is made or opened */ \
+	X(FAULT_REPLICA_BEGUN_TARGET, "replica.begun.target")     /* target: session made, not answered */ \
+	X(FAULT_REPLICA_HASHES, "replica.hashes")                 /* target: asked for hashes */          \
+	X(FAULT_REPLICA_SEED, "replica.seed")                     /* source: a part of a first copy is committed */ \
+	X(FAULT_REPLICA_TAKE, "replica.take")                     /* source: before a checkpoint is taken */ \
+	X(FAULT_REPLICA_SHIP, "replica.ship")                     /* source: before a batch is encoded */ \
+	X(FAULT_REPLICA_RECEIVE, "replica.receive")               /* target: bytes of the stream, in order */ \
+	X(FAULT_REPLICA_COMMIT_SOURCE, "replica.commit.source")   /* source: before replica.commit is sent */ \
+	X(FAULT_REPLICA_COMMIT_TARGET, "replica.commit.target")   /* target: before the store commits */  \
+	X(FAULT_REPLICA_COMMITTED_TARGET, "replica.committed.target") /* target: durable, not answered */ \
+	X(FAULT_REPLICA_COMMITTED_SOURCE, "replica.committed.source") /* source: answer came, not noted yet */ \
+	X(FAULT_REPLICA_PRUNE, "replica.prune")                   /* target: before points are given up */ \
+	X(FAULT_REPLICA_FENCE, "replica.fence")                   /* source: refused by a higher epoch, VM not paused yet */
 
 /* clang-format off */
 enum fault_id {

@@ -12,7 +12,9 @@ struct sys_calls {
 	ssize_t (*read)(int fd, void *buf, size_t n);
 	ssize_t (*write)(int fd, const void *buf, size_t n);
 	ssize_t (*writev)(int fd, const struct iovec *iov, int n);
+	ssize_t (*pread)(int fd, void *buf, size_t n, off_t off);
 	ssize_t (*pwrite)(int fd, const void *buf, size_t n, off_t off);
+	int (*fallocate)(int fd, int mode, off_t off, off_t len);
 	int (*fsync)(int fd);
 	int (*fdatasync)(int fd);
 	int (*rename)(const char *from, const char *to);

@@ -5,7 +5,6 @@
  *	relay_open.c   connections coming to be: listeners, opening in order, the target's connect
  *	relay_read.c   a connection's reader: local socket -> batches -> encoded -> flow_tx
  *	relay_write.c  a connection's writer: flow_rx -> decoded -> in order -> local socket
- *	relay_stock.c  memory and codec state that is used again and again
  *
  * Locks, in the order in which they may be taken: relay.lock, relay_stream.lock, then those inside of stock and flow, which call
  * nobody while they hold theirs.
@@ -17,6 +16,7 @@
 #include "migrator/relay.h"
 #include "transport/adapt.h"
 #include "transport/page_cache.h"
+#include "transport/stock.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -27,22 +27,6 @@
 #define RELAY_MAX_PENDING (FLOW_MAX_RAW + FLOW_MAX_RAW / 2)
 /* Up to this the work is done where it arises: a change of threads costs more. */
 #define RELAY_INLINE_BYTES 16384u
-
-/* ---- stock ---- */
-struct stock;
-struct stock *stock_new(void);
-void stock_free(struct stock *s);
-struct batch *stock_batch(struct stock *s);
-void stock_put_batch(struct stock *s, struct batch *b);
-struct codec *stock_codec(struct stock *s);
-void stock_put_codec(struct stock *s, struct codec *c);
-struct decoded *stock_decoded(struct stock *s);
-void stock_put_decoded(struct stock *s, struct decoded *d);
-/* An empty buffer for up to n bytes, FRAME_MAX_BATCH at most. */
-struct buf stock_buf(struct stock *s, size_t n);
-void stock_put_buf(struct stock *s, struct buf *b); /* b is left empty */
-/* The contents of a large buffer in one that fits, if it wastes much. */
-void stock_fit_buf(struct stock *s, struct buf *b);
 
 /* ---- streams ---- */
 enum stream_state {

@@ -46,6 +46,9 @@ struct store;
 struct store *store_create(const char *dir, const struct store_opts *opts, const json_t *vm, struct err *e);
 /* Opens and recovers: journal up to the first record that does not verify; committed transactions that were not applied are applied. */
 struct store *store_open(const char *dir, const struct store_opts *opts, struct err *e);
+/* Of the journal, what did not verify when the store was opened, and was cut off: the rest of a transaction that was not committed, if the host
+ * crashed; otherwise damage. */
+uint64_t store_dropped_bytes(const struct store *s);
 /* Finishes applying what is committed, stops the thread, unlocks. NULL is fine. */
 void store_close(struct store *s);
 /* Removes the folder; the store must not be open. */
@@ -64,6 +67,8 @@ struct store_txn *store_begin(struct store *s, enum store_txn_kind kind, struct 
 int store_txn_volumes(struct store_txn *t, const struct store_volume *v, size_t n, struct err *e);
 /* One block of volume `v` (index in the list in force). data == NULL: zeros. A block may come several times: the last counts. */
 int store_txn_block(struct store_txn *t, uint32_t v, uint64_t block, const uint8_t *data, struct err *e);
+/* The same for n consecutive blocks of zeros: one record, however many. */
+int store_txn_zeros(struct store_txn *t, uint32_t v, uint64_t block, uint64_t n, struct err *e);
 /* A small file that belongs to the point: "device" (QEMU's device state), "header" (head of the stream), "xml", "nvram", ... Replaces the one of that name. */
 int store_txn_file(struct store_txn *t, const char *name, const void *data, size_t len, struct err *e);
 /* Durable when it returns 0. meta: JSON object kept with the point ("id", "instant_ns", "kind" ...; borrowed). *seq (may be NULL): the point's

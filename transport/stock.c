@@ -1,7 +1,8 @@
-#include "migrator/relay_internal.h"
+#include "transport/stock.h"
 
 #include "base/mem.h"
 #include "base/thread.h"
+#include "transport/frame.h"
 
 #include <assert.h>
 #include <stdlib.h>

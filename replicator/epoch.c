@@ -1,0 +1,180 @@
+#include "replicator/epoch.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+
+#define RECORD_MAX ((size_t)1024 * 1024)
+#define UUID_LEN 36u
+
+bool epoch_uuid_ok(const char *uuid)
+{
+	if (!uuid || strlen(uuid) != UUID_LEN)
+		return false;
+	for (size_t i = 0; i < UUID_LEN; i++) {
+		const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+		if (dash ? uuid[i] != '-' : !strchr("0123456789abcdef", uuid[i]))
+			return false;
+	}
+	return true;
+}
+
+/* ---- files ---- */
+
+static int save(const char *folder, const char *path, const json_t *record, struct err *e)
+{
+	MEM_AUTO char *text = json_dumps(record, JSON_INDENT(1) | JSON_SORT_KEYS);
+
+	if (!text || !epoch_uuid_ok(json_string_value(json_object_get(record, "uuid"))))
+		return err_set(e, ERR_CONFIG, "a record of a VM without a UUID");
+	if (file_mkdirs(folder, 0700, e) < 0 || file_write_durable(path, text, strlen(text), 0600, e) < 0)
+		return err_wrap(e, "record of VM %s", json_string_value(json_object_get(record, "uuid")));
+	return 0;
+}
+
+static json_t *load(const char *path)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *text = file_read_all(path, RECORD_MAX, NULL, &e);
+	json_error_t je = { 0 };
+	json_t *record = text ? json_loads(text, 0, &je) : NULL;
+
+	if (json_is_object(record) && epoch_uuid_ok(json_string_value(json_object_get(record, "uuid"))))
+		return record;
+	log_error("record_unreadable", "file=%s msg=%s", path, LOG_Q(text ? je.text : e.text));
+	json_decref(record);
+	return NULL;
+}
+
+/* Every entry of the folder, as a path with `suffix` behind. */
+static json_t *load_all(const char *folder, const char *ending, const char *below, struct err *e)
+{
+	json_t *all = json_array();
+	DIR *d = opendir(folder);
+	const struct dirent *entry;
+
+	if (!d) {
+		if (errno == ENOENT)
+			return all;
+		err_sys(e, "open %s", folder);
+		json_decref(all);
+		return NULL;
+	}
+	while ((entry = readdir(d)) != NULL) {
+		char uuid[UUID_LEN + 1] = "";
+		if (strlen(entry->d_name) != UUID_LEN + strlen(ending) || strcmp(entry->d_name + UUID_LEN, ending) != 0)
+			continue;
+		memcpy(uuid, entry->d_name, UUID_LEN);
+		if (!epoch_uuid_ok(uuid))
+			continue;
+		MEM_AUTO char *path = mem_printf("%s/%s%s", folder, entry->d_name, below);
+		json_t *record = load(path);
+		if (record)
+			json_array_append_new(all, record);
+	}
+	closedir(d);
+	return all;
+}
+
+int epoch_save_protection(const char *state_dir, const json_t *record, struct err *e)
+{
+	const char *uuid = json_string_value(json_object_get(record, "uuid"));
+	MEM_AUTO char *folder = mem_printf("%s/protections", state_dir);
+	MEM_AUTO char *path = mem_printf("%s/%s.json", folder, uuid ? uuid : "");
+
+	return save(folder, path, record, e);
+}
+
+int epoch_remove_protection(const char *state_dir, const char *uuid, struct err *e)
+{
+	MEM_AUTO char *path = mem_printf("%s/protections/%s.json", state_dir, uuid);
+
+	return file_remove_durable(path, e);
+}
+
+json_t *epoch_load_protections(const char *state_dir, struct err *e)
+{
+	MEM_AUTO char *folder = mem_printf("%s/protections", state_dir);
+
+	return load_all(folder, ".json", "", e);
+}
+
+char *epoch_replica_dir(const char *state_dir, const char *uuid)
+{
+	return mem_printf("%s/replicas/%s", state_dir, uuid);
+}
+
+int epoch_save_replica(const char *state_dir, const json_t *record, struct err *e)
+{
+	const char *uuid = json_string_value(json_object_get(record, "uuid"));
+	MEM_AUTO char *folder = epoch_replica_dir(state_dir, uuid ? uuid : "");
+	MEM_AUTO char *path = mem_printf("%s/replica.json", folder);
+
+	return save(folder, path, record, e);
+}
+
+json_t *epoch_load_replicas(const char *state_dir, struct err *e)
+{
+	MEM_AUTO char *folder = mem_printf("%s/replicas", state_dir);
+
+	return load_all(folder, "", "/replica.json", e);
+}
+
+/* ---- the rule ---- */
+
+int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e)
+{
+	if (epoch < 1 || epoch > INT64_MAX)
+		return err_set(e, ERR_PROTOCOL, "an epoch is at least 1");
+	if (!record)
+		return 0;
+	const char *vm = json_string_value(json_object_get(record, "vm"));
+	const char *owner = json_string_value(json_object_get(record, "from"));
+	const char *state = json_string_value(json_object_get(record, "state"));
+	const uint64_t ours = (uint64_t)json_integer_value(json_object_get(record, "epoch"));
+	if (!vm || !owner || !state)
+		return err_set(e, ERR_CORRUPT, "the record of the replica is not complete");
+	if (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) {
+		err_set(e, ERR_REFUSED, "epoch %llu is over: VM %s was failed over to %s (epoch %llu)", (unsigned long long)epoch,
+			vm, host, (unsigned long long)ours);
+		return err_remedy(e, "it must not run at %s as well; 'vmferry failback %s' brings it home, 'vmferry unprotect %s' at %s gives up the old one",
+				  from, vm, vm, from);
+	}
+	if (epoch < ours) {
+		err_set(e, ERR_REFUSED, "epoch %llu of VM %s is over; it is in epoch %llu", (unsigned long long)epoch, vm,
+			(unsigned long long)ours);
+		return err_remedy(e, "look at both hosts with 'vmferry status %s' before anything else", vm);
+	}
+	if (strcmp(state, "released") != 0 && strcmp(owner, from) != 0) {
+		err_set(e, ERR_REFUSED, "the replica of VM %s at %s is kept for %s, not for %s", vm, host, owner, from);
+		return err_remedy(e, "if the VM has moved there: 'vmferry unprotect %s --forget' at %s first", vm, owner);
+	}
+	return 0;
+}
+
+enum epoch_verdict epoch_judge(uint64_t ours, const char *host, const json_t *theirs, struct err *why)
+{
+	const char *state = json_string_value(json_object_get(theirs, "state"));
+	const uint64_t epoch = (uint64_t)json_integer_value(json_object_get(theirs, "epoch"));
+
+	if (!json_is_object(theirs) || !state)
+		return EPOCH_OURS;
+	const bool taken = strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0;
+	if (taken && epoch > ours) {
+		err_set(why, ERR_REFUSED, "%s has taken this VM over (epoch %llu, ours is %llu)", host, (unsigned long long)epoch,
+			(unsigned long long)ours);
+		err_remedy(why, "it runs at %s now; look at both before anything else, then 'vmferry failback' or 'vmferry unprotect'", host);
+		return EPOCH_LOST;
+	}
+	if (epoch > ours || taken) {
+		err_set(why, ERR_REFUSED, "%s says that its %s of this VM is of epoch %llu, ours is %llu", host, state,
+			(unsigned long long)epoch, (unsigned long long)ours);
+		err_remedy(why, "nobody raised the epoch here: look at both hosts with 'vmferry status'");
+		return EPOCH_REFUSED;
+	}
+	return EPOCH_OURS;
+}

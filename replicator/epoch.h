@@ -1,0 +1,47 @@
+/*
+ * epoch.h - who owns a VM, on disk, at both ends; and the rule by which a replica lets a source write.
+ *
+ *	STATE_DIR/protections/UUID.json      the source: {"uuid","vm","host","rpo_ms","mode","keep":{...},"quiesce","max_pause_ms",...,"epoch",
+ *	                                     "role":"source","state":"active|paused|fenced|handed-over","last_point":{"id","instant_ns"}}
+ *	STATE_DIR/replicas/UUID/replica.json the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
+ *	                                     "keep":{...}}; beside it the folder store/
+ *
+ * A record is durable before anything is done by it. The epoch starts at 1 and rises with every change of owner; it never falls.
+ */
+#ifndef VMFERRY_REPLICATOR_EPOCH_H
+#define VMFERRY_REPLICATOR_EPOCH_H
+
+#include "base/err.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* "6b0e4a2c-0000-4000-8000-000000000001", lower case: safe as a file name. */
+bool epoch_uuid_ok(const char *uuid);
+
+/* ---- source ---- */
+int epoch_save_protection(const char *state_dir, const json_t *record, struct err *e);
+int epoch_remove_protection(const char *state_dir, const char *uuid, struct err *e);
+/* All records, an array (new reference); files that do not parse are logged and skipped. */
+json_t *epoch_load_protections(const char *state_dir, struct err *e);
+
+/* ---- target ---- */
+/* The folder of a replica, to be freed. */
+char *epoch_replica_dir(const char *state_dir, const char *uuid);
+/* Makes the folder if need be. */
+int epoch_save_replica(const char *state_dir, const json_t *record, struct err *e);
+json_t *epoch_load_replicas(const char *state_dir, struct err *e);
+
+/* May `from` write to this replica with that epoch? record: NULL if there is none yet. ERR_REFUSED with the reason and what to do. */
+int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e);
+
+enum epoch_verdict {
+	EPOCH_OURS,    /* go on */
+	EPOCH_LOST,    /* the peer has taken the VM over: pause it, and never resume by ourselves */
+	EPOCH_REFUSED, /* the peer says what cannot be: do not replicate, leave the VM alone */
+};
+/* What a source does about what its peer says of the replica ({"epoch","state"}, or null: none there). `why` explains all but EPOCH_OURS. */
+enum epoch_verdict epoch_judge(uint64_t ours, const char *host, const json_t *theirs, struct err *why);
+
+#endif

@@ -1,0 +1,70 @@
+/*
+ * replica.h - the replicas that this host keeps for others: a store for each VM, the sessions that write to them, and what is asked about them.
+ *
+ * A session belongs to the control connection that began it and ends with it; there is one for a replica at a time. Whatever ends it, the last
+ * committed point stays what it was. JSON in and out is the wire format (PROTOCOL.md section "Replication").
+ */
+#ifndef VMFERRY_REPLICATOR_REPLICA_H
+#define VMFERRY_REPLICATOR_REPLICA_H
+
+#include "base/err.h"
+#include "base/pool.h"
+#include "snapshot/store.h"
+#include "transport/link.h"
+#include "transport/rpc.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct replicas_opts {
+	const char *host_name;
+	const char *state_dir;
+	uint64_t delta_cache; /* bytes of old page versions per session, at most */
+	uint64_t min_free;    /* bytes that must be free on the disk for a session to begin; 0: 64 MiB */
+	struct pool *pool;    /* decodes */
+	/* Steals data. */
+	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
+	void *ctx;
+};
+
+struct replicas;
+struct replicas *replicas_new(const struct replicas_opts *opts, struct err *e);
+/* Ends all sessions, closes all stores. NULL is fine. */
+void replicas_free(struct replicas *r);
+
+/* ---- what sources call ---- */
+int replicas_begin(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+int replicas_hashes(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+int replicas_commit(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+/* {session} -> {"error":{class,text,remedy}} if this side had one. */
+int replicas_end(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+/* {uuid} -> {"epoch","state","points","last"}; "state" is missing if there is no replica. */
+int replicas_status(struct replicas *r, const json_t *args, json_t **result, struct err *e);
+/* {uuid, epoch}: removes the replica and all its points. Only its source may, and only while it is not promoted. */
+int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+/* A data link of HELLO purpose "replica". Takes it; refuses by itself. */
+void replicas_attach(struct replicas *r, struct link *l);
+/* A control connection is gone. Does not wait. */
+void replicas_closed(struct replicas *r, const struct rpc *rpc);
+
+/* ---- what operators ask; {vm} is a name or UUID ---- */
+/* Appends status objects (of one VM, or all). */
+void replicas_list(struct replicas *r, const char *vm, json_t *out);
+bool replicas_has(struct replicas *r, const char *vm);
+int replicas_points(struct replicas *r, const json_t *args, json_t **result, struct err *e);
+/* progress(ctx, done, total): false stops. */
+int replicas_verify(struct replicas *r, const json_t *args, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
+		    json_t **result, struct err *e);
+
+/* ---- for failover ---- */
+/* The store of a replica, which stays open until replicas_put. *record: a copy of replica.json (new reference; may be NULL). */
+struct store *replicas_get(struct replicas *r, const char *vm, json_t **record, struct err *e);
+void replicas_put(struct replicas *r, struct store *s);
+/* From "replica" to "promoting", with the epoch raised, durably; its session ends. Then no source is let in until the state is set again.
+ * *epoch: the new one. */
+int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, struct err *e);
+/* "promoted", or "replica" if the promotion came to nothing (the epoch stays raised). Durable. */
+int replicas_set_state(struct replicas *r, const char *uuid, const char *state, struct err *e);
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * replica_internal.h - shared by replica.c (the table, records, stores, operators), replica_session.c (sessions) and replica_keep.c (retention).
+ *
+ * Lock: replicas.lock is held for looking and linking alone, never while a store works or a peer is waited for.
+ */
+#ifndef VMFERRY_REPLICATOR_REPLICA_INTERNAL_H
+#define VMFERRY_REPLICATOR_REPLICA_INTERNAL_H
+
+#include "replicator/block_hash.h"
+#include "replicator/receive.h"
+#include "replicator/replica.h"
+#include "replicator/retention.h"
+
+#include <pthread.h>
+
+#define REPLICA_MAX_LINKS 16u
+#define REPLICA_SESSION_LEN 33
+
+struct replica_links {
+	struct link *link[REPLICA_MAX_LINKS];
+	size_t want, have;
+};
+
+struct replica_session {
+	/* fixed */
+	struct replica *replica;
+	char id[REPLICA_SESSION_LEN];
+	const struct rpc *owner; /* compared, never followed */
+	char peer[256];
+	uint64_t epoch;
+	uint32_t slots;
+	struct block_hash hasher;
+	/* replicas.lock */
+	struct replica_links forward, backward;
+	struct receive *receive; /* once all links are there */
+	bool ending;
+	unsigned busy; /* calls under way; ending waits for them */
+	uint64_t wire_bytes, points;
+	int64_t begun_ns;
+};
+
+struct replica {
+	struct replica *next; /* replicas.lock */
+	struct replicas *all;
+	/* fixed */
+	char uuid[37];
+	/* replicas.lock */
+	json_t *record;                  /* as on disk; replaced, never changed */
+	struct store *store;             /* NULL: not open */
+	unsigned users;                  /* of the store */
+	bool reopen;                     /* it has failed: to be closed when nobody uses it */
+	bool moving;                     /* begin, release or a change of state is under way */
+	struct replica_session *session; /* or NULL */
+	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */
+	size_t points;
+	bool prune_due;
+	char trouble[400]; /* the last error of this side, or empty */
+};
+
+struct replicas {
+	struct replicas_opts opts;
+	char *host_name, *state_dir;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	struct replica *first;
+	unsigned winding_up; /* threads that end sessions */
+	bool stopping;
+	pthread_t keeper;
+	bool keeper_started;
+};
+
+/* ---- replica.c ---- */
+struct replica *replica_find_locked(struct replicas *r, const char *vm);
+/* The store, open, and counted; replica_put gives it back. Must not hold the lock. NULL with the error set; ERR_REFUSED if there is none and `create`
+ * is NULL (else the VM's description for a new one). */
+struct store *replica_open(struct replica *p, const json_t *create, struct err *e);
+void replica_close(struct replica *p);
+/* Changes keys of the record, durably, then here. changes: borrowed. */
+int replica_update(struct replica *p, const json_t *changes, struct err *e);
+/* Waits until nobody else moves this replica, and then is the one; false when stopping. */
+bool replica_move_locked(struct replica *p);
+void replica_moved(struct replica *p);
+void replica_note_last(struct replica *p, struct store *s);
+
+/* ---- replica_session.c ---- */
+/* Ends the replica's session, if any, and waits. */
+void replica_session_end(struct replica *p, const char *why);
+
+/* ---- replica_keep.c ---- */
+void *replica_keep_thread(void *replicas);
+struct retention replica_keep_of(const json_t *record);
+
+#endif

@@ -1,0 +1,396 @@
+/* Before-images of a range of transactions: FORMAT.md, "Undo files". Durable under their final name before a head is written. */
+#include "base/cursor.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/sys.h"
+#include "snapshot/store_impl.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#define HEAD 4096u /* the header is padded to a block */
+#define TRAILER 64u
+#define ITEM 32u /* of the index */
+#define ITEM_ZEROS 1u
+
+/* Writes one, front to back. */
+struct maker {
+	struct store_blob *blob;
+	char *tmp, *path;
+	uint64_t from, to, at;
+	struct buf pending; /* blocks not written yet */
+	struct store_extents x;
+	struct buf sums;
+};
+
+char *store_undo_path(const struct store *s, uint64_t from, uint64_t to)
+{
+	return mem_printf("%s/undo/%012" PRIu64 "-%012" PRIu64 ".undo", s->dir, from, to);
+}
+
+static int maker_flush(struct maker *m, struct err *e)
+{
+	if (store_blob_write(m->blob, m->at, m->pending.data, m->pending.len, e) < 0)
+		return -1;
+	m->at += m->pending.len;
+	buf_reset(&m->pending);
+	return 0;
+}
+
+static int maker_open(struct maker *m, const struct store *s, uint64_t from, uint64_t to, struct err *e)
+{
+	*m = (struct maker){ .from = from, .to = to, .at = HEAD };
+	m->path = store_undo_path(s, from, to);
+	m->tmp = mem_printf("%s.tmp", m->path);
+	m->blob = store_blob_open(m->tmp, O_RDWR | O_CREAT | O_TRUNC, e);
+	return m->blob ? 0 : -1;
+}
+
+/* n blocks, of which those with sum 0 are zeros and not written. */
+static int maker_add(struct maker *m, uint32_t volume, uint64_t block, size_t n, const uint8_t *data, const uint64_t *sums, struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct store_extent x = { .volume = volume, .block = block + i, .count = 1 };
+		if (sums[i]) {
+			x.blob = m->blob;
+			x.data_at = m->at + m->pending.len;
+			x.sums_at = m->sums.len;
+			buf_append(&m->pending, data + i * STORE_BLOCK, STORE_BLOCK);
+			buf_put_be64(&m->sums, sums[i]);
+		}
+		store_extents_add(&m->x, &x);
+	}
+	return m->pending.len >= (size_t)STORE_RUN * STORE_BLOCK ? maker_flush(m, e) : 0;
+}
+
+static void put_index(const struct maker *m, struct buf *out)
+{
+	for (size_t i = 0; i < m->x.n; i++) {
+		const struct store_extent *x = &m->x.v[i];
+		buf_put_be32(out, x->volume);
+		buf_put_be32(out, x->blob ? 0 : ITEM_ZEROS);
+		buf_put_be64(out, x->block);
+		buf_put_be64(out, x->count);
+		buf_put_be64(out, x->blob ? (x->data_at - HEAD) / STORE_BLOCK : 0);
+	}
+	buf_append(out, m->sums.data, m->sums.len);
+}
+
+static void put_header(struct buf *b, const struct store *s, uint64_t from, uint64_t to)
+{
+	buf_append(b, "VMFUNDO", 8);
+	buf_put_be32(b, STORE_FORMAT);
+	buf_put_be32(b, HEAD);
+	buf_put_be64(b, s->id);
+	buf_put_be64(b, from);
+	buf_put_be64(b, to);
+	buf_put_be64(b, XXH3_64bits_withSeed(b->data, b->len, s->salt));
+}
+
+static int maker_finish(struct maker *m, const struct store *s, uint64_t *bytes, struct err *e)
+{
+	BUF_AUTO struct buf head = BUF_INIT;
+	BUF_AUTO struct buf index = BUF_INIT;
+
+	put_header(&head, s, m->from, m->to);
+	if (maker_flush(m, e) < 0 || store_blob_write(m->blob, 0, head.data, head.len, e) < 0)
+		return -1;
+	put_index(m, &index);
+	const uint64_t index_sum = XXH3_64bits_withSeed(index.data ? index.data : (const uint8_t *)"", index.len, s->salt);
+	const size_t t = index.len;
+	buf_append(&index, "VMFUEND", 8);
+	buf_put_be64(&index, m->from);
+	buf_put_be64(&index, m->to);
+	buf_put_be64(&index, m->x.n);
+	buf_put_be64(&index, m->sums.len / 8);
+	buf_put_be64(&index, index_sum);
+	buf_put_be64(&index, 0);
+	buf_put_be64(&index, XXH3_64bits_withSeed(index.data + t, TRAILER - 8, s->salt));
+	if (store_blob_write(m->blob, m->at, index.data, index.len, e) < 0 || store_blob_sync(m->blob, false, e) < 0)
+		return -1;
+	if (sys.rename(m->tmp, m->path) < 0)
+		return err_sys(e, "rename %s", m->tmp);
+	*bytes = m->at + index.len;
+	return file_sync_folder_of(m->path, e);
+}
+
+/* Also after a failure: then nothing of it is left. */
+static void maker_close(struct maker *m, bool done)
+{
+	if (!done && m->blob)
+		sys.unlink(m->tmp);
+	store_blob_unref(m->blob);
+	buf_fini(&m->pending);
+	buf_fini(&m->sums);
+	store_extents_fini(&m->x);
+	free(m->tmp);
+	free(m->path);
+}
+
+static void list_add(struct store *s, struct store_undo u)
+{
+	s->undos = mem_realloc_array(s->undos, s->n_undos + 1, sizeof(s->undos[0]));
+	size_t i = s->n_undos++;
+	for (; i > 0 && s->undos[i - 1].from > u.from; i--)
+		s->undos[i] = s->undos[i - 1];
+	s->undos[i] = u;
+}
+
+/* The before-images of one extent, as far as the volume was there before. */
+static int add_before(struct maker *m, struct store_head *h, const struct store_extent *x, uint64_t blocks, uint8_t *data, struct err *e)
+{
+	uint64_t sums[STORE_RUN];
+	const uint64_t end = x->block + x->count < blocks ? x->block + x->count : blocks;
+
+	for (uint64_t at = x->block; at < end;) {
+		const size_t n = end - at < STORE_RUN ? (size_t)(end - at) : STORE_RUN;
+		if (store_head_read(h, at, n, data, sums, e) < 0 || maker_add(m, x->volume, at, n, data, sums, e) < 0)
+			return -1;
+		at += n;
+	}
+	/* A volume that was smaller: those who look at it then do not ask for more. */
+	return 0;
+}
+
+int store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before, struct err *e)
+{
+	struct maker m;
+	uint64_t bytes = 0;
+	MEM_AUTO uint8_t *data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
+	int rc = maker_open(&m, s, p->seq, p->seq, e);
+
+	for (size_t i = 0; rc == 0 && i < p->layer->x.n; i++) {
+		const struct store_extent *x = &p->layer->x.v[i];
+		const struct store_volset_item *was = store_volset_by_id(before, x->volume);
+		if (!was)
+			continue;
+		pthread_mutex_lock(&s->lock);
+		struct store_head *h = store_heads_find(s, x->volume);
+		pthread_mutex_unlock(&s->lock);
+		assert(h);
+		rc = add_before(&m, h, x, store_blocks_of(was->v.size_bytes), data, e);
+	}
+	if (rc == 0)
+		rc = maker_finish(&m, s, &bytes, e);
+	maker_close(&m, rc == 0);
+	if (rc < 0)
+		return -1;
+	THREAD_LOCKED(&s->lock);
+	list_add(s, (struct store_undo){ .from = p->seq, .to = p->seq, .bytes = bytes });
+	return 0;
+}
+
+bool store_undo_covers(const struct store *s, uint64_t seq)
+{
+	for (size_t i = 0; i < s->n_undos; i++)
+		if (s->undos[i].from <= seq && seq <= s->undos[i].to)
+			return true;
+	return false;
+}
+
+struct shape {
+	uint64_t extents, blocks, index_sum;
+};
+
+/* Header and trailer, each against its checksum and against each other. */
+static int read_shape(const struct store *s, const struct store_blob *b, uint64_t from, uint64_t to, struct shape *out, struct err *e)
+{
+	BUF_AUTO struct buf want = BUF_INIT;
+	uint8_t head[48], tail[TRAILER];
+	struct stat st;
+
+	put_header(&want, s, from, to);
+	if (fstat(b->fd, &st) < 0)
+		return err_sys(e, "%s: stat", b->path);
+	const uint64_t size = (uint64_t)st.st_size;
+	if (size < HEAD + TRAILER)
+		return err_set(e, ERR_CORRUPT, "%s: is too short", b->path);
+	if (store_blob_read(b, 0, head, sizeof(head), e) < 0 || store_blob_read(b, size - TRAILER, tail, TRAILER, e) < 0)
+		return -1;
+	assert(want.len == sizeof(head));
+	struct cursor c = cursor_over(tail, TRAILER);
+	const uint8_t *magic = cursor_bytes(&c, 8);
+	const uint64_t tail_from = cursor_be64(&c), tail_to = cursor_be64(&c);
+	out->extents = cursor_be64(&c);
+	out->blocks = cursor_be64(&c);
+	out->index_sum = cursor_be64(&c);
+	if (memcmp(head, want.data, sizeof(head)) != 0 || memcmp(magic, "VMFUEND", 8) != 0 || tail_from != from || tail_to != to ||
+	    store_sum_file(s->salt, tail, TRAILER - 8) != __builtin_bswap64(*(const uint64_t *)(const void *)(tail + TRAILER - 8)))
+		return err_set(e, ERR_CORRUPT, "%s: does not verify", b->path);
+	if (out->blocks > size / STORE_BLOCK || out->extents > size / ITEM ||
+	    HEAD + out->blocks * (STORE_BLOCK + 8) + out->extents * ITEM + TRAILER != size)
+		return err_set(e, ERR_CORRUPT, "%s: its length is not what it says", b->path);
+	return 0;
+}
+
+static int decode_index(struct store_layer *l, struct store_blob *b, const struct shape *sh, const uint8_t *index, struct err *e)
+{
+	struct cursor c = cursor_over(index, (size_t)sh->extents * ITEM);
+	const uint64_t sums_at = HEAD + sh->blocks * STORE_BLOCK + sh->extents * ITEM;
+	uint32_t volume = 0;
+	uint64_t end = 0;
+
+	for (uint64_t i = 0; i < sh->extents; i++) {
+		struct store_extent x = { .volume = cursor_be32(&c) };
+		const uint32_t flags = cursor_be32(&c);
+		x.block = cursor_be64(&c);
+		x.count = cursor_be64(&c);
+		const uint64_t first = cursor_be64(&c);
+		const uint64_t most = STORE_MAX_BYTES / STORE_BLOCK;
+		bool good = x.count > 0 && x.count <= most && x.block <= most - x.count &&
+			    (i == 0 || x.volume > volume || (x.volume == volume && x.block >= end));
+		if (flags == 0) {
+			good = good && first <= sh->blocks && x.count <= sh->blocks - first;
+			x.blob = b;
+			x.data_at = HEAD + first * STORE_BLOCK;
+			x.sums_at = sums_at + first * 8;
+		} else {
+			good = good && flags == ITEM_ZEROS;
+		}
+		if (!good)
+			return err_set(e, ERR_CORRUPT, "%s: entry %" PRIu64 " of its index makes no sense", b->path, i);
+		volume = x.volume;
+		end = x.block + x.count;
+		store_extents_add(&l->x, &x);
+	}
+	return 0;
+}
+
+struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to, struct err *e)
+{
+	MEM_AUTO char *path = store_undo_path(s, from, to);
+	MEM_AUTO uint8_t *index = NULL;
+	struct shape sh;
+	struct store_blob *b = store_blob_open(path, O_RDONLY, e);
+	struct store_layer *l = NULL;
+
+	if (!b)
+		return NULL;
+	if (read_shape(s, b, from, to, &sh, e) < 0)
+		goto out;
+	const size_t len = (size_t)(sh.extents * ITEM + sh.blocks * 8);
+	index = mem_try(len + 1, 1, "index of before-images", e);
+	if (!index || store_blob_read(b, HEAD + sh.blocks * STORE_BLOCK, index, len, e) < 0)
+		goto out;
+	if (store_sum_file(s->salt, index, len) != sh.index_sum) {
+		err_set(e, ERR_CORRUPT, "%s: its index does not verify", path);
+		goto out;
+	}
+	l = store_layer_new(to);
+	store_layer_hold(l, b);
+	if (decode_index(l, b, &sh, index, e) < 0) {
+		store_layer_unref(l);
+		l = NULL;
+	}
+out:
+	store_blob_unref(b);
+	return l;
+}
+
+int store_undo_merge(struct store *s, struct store_undo a, struct store_undo b, uint64_t *bytes, struct err *e)
+{
+	struct store_layer *old = store_undo_load(s, a.from, a.to, e);
+	struct store_layer *young = old ? store_undo_load(s, b.from, b.to, e) : NULL;
+	struct store_extents both = { 0 };
+	MEM_AUTO uint8_t *data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
+	uint64_t sums[STORE_RUN];
+	struct maker m = { 0 };
+	int rc = young ? maker_open(&m, s, a.from, b.to, e) : -1;
+
+	/* Who looks from before a.from wants what was first: the older before-image wins. */
+	if (rc == 0)
+		store_extents_overlay(&old->x, &young->x, &both);
+	for (size_t i = 0; rc == 0 && i < both.n; i++) {
+		const struct store_extent *x = &both.v[i];
+		for (uint64_t skip = 0; rc == 0 && skip < x->count;) {
+			const size_t n = x->count - skip < STORE_RUN ? (size_t)(x->count - skip) : STORE_RUN;
+			rc = store_extent_read(x, skip, n, data, sums, e);
+			if (rc == 0)
+				rc = store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums, "before-images", e);
+			if (rc == 0)
+				rc = maker_add(&m, x->volume, x->block + skip, n, data, sums, e);
+			skip += n;
+		}
+	}
+	if (rc == 0)
+		rc = maker_finish(&m, s, bytes, e);
+	maker_close(&m, rc == 0);
+	store_extents_fini(&both);
+	store_layer_unref(old);
+	store_layer_unref(young);
+	return rc;
+}
+
+/* What is inside another one's range was merged into it, and not removed any more. */
+static void drop_merged(struct store *s)
+{
+	for (size_t i = 0; i < s->n_undos; i++) {
+		const struct store_undo u = s->undos[i];
+		bool inside = false;
+		for (size_t k = 0; k < s->n_undos; k++) {
+			const struct store_undo *w = &s->undos[k];
+			inside |= k != i && !w->bad && w->from <= u.from && u.to <= w->to;
+		}
+		if (!inside)
+			continue;
+		MEM_AUTO char *path = store_undo_path(s, u.from, u.to);
+		sys.unlink(path);
+		memmove(&s->undos[i], &s->undos[i + 1], (s->n_undos - i - 1) * sizeof(s->undos[0]));
+		s->n_undos--;
+		i--;
+	}
+}
+
+static int scan_one(struct store *s, const char *folder, const char *name, struct err *e)
+{
+	struct store_undo u = { 0 };
+	struct shape sh;
+	struct stat st;
+	struct err why = ERR_INIT;
+	MEM_AUTO char *path = mem_printf("%s/%s", folder, name);
+	MEM_AUTO char *again = NULL;
+	const size_t len = strlen(name);
+
+	if (len > 4 && strcmp(name + len - 4, ".tmp") == 0) {
+		sys.unlink(path);
+		return 0;
+	}
+	if (sscanf(name, "%" SCNu64 "-%" SCNu64 ".undo", &u.from, &u.to) == 2 && u.from >= 1 && u.from <= u.to)
+		again = store_undo_path(s, u.from, u.to);
+	if (!again || strcmp(again, path) != 0)
+		return err_set(e, ERR_CORRUPT, "%s: is not a file of the store", path);
+	struct store_blob *b = store_blob_open(path, O_RDONLY, e);
+	if (!b)
+		return -1;
+	u.bytes = fstat(b->fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+	/* It was synced before it had this name: what does not verify has rotted, and costs the points that need it. */
+	u.bad = read_shape(s, b, u.from, u.to, &sh, &why) < 0;
+	store_blob_unref(b);
+	list_add(s, u);
+	return 0;
+}
+
+int store_undo_scan(struct store *s, struct err *e)
+{
+	MEM_AUTO char *folder = mem_printf("%s/undo", s->dir);
+	DIR *d = opendir(folder);
+	int rc = 0;
+
+	if (!d)
+		return err_sys(e, "open %s", folder);
+	for (const struct dirent *entry; rc == 0 && (entry = readdir(d)) != NULL;)
+		if (entry->d_name[0] != '.')
+			rc = scan_one(s, folder, entry->d_name, e);
+	closedir(d);
+	if (rc == 0)
+		drop_merged(s);
+	return rc;
+}
