@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "replicator/failover_disks.h"
-#include "replicator/failover_record.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -25,7 +24,7 @@ struct failover {
 	const struct failover_opts *o;
 	struct store *store;
 	int64_t start_ns, phase_ns; /* monotonic */
-	json_t *record;             /* replica.json */
+	json_t *record;             /* as it was at first */
 	const char *uuid, *vm, *from;
 	uint64_t epoch; /* the raised one */
 	struct store_view *view;
@@ -110,8 +109,8 @@ static int check_record(struct failover *f, struct err *e)
 	f->uuid = json_string_value(json_object_get(f->record, "uuid"));
 	f->vm = json_string_value(json_object_get(f->record, "vm"));
 	f->from = json_string_value(json_object_get(f->record, "from"));
-	if (!f->vm || epoch < 0)
-		return err_set(e, ERR_CORRUPT, "%s/replica.json: no name or an impossible epoch", f->o->replica_dir);
+	if (!f->vm || !f->uuid || !state || epoch < 0)
+		return err_set(e, ERR_CORRUPT, "replica.json: no name, UUID or state, or an impossible epoch");
 	f->epoch = (uint64_t)epoch + 1;
 	if (strcmp(state, "replica") == 0)
 		return 0;
@@ -125,7 +124,7 @@ static int look(struct failover *f, struct err *e)
 	const struct promote_ops *ops = f->o->ops;
 	enum promote_where where;
 
-	f->record = failover_record_load(f->o->replica_dir, e);
+	f->record = f->o->records->load(f->o->records->ctx, e);
 	if (!f->record || check_record(f, e) < 0 || ops->where(f->o->ops_ctx, f->uuid, &where, e) < 0)
 		return -1;
 	if (where != PROMOTE_ABSENT) {
@@ -141,31 +140,23 @@ static int look(struct failover *f, struct err *e)
 
 /* ---- epoch ---- */
 
-static json_t *promotion_json(struct failover *f)
+/* Steals changes. */
+static int change(const struct failover_records *records, const char *expect, json_t *changes, struct err *e)
 {
-	json_t *disks = json_array();
-	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
-
-	for (size_t i = 0; i < f->disks.n; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:s*}", "target", f->disks.disk[i].target, "path",
-						       f->disks.disk[i].path, "format", f->disks.disk[i].format, "base",
-						       f->disks.base[i]));
-	return json_pack("{s:I, s:s*, s:b, s:I, s:o, s:o}", "seq", (json_int_t)store_view_seq(f->view), "id", id, "paused", f->o->paused,
-			 "started_ns", (json_int_t)clock_wall_ns(), "disks", disks, "made", failover_disks_paths(&f->disks));
+	int rc = records->change(records->ctx, expect, changes, e);
+	json_decref(changes);
+	return rc;
 }
 
 static int raise_epoch(struct failover *f, struct err *e)
 {
-	json_object_set_new(f->record, "state", json_string("promoting"));
-	json_object_set_new(f->record, "epoch", json_integer((json_int_t)f->epoch));
-	json_object_set_new(f->record, "promotion", promotion_json(f));
 	f->raised = true; /* also when saving fails: it may be on disk all the same */
-	if (failover_record_save(f->o->replica_dir, f->record, e) < 0)
+	if (change(f->o->records, "replica", json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)f->epoch), e) < 0) {
+		/* Another failover of this VM was faster. */
+		f->raised = e->cls != ERR_REFUSED;
 		return -1;
-	log_info("failover_epoch", "vm=%s epoch=%llu point=%llu", f->vm, (unsigned long long)f->epoch,
-		 (unsigned long long)store_view_seq(f->view));
-	if (f->o->raised)
-		f->o->raised(f->o->ctx, f->epoch);
+	}
+	log_info("failover_epoch", "vm=%s epoch=%llu", f->vm, (unsigned long long)f->epoch);
 	return fault_point(FAULT_FAILOVER_EPOCH, e);
 }
 
@@ -262,14 +253,38 @@ static int start(struct failover *f, struct err *e)
 	return 0;
 }
 
+static json_t *disks_json(const struct failover *f)
+{
+	json_t *disks = json_array();
+
+	for (size_t i = 0; i < f->disks.n; i++)
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:s*}", "target", f->disks.disk[i].target, "path",
+						       f->disks.disk[i].path, "format", f->disks.disk[i].format, "base",
+						       f->disks.base[i]));
+	return disks;
+}
+
+/* What is about to be made, on disk before it is. */
+static json_t *promotion_json(const struct failover *f)
+{
+	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
+
+	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:o}}", "promotion", "seq", (json_int_t)store_view_seq(f->view), "id", id,
+			 "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made",
+			 failover_disks_paths(&f->disks));
+}
+
+static json_t *promoted_json(void)
+{
+	return json_pack("{s:s, s:I}", "state", "promoted", "promoted_ns", (json_int_t)clock_wall_ns());
+}
+
 /* It runs: from here on nothing is undone, and what cannot be written now is found by failover_recover. */
 static void record_done(struct failover *f)
 {
 	struct err e = ERR_INIT;
 
-	json_object_set_new(f->record, "state", json_string("promoted"));
-	json_object_set_new(f->record, "promoted_ns", json_integer((json_int_t)clock_wall_ns()));
-	if (fault_point(FAULT_FAILOVER_DONE, &e) < 0 || failover_record_save(f->o->replica_dir, f->record, &e) < 0)
+	if (fault_point(FAULT_FAILOVER_DONE, &e) < 0 || change(f->o->records, "promoting", promoted_json(), &e) < 0)
 		log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
 }
 
@@ -295,6 +310,9 @@ static int hand_over(struct failover *f, struct err *e)
 
 static int make_disks(struct failover *f, struct err *e)
 {
+	/* Points may have come until the epoch was raised; none does now. */
+	if (open_point(f, e) < 0 || change(f->o->records, "promoting", promotion_json(f), e) < 0)
+		return -1;
 	if (failover_disks_make(&f->disks, f->view, f->o->cancel, e) < 0 || write_files(f, e) < 0)
 		return -1;
 	return fault_point(FAULT_FAILOVER_DISKS, e);
@@ -314,16 +332,16 @@ static int run(struct failover *f, struct err *e)
 	return 0;
 }
 
-/* A replica again, with whatever epoch the record has. */
-static int undo(const char *replica_dir, json_t *record, struct err *e)
+/* A replica again, with the raised epoch. */
+static int undo(const struct failover_records *records, struct err *e)
 {
-	json_t *made = json_incref(json_object_get(json_object_get(record, "promotion"), "made"));
+	json_t *record = records->load(records->ctx, e);
 
-	failover_disks_remove(made);
-	json_decref(made);
-	json_object_set_new(record, "state", json_string("replica"));
-	json_object_del(record, "promotion");
-	return failover_record_save(replica_dir, record, e);
+	if (!record)
+		return -1;
+	failover_disks_remove(json_object_get(json_object_get(record, "promotion"), "made"));
+	json_decref(record);
+	return change(records, "promoting", json_pack("{s:s, s:n}", "state", "replica", "promotion"), e);
 }
 
 static void give_up(struct failover *f, struct err *e)
@@ -334,14 +352,13 @@ static void give_up(struct failover *f, struct err *e)
 		err_remedy(e, "whether it runs is found out by asking libvirt again: see 'virsh list' and 'vmferry status'");
 		return;
 	}
-	if (undo(f->o->replica_dir, f->record, &late) < 0)
+	if (undo(f->o->records, &late) < 0)
 		log_error("failover_undo", "vm=%s msg=%s", f->vm, LOG_Q(late.text));
 	err_remedy(e, "the replica is as it was, nothing runs here; 'vmferry failover %s' tries again", f->vm);
 }
 
 static json_t *report_of(struct failover *f)
 {
-	json_t *disks = json_deep_copy(json_object_get(json_object_get(f->record, "promotion"), "disks"));
 	json_t *point = json_deep_copy(store_view_meta(f->view));
 
 	if (!point)
@@ -349,7 +366,7 @@ static json_t *report_of(struct failover *f)
 	json_object_set_new(point, "seq", json_integer((json_int_t)store_view_seq(f->view)));
 	return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:o, s:O, s:O, s:f}", "vm", f->vm, "uuid", f->uuid, "point", point, "epoch",
 			 (json_int_t)f->epoch, "state", f->o->paused ? "paused" : "running", "started_from",
-			 f->memory ? "memory" : "disks", "disks", disks ? disks : json_array(), "findings", f->findings, "phases",
+			 f->memory ? "memory" : "disks", "disks", disks_json(f), "findings", f->findings, "phases",
 			 f->phases, "rto_ms", (double)(clock_mono_ns() - f->start_ns) / (double)NS_PER_MS);
 }
 
@@ -396,43 +413,40 @@ static int where_settled(const struct promote_ops *ops, void *ctx, const char *u
 	}
 }
 
-static int recover(const char *replica_dir, json_t *record, const struct promote_ops *ops, void *ctx, enum failover_found *found, struct err *e)
+static int recover(const struct failover_records *records, const char *uuid, const struct promote_ops *ops, void *ctx,
+		   enum failover_found *found, struct err *e)
 {
-	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 	enum promote_where where;
 
 	if (where_settled(ops, ctx, uuid, &where, e) < 0)
 		return -1;
 	if (where == PROMOTE_ABSENT) {
-		if (ops->clear(ctx, uuid, e) < 0 || undo(replica_dir, record, e) < 0)
+		if (ops->clear(ctx, uuid, e) < 0 || undo(records, e) < 0)
 			return -1;
 		*found = FAILOVER_UNDONE;
 		return 0;
 	}
-	if (ops->settle(ctx, uuid, e) < 0)
-		return -1;
-	json_object_set_new(record, "state", json_string("promoted"));
-	json_object_set_new(record, "promoted_ns", json_integer((json_int_t)clock_wall_ns()));
-	if (failover_record_save(replica_dir, record, e) < 0)
+	if (ops->settle(ctx, uuid, e) < 0 || change(records, "promoting", promoted_json(), e) < 0)
 		return -1;
 	*found = FAILOVER_PROMOTED;
 	return 0;
 }
 
-int failover_recover(const char *replica_dir, const struct promote_ops *ops, void *ctx, enum failover_found *found, struct err *e)
+int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ctx, enum failover_found *found,
+		     struct err *e)
 {
-	json_t *record = failover_record_load(replica_dir, e);
+	json_t *record = records->load(records->ctx, e);
+	const char *state = json_string_value(json_object_get(record, "state"));
+	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 	int rc = 0;
 
 	if (!record)
 		return -1;
-	if (strcmp(json_string_value(json_object_get(record, "state")), "promoting") == 0)
-		rc = recover(replica_dir, record, ops, ctx, found, e);
-	else
-		*found = FAILOVER_NOTHING;
+	*found = FAILOVER_NOTHING;
+	if (state && uuid && strcmp(state, "promoting") == 0)
+		rc = recover(records, uuid, ops, ctx, found, e);
 	if (rc == 0 && *found != FAILOVER_NOTHING)
-		log_info("failover_recovered", "uuid=%s outcome=%s", json_string_value(json_object_get(record, "uuid")),
-			 *found == FAILOVER_PROMOTED ? "promoted" : "undone");
+		log_info("failover_recovered", "uuid=%s outcome=%s", uuid, *found == FAILOVER_PROMOTED ? "promoted" : "undone");
 	json_decref(record);
 	return rc;
 }

@@ -21,6 +21,7 @@
 #define VMFERRY_REPLICATOR_FAILOVER_H
 
 #include "base/err.h"
+#include "replicator/failover_record.h"
 #include "replicator/promote.h"
 #include "snapshot/store.h"
 
@@ -29,17 +30,15 @@
 #include <stdint.h>
 
 struct failover_opts {
-	const char *replica_dir; /* with replica.json */
-	const char *host;        /* this host, for logs and the fencing command */
-	uint64_t seq;            /* point; 0: the latest */
+	const struct failover_records *records;
+	const char *host; /* this host, for logs and the fencing command */
+	uint64_t seq;     /* point; 0: the latest */
 	bool paused;
 	/* Program and arguments, NULL-terminated; NULL: none. VMFERRY_VM, _UUID, _FROM, _TO are in its environment. */
 	const char *const *fence;
 	int64_t fence_within_ns;
 	/* Planned: asks the source for its last checkpoint, which is committed when it returns 0, and to stay paused at `epoch`. NULL: unplanned. */
 	int (*hand_over)(void *ctx, uint64_t epoch, struct err *e);
-	/* The raised epoch is on disk: sessions of the source must end now. May be NULL. */
-	void (*raised)(void *ctx, uint64_t epoch);
 	/* {"phase", ...}; steals. May be NULL. */
 	void (*note)(void *ctx, json_t *note);
 	void *ctx;
@@ -58,6 +57,7 @@ enum failover_found {
 	FAILOVER_UNDONE,   /* it does not: a replica again */
 };
 /* At agent start, for every replica. Fails (libvirt cannot be asked, ...) with everything as it was: call again. */
-int failover_recover(const char *replica_dir, const struct promote_ops *ops, void *ops_ctx, enum failover_found *found, struct err *e);
+int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx, enum failover_found *found,
+		     struct err *e);
 
 #endif

@@ -111,9 +111,10 @@ static int fake_clear(void *ctx, const char *uuid, struct err *e)
 static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_map, fake_start, fake_where, fake_settle, fake_clear };
 
 static char replica_dir[128], heads[128];
+static struct failover_records records;
 static struct failover_opts plain(void)
 {
-	return (struct failover_opts){ .replica_dir = replica_dir, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000) };
+	return (struct failover_opts){ .records = &records, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000) };
 }
 
 static void make_heads(void)
@@ -139,6 +140,7 @@ static void setup(void)
 	snprintf(dir, sizeof(dir), "/var/tmp/vmferry-failover-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	snprintf(replica_dir, sizeof(replica_dir), "%s/replica", dir);
+	records = failover_record_files(replica_dir);
 	snprintf(heads, sizeof(heads), "%s/heads", dir);
 	MEM_AUTO char *images = in_dir("images");
 	mkdir(replica_dir, 0700);
@@ -167,7 +169,7 @@ static void teardown(void)
 static void assert_state(const char *state, json_int_t epoch)
 {
 	struct err e = ERR_INIT;
-	json_t *r = failover_record_load(replica_dir, &e);
+	json_t *r = records.load(records.ctx, &e);
 	ck_assert_msg(r != NULL, "%s", e.text);
 	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), state);
 	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), epoch);
@@ -231,7 +233,7 @@ START_TEST(latest_point)
 	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	enum failover_found found;
-	ck_assert_int_eq(failover_recover(replica_dir, &ops, NULL, &found, &e), 0);
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
 	ck_assert_int_eq(found, FAILOVER_NOTHING);
 }
 END_TEST
@@ -371,7 +373,7 @@ START_TEST(libvirt_does_not_come_back)
 	e = (struct err)ERR_INIT;
 	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
-	ck_assert_int_eq(failover_recover(replica_dir, &ops, NULL, &found, &e), 0);
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
 	ck_assert_int_eq(found, FAILOVER_PROMOTED);
 	ck_assert_uint_eq(settled, 1);
 	assert_state("promoted", 4);
@@ -405,7 +407,7 @@ START_TEST(crash)
 	assert_state("promoting", 4);
 	if (!points[_i].runs)
 		put_file("incoming", ""); /* its QEMU may still wait */
-	ck_assert_msg(failover_recover(replica_dir, &ops, NULL, &found, &e) == 0, "%s", e.text);
+	ck_assert_msg(failover_recover(&records, &ops, NULL, &found, &e) == 0, "%s", e.text);
 	ck_assert(there("runs") == points[_i].runs);
 	ck_assert(!there("incoming"));
 	if (points[_i].runs) {
@@ -434,7 +436,7 @@ START_TEST(fault)
 		enum failover_found found;
 		ck_assert_int_eq(failover_run(store, &o, NULL, &e), 0);
 		assert_state("promoting", 4);
-		ck_assert_int_eq(failover_recover(replica_dir, &ops, NULL, &found, &e), 0);
+		ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
 		assert_state("promoted", 4);
 		return;
 	}
