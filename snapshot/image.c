@@ -110,6 +110,18 @@ static int check_header(const uint8_t *p, size_t n, struct err *e)
 	return good ? 0 : err_set(e, ERR_CORRUPT, "the point's stream head is not one of QEMU's (%zu bytes)", n);
 }
 
+size_t image_device_length(const uint8_t *p, size_t n)
+{
+	for (size_t i = n; i-- > 6;) {
+		if (p[i] != '{' || p[i - 5] != SECTION_VMDESC || p[i - 6] != SECTION_EOF)
+			continue;
+		struct cursor c = cursor_over(p + i - 4, 4);
+		if (cursor_be32(&c) == n - i)
+			return i - 5;
+	}
+	return n;
+}
+
 /* Full sections, then the end. A stream that ends earlier would be waited for without end by QEMU. */
 static int check_device(const uint8_t *p, size_t n, struct err *e)
 {
@@ -227,6 +239,7 @@ int image_write_stream(struct store_view *view, image_write write, void *ctx, st
 
 	if (!header || !device)
 		return err_wrap(e, "this point has no device state");
+	device_len = image_device_length((const uint8_t *)device, device_len);
 	if (check_header((const uint8_t *)header, header_len, e) < 0 ||
 	    check_device((const uint8_t *)device, device_len, e) < 0)
 		return -1;

@@ -74,6 +74,8 @@ int store_txn_file(struct store_txn *t, const char *name, const void *data, size
 /* Durable when it returns 0. meta: JSON object kept with the point ("id", "instant_ns", "kind" ...; borrowed). *seq (may be NULL): the point's
  * number, rising. Frees the transaction in every case. */
 int store_commit(struct store_txn *t, const json_t *meta, uint64_t *seq, struct err *e);
+/* One that was begun as a point will be committed as a part: it grew too long, and goes on in the next. */
+void store_txn_make_part(struct store_txn *t);
 /* As if it had never been. NULL is fine. */
 void store_abort(struct store_txn *t);
 /* Waits until everything committed is applied to the heads. */

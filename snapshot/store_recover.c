@@ -181,11 +181,13 @@ static bool take_commit(struct reading *r, const struct scan *c)
 	const size_t len = cursor_left(&in);
 	const uint8_t *text = cursor_bytes(&in, len);
 
-	if (!cursor_ok(&in) || c->rec.a != p->kind || records != r->records || bytes != r->bytes || chain != r->chain || len > STORE_MAX_META)
+	/* One that was begun as a point may have become a part (store_txn_make_part): the end says what it is. */
+	if (!cursor_ok(&in) || c->rec.a > p->kind || records != r->records || bytes != r->bytes || chain != r->chain || len > STORE_MAX_META)
 		return false;
 	p->meta = json_loadb((const char *)text, len, JSON_REJECT_DUPLICATES, NULL);
 	if (!json_is_object(p->meta))
 		return false;
+	p->kind = (enum store_txn_kind)c->rec.a;
 	p->committed_ns = (int64_t)when;
 	p->bytes = bytes + STORE_REC_HEAD + c->rec.length;
 	p->end = (struct store_pos){ .segment = c->g->number, .offset = c->at + STORE_REC_HEAD + c->rec.length };

@@ -381,6 +381,11 @@ void store_publish(struct store *s, struct store_pending *p)
 	pthread_cond_broadcast(&s->changed);
 }
 
+void store_txn_make_part(struct store_txn *t)
+{
+	t->kind = STORE_TXN_PART;
+}
+
 int store_commit(struct store_txn *t, const json_t *meta, uint64_t *seq, struct err *e)
 {
 	struct store *s = t->s;

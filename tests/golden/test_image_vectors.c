@@ -118,6 +118,24 @@ START_TEST(our_parser_reads_it)
 }
 END_TEST
 
+/* As QEMU sends it, with a description behind: that is replaced by ours. */
+START_TEST(description)
+{
+	static const uint8_t described[] = STAND_IN_DEVICE "\6\0\0\0\x0d{\"a\":[{},{}]}";
+	struct store *s = stand_in_vm();
+	BUF_AUTO struct buf want = written(s);
+	ck_assert_uint_eq(image_device_length(described, sizeof(described) - 1), sizeof(STAND_IN_DEVICE) - 1);
+	ck_assert_uint_eq(image_device_length(described, sizeof(described) - 2), sizeof(described) - 2);
+	for (size_t n = 0; n < 7; n++)
+		ck_assert_uint_eq(image_device_length(described, n), n);
+	stand_in_file(s, "device", described, sizeof(described) - 1);
+	BUF_AUTO struct buf have = written(s);
+	ck_assert_uint_eq(have.len, want.len);
+	ck_assert_mem_eq(have.data, want.data, want.len);
+	stand_in_free(s);
+}
+END_TEST
+
 START_TEST(refusals)
 {
 	struct err e = ERR_INIT;
@@ -195,6 +213,7 @@ int main(void)
 	TCase *tc = tcase_create("image");
 	tcase_add_test(tc, every_byte);
 	tcase_add_test(tc, our_parser_reads_it);
+	tcase_add_test(tc, description);
 	tcase_add_test(tc, refusals);
 	tcase_add_test(tc, save_header);
 	suite_add_tcase(s, tc);
