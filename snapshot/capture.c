@@ -225,7 +225,7 @@ static int open_parts(struct capture *c, struct err *e)
 	struct guest_watch *watch = guest_watch_new(c->g, e);
 	if (!watch)
 		return -1;
-	struct disk_points *disks = disk_points_new(c->g, &c->info, c->folder, e);
+	struct disk_points *disks = disk_points_new(c->g, &c->info, c->folder);
 	pthread_mutex_lock(&c->lock);
 	c->watch = watch;
 	c->disks = disks;
@@ -233,7 +233,7 @@ static int open_parts(struct capture *c, struct err *e)
 	pthread_mutex_unlock(&c->lock);
 	if (aborted)
 		return err_set(e, ERR_CANCELLED, "the capture was ended");
-	return disks ? 0 : -1;
+	return 0;
 }
 
 static int start_memory(struct capture *c, const struct capture_sink *sink, struct err *e)

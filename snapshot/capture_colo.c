@@ -265,8 +265,8 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 	buf_reset(&c->device);
 	if (ram_reader_take(c->reader, (size_t)size, &c->device, e))
 		return -1;
-	if (c->device.data[size - 1] != 0)
-		return err_set(e, ERR_CORRUPT, "QEMU's stream: the device state has no end mark");
+	if (c->device.data[0] != 4 || c->device.data[size - 1] != 0)
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: the device state does not look like one");
 	if (say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
 		return -1;
 	out->pause_ns = clock_mono_ns() - stopped_ns;

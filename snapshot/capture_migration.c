@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FD_NAME "vmferry-stream"
@@ -135,25 +136,40 @@ int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, si
 	}
 }
 
+/* The stream is closed. A heartbeat that is lost is the only thing that frees a VM which stands still in the middle of a checkpoint, and what ends COLO
+ * while it runs; a migration that is not in COLO fails by itself. */
+static void leave_migration(struct capture *c)
+{
+	const struct timespec nap = { .tv_nsec = 5 * NS_PER_MS };
+	int64_t deadline = clock_mono_ns() + END_NS;
+	char status[32] = "none";
+	bool told = false;
+	do {
+		struct err ignored = ERR_INIT;
+		if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0) {
+			if (over(status))
+				return;
+			if (!told && !strcmp(status, "colo")) {
+				guest_watch_try(c->g, "x-colo-lost-heartbeat", NULL);
+				told = true;
+				continue;
+			}
+		}
+		(void)nanosleep(&nap, NULL);
+	} while (clock_mono_ns() < deadline);
+}
+
 void capture_migration_end(struct capture *c)
 {
-	struct err ignored = ERR_INIT;
-	char status[32] = "none";
 	pthread_mutex_lock(&c->lock);
 	if (c->sock >= 0) {
 		(void)shutdown(c->sock, SHUT_RDWR);
 		fd_close(&c->sock);
 	}
 	pthread_mutex_unlock(&c->lock);
-	if (c->migrating) {
-		/* Only this frees a VM that stands still in the middle of a checkpoint; while it runs it ends COLO. */
-		if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 && !strcmp(status, "colo"))
-			guest_watch_try(c->g, "x-colo-lost-heartbeat", NULL);
-		(void)capture_migration_wait(c, clock_mono_ns() + END_NS, status, sizeof(status), &ignored);
-		if (!strcmp(status, "colo"))
-			guest_watch_try(c->g, "x-colo-lost-heartbeat", NULL);
-		c->migrating = false;
-	}
+	if (c->migrating)
+		leave_migration(c);
+	c->migrating = false;
 	if (c->old_caps)
 		guest_watch_try(c->g, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", c->old_caps));
 	if (c->old_params)

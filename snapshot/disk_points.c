@@ -46,6 +46,7 @@ struct disk_points {
 	int reading;  /* lock; -1, or the socket that a read blocks on */
 };
 
+/* A socket for one point: QEMU unlinks it when its server stops. */
 static int open_listener(struct disk_points *d, struct err *e)
 {
 	static unsigned count;
@@ -54,7 +55,7 @@ static int open_listener(struct disk_points *d, struct err *e)
 	return d->listener < 0 ? -1 : 0;
 }
 
-struct disk_points *disk_points_new(struct guest *g, const struct guest_info *i, const char *folder, struct err *e)
+struct disk_points *disk_points_new(struct guest *g, const struct guest_info *i, const char *folder)
 {
 	struct disk_points *d = mem_alloc(sizeof(*d));
 	d->g = g;
@@ -75,10 +76,6 @@ struct disk_points *disk_points_new(struct guest *g, const struct guest_info *i,
 		snprintf(disk->export, sizeof(disk->export), PREFIX "e%zu", d->n);
 		d->n++;
 	}
-	if (d->n > 0 && open_listener(d, e)) {
-		disk_points_free(d);
-		return NULL;
-	}
 	return d;
 }
 
@@ -96,10 +93,6 @@ void disk_points_free(struct disk_points *d)
 		if (d->live)
 			remove_bitmap(d->g, d->disks[k].node, LIVE);
 		free(d->disks[k].node);
-	}
-	if (d->listener >= 0) {
-		fd_close(&d->listener);
-		(void)unlink(d->socket);
 	}
 	pthread_mutex_destroy(&d->lock);
 	free(d->disks);
@@ -206,6 +199,8 @@ int disk_points_instant(struct disk_points *d, struct err *e)
 static int serve(struct disk_points *d, struct err *e)
 {
 	static const char *const name = "vmferry-nbd";
+	if (open_listener(d, e))
+		return -1;
 	if (d->g->ops->qmp(d->g->ctx, "getfd", json_pack("{s:s}", "fdname", name), d->listener, NULL, e))
 		return -1;
 	json_t *address = json_pack("{s:s,s:{s:s}}", "type", "fd", "data", "str", name);
@@ -320,6 +315,10 @@ void disk_points_release(struct disk_points *d)
 		guest_watch_try(g, "nbd-server-stop", NULL); /* with its exports */
 		until_gone(g, "query-block-exports", "id", NULL);
 		d->serving = false;
+	}
+	if (d->listener >= 0) {
+		fd_close(&d->listener);
+		(void)unlink(d->socket); /* QEMU has done it already, where it may */
 	}
 	for (size_t k = 0; k < d->n; k++)
 		if (d->disks[k].copying)

@@ -21,7 +21,7 @@ struct disk_points;
 
 /* Of the disks of i that are not read-only. `folder` takes the overlays' files (unlinked) and the socket of QEMU's NBD server. Without such disks
  * all calls do nothing. */
-struct disk_points *disk_points_new(struct guest *g, const struct guest_info *i, const char *folder, struct err *e);
+struct disk_points *disk_points_new(struct guest *g, const struct guest_info *i, const char *folder);
 /* Releases, removes the bitmaps. NULL is fine. */
 void disk_points_free(struct disk_points *d);
 size_t disk_points_count(const struct disk_points *d);

@@ -1,0 +1,423 @@
+#include "base/clock.h"
+#include "snapshot/capture.h"
+#include "snapshot_fake_guest.h"
+
+#include <check.h>
+#include <errno.h>
+#include <signal.h>
+
+/* What a capture tells. */
+struct told {
+	uint8_t ram[FAKE_PAGES][4096];
+	unsigned volumes, pages, zeros, files;
+	size_t device_len;
+	int arms;
+	bool armed;
+	int refuse_page; /* 0: none; else the n-th page is refused */
+};
+
+static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struct err *e)
+{
+	struct told *t = ctx;
+	(void)e;
+	ck_assert_uint_eq(n, 1);
+	ck_assert(v[0].ram);
+	ck_assert_str_eq(v[0].name, "pc.ram");
+	ck_assert_uint_eq(v[0].size_bytes, FAKE_PAGES * 4096);
+	t->volumes++;
+	return 0;
+}
+
+static int on_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *data, struct err *e)
+{
+	struct told *t = ctx;
+	ck_assert_uint_eq(volume, 0);
+	ck_assert_uint_lt(block, FAKE_PAGES);
+	ck_assert_uint_eq(data[0], block);
+	memcpy(t->ram[block], data, 4096);
+	t->pages++;
+	if (t->refuse_page && --t->refuse_page == 0)
+		return err_set(e, ERR_PEER, "the sink is full");
+	return 0;
+}
+
+static int on_zero(void *ctx, uint32_t volume, uint64_t block, uint64_t n, struct err *e)
+{
+	struct told *t = ctx;
+	(void)e;
+	ck_assert_uint_eq(volume, 0);
+	ck_assert_uint_le(block + n, FAKE_PAGES);
+	t->zeros += (unsigned)n;
+	return 0;
+}
+
+static int on_file(void *ctx, const char *name, const void *data, size_t len, struct err *e)
+{
+	struct told *t = ctx;
+	(void)e;
+	if (!strcmp(name, "device")) {
+		ck_assert_uint_eq(len, FAKE_DEVICE_LEN);
+		ck_assert_mem_eq(data, fake_device, len);
+	} else if (!strcmp(name, "header")) {
+		ck_assert_uint_eq(len, 15);
+		ck_assert_mem_eq(data, "QEVM\0\0\0\3\7\0\0\0\2pc", 15);
+	}
+	t->files++;
+	return 0;
+}
+
+static void on_arm(void *ctx, bool on)
+{
+	struct told *t = ctx;
+	ck_assert(t->armed != on);
+	t->armed = on;
+	t->arms += on;
+}
+
+static struct fake fake;
+static struct told told;
+static struct err e;
+static const struct capture_sink sink = { on_volumes, on_page, on_zero, on_file, &told };
+
+static struct capture *begin(enum capture_mode mode)
+{
+	const struct capture_opts o = { .mode = mode, .arm = on_arm, .ctx = &told, .folder = "/tmp" };
+	struct capture *c = capture_new(&fake.guest, &o, &e);
+	ck_assert_msg(c != NULL, "%s", e.text);
+	return c;
+}
+
+static void set_up(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	fake_init(&fake);
+	memset(&told, 0, sizeof(told));
+	err_clear(&e);
+}
+
+/* However it ended: the VM runs, nobody is on guard, nothing of us is left. */
+static void tear_down(struct capture *c)
+{
+	capture_free(c);
+	ck_assert(fake.running);
+	ck_assert(!fake.x_colo && !fake.background);
+	ck_assert(!told.armed);
+	ck_assert_uint_eq(fake.cancels, 0);
+	ck_assert(fake.fn == NULL);
+	fake_fini(&fake);
+}
+
+static void ok(int rc)
+{
+	ck_assert_msg(rc == 0, "%s", e.text);
+}
+
+START_TEST(colo_gives_what_was_written)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_AUTO);
+	struct capture_point p;
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_COLO);
+	ok(capture_start(c, &sink, &e));
+	ck_assert(fake.running);
+	ck_assert_uint_eq(told.pages, FAKE_PAGES / 2 + 1);
+	ck_assert_uint_eq(told.zeros, FAKE_PAGES / 2);
+	ck_assert_uint_eq(told.files, 0);
+	for (unsigned i = 1; i <= 3; i++) {
+		told.pages = told.zeros = told.files = 0;
+		fake.pages = i * 7;
+		ok(capture_take(c, &sink, &p, &e));
+		ck_assert_uint_eq(told.pages, i * 7);
+		ck_assert_uint_eq(told.files, 3);
+		ck_assert_uint_eq(told.ram[3][4095], i);
+		ck_assert_uint_eq(told.ram[30][4095], 0);
+		ck_assert(p.has_memory && p.pause_ns > 0 && p.instant_ns > 0 && p.instant_mono_ns <= clock_mono_ns());
+		ck_assert_uint_eq(p.dirty_bytes, i * 7 * 4096);
+	}
+	ck_assert_int_eq(told.arms, 4);
+	ok(capture_stop(c, &e));
+	ck_assert_uint_eq(fake.heartbeats, 1);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(empty_checkpoint)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	ok(capture_start(c, &sink, &e));
+	told.pages = 0;
+	fake.pages = 0;
+	ok(capture_take(c, &sink, &p, &e));
+	ck_assert_uint_eq(told.pages, 0);
+	ck_assert_uint_eq(p.dirty_bytes, 0);
+	tear_down(c);
+}
+END_TEST
+
+/* A stream that tears, or lies, in the first pass or in a checkpoint. */
+static void faulty(enum fake_where where, enum fake_what what)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p = { 0 };
+	bool first = where <= FAKE_IN_FIRST_DEVICE;
+	if (!first)
+		ok(capture_start(c, &sink, &e));
+	fake.where = where;
+	fake.what = what;
+	told.pages = told.files = 0;
+	int rc = first ? capture_start(c, &sink, &e) : capture_take(c, &sink, &p, &e);
+	ck_assert_int_eq(rc, -1);
+	ck_assert(err_is_set(&e));
+	ck_assert_int_eq(p.instant_ns, 0);
+	ck_assert_uint_eq(told.files, 0);
+	/* Nothing of a checkpoint that tore was told. */
+	if (!first)
+		ck_assert_uint_eq(told.pages, 0);
+	ck_assert(fake.running);
+	ck_assert(!told.armed);
+	err_clear(&e);
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	tear_down(c);
+}
+
+START_TEST(torn)
+{
+	faulty((enum fake_where)_i, FAKE_CLOSE);
+}
+END_TEST
+
+START_TEST(garbage)
+{
+	faulty((enum fake_where)_i, FAKE_GARBAGE);
+}
+END_TEST
+
+static void *abort_later(void *arg)
+{
+	usleep(200 * 1000);
+	capture_abort(arg);
+	return NULL;
+}
+
+START_TEST(abort_while_blocked)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	pthread_t t;
+	enum fake_where where = (enum fake_where)_i;
+	bool first = where <= FAKE_IN_FIRST_DEVICE;
+	if (!first)
+		ok(capture_start(c, &sink, &e));
+	fake.where = where;
+	fake.what = FAKE_HANG;
+	told.pages = 0;
+	ok(thread_start(&t, "abort", abort_later, c, &e));
+	int64_t start = clock_mono_ns();
+	ck_assert_int_eq(first ? capture_start(c, &sink, &e) : capture_take(c, &sink, &p, &e), -1);
+	ck_assert_int_lt(clock_mono_ns() - start, 5 * NS_PER_S);
+	ck_assert_int_eq(e.cls, ERR_CANCELLED);
+	if (!first)
+		ck_assert_uint_eq(told.pages, 0);
+	pthread_join(t, NULL);
+	ck_assert(fake.running);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(completes_without_colo)
+{
+	set_up();
+	struct capture_point p;
+	fake.complete_early = true;
+	struct capture *c = begin(CAPTURE_AUTO);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_COLO);
+	ok(capture_start(c, &sink, &e));
+	ck_assert(fake.running);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_BACKGROUND);
+	ck_assert(strstr(capture_reason(c), "in place of going into COLO") != NULL);
+	told.pages = told.zeros = 0;
+	ok(capture_take(c, &sink, &p, &e));
+	ck_assert_uint_eq(told.pages, FAKE_PAGES / 2);
+	tear_down(c);
+
+	set_up();
+	fake.complete_early = true;
+	c = begin(CAPTURE_COLO);
+	ck_assert_int_eq(capture_start(c, &sink, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert(fake.running);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(background_gives_what_changed)
+{
+	set_up();
+	struct capture_point p;
+	fake.major = _i ? 10 : 7;
+	struct capture *c = begin(CAPTURE_BACKGROUND);
+	ok(capture_start(c, &sink, &e));
+	ck_assert_uint_eq(told.pages, FAKE_PAGES / 2);
+	ck_assert_uint_eq(told.zeros, FAKE_PAGES / 2);
+	told.pages = told.zeros = 0;
+	ok(capture_take(c, &sink, &p, &e));
+	ck_assert_uint_eq(told.pages, FAKE_PAGES / 2);
+	ck_assert_uint_eq(told.zeros, 0);
+	ck_assert_uint_eq(told.files, 3);
+	ck_assert_uint_eq(told.ram[3][4095], 2);
+	fake.version--; /* the same contents again */
+	told.pages = 0;
+	ok(capture_take(c, &sink, &p, &e));
+	ck_assert_uint_eq(told.pages, 0);
+	ck_assert(fake.running);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(background_torn)
+{
+	set_up();
+	struct capture_point p;
+	struct capture *c = begin(CAPTURE_BACKGROUND);
+	ok(capture_start(c, &sink, &e));
+	fake.where = (enum fake_where)_i;
+	fake.what = FAKE_CLOSE;
+	told.pages = 0;
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_uint_eq(told.pages, 0);
+	tear_down(c);
+}
+END_TEST
+
+static void wait_for_checkpoints(unsigned n)
+{
+	int64_t deadline = clock_mono_ns() + 5 * NS_PER_S;
+	while (__atomic_load_n(&fake.checkpoints, __ATOMIC_SEQ_CST) < n && clock_mono_ns() < deadline)
+		usleep(1000);
+	ck_assert_uint_eq(fake.checkpoints, n);
+}
+
+START_TEST(user_pause_is_respected)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	ok(capture_start(c, &sink, &e));
+	ok(capture_take(c, &sink, &p, &e));
+	usleep(2100 * 1000); /* longer than an own pause may take to be over */
+	fake_run(&fake, false);
+	for (int i = 0; i < 2; i++) {
+		err_clear(&e);
+		ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+		ck_assert_int_eq(e.cls, ERR_REFUSED);
+		ck_assert_int_eq(e.errnum, EAGAIN);
+		ck_assert(!fake.running);
+		ck_assert_uint_eq(fake.checkpoints, 1);
+	}
+	fake_run(&fake, true);
+	err_clear(&e);
+	ok(capture_take(c, &sink, &p, &e));
+	wait_for_checkpoints(2);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(sink_refuses)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	ok(capture_start(c, &sink, &e));
+	told.refuse_page = 3;
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_PEER);
+	ck_assert_uint_eq(told.files, 0);
+	tear_down(c);
+
+	set_up();
+	c = begin(CAPTURE_COLO);
+	told.refuse_page = 3;
+	ck_assert_int_eq(capture_start(c, &sink, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_PEER);
+	tear_down(c);
+}
+END_TEST
+
+static void refused(enum capture_mode mode, const char *word)
+{
+	const struct capture_opts o = { .mode = mode };
+	err_clear(&e);
+	ck_assert(capture_new(&fake.guest, &o, &e) == NULL);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_msg(strstr(e.text, word) != NULL, "%s", e.text);
+}
+
+START_TEST(choice)
+{
+	set_up();
+	fake.kvm = false;
+	refused(CAPTURE_COLO, "emulated");
+	struct capture *c = begin(CAPTURE_AUTO);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_BACKGROUND);
+	ck_assert(strstr(capture_reason(c), "emulated") != NULL);
+	capture_free(c);
+	fake.kvm = true;
+	fake.major = 10;
+	fake.minor = 0;
+	fake.micro = 2;
+	refused(CAPTURE_COLO, "10.0.2");
+	fake.micro = 7;
+	c = begin(CAPTURE_COLO);
+	capture_free(c);
+	fake.minor = 1;
+	refused(CAPTURE_COLO, "10.1");
+	enum capture_mode m;
+	ck_assert_int_eq(capture_mode_from_name("background", &m), 0);
+	ck_assert_int_eq(m, CAPTURE_BACKGROUND);
+	ck_assert_int_eq(capture_mode_from_name("colour", &m), -1);
+	fake_fini(&fake);
+}
+END_TEST
+
+START_TEST(clean_up_frees_a_vm_that_stands_still)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	ok(capture_start(c, &sink, &e));
+	/* As if we were another process: the VM is in COLO. */
+	ok(capture_clean_up(&fake.guest, &e));
+	ck_assert(fake.running);
+	ck_assert(!fake.x_colo);
+	ck_assert_str_eq(fake.status, "completed");
+	tear_down(c);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("snapshot/capture");
+	TCase *tc = tcase_create("all");
+	tcase_set_timeout(tc, 30);
+	tcase_add_test(tc, colo_gives_what_was_written);
+	tcase_add_test(tc, empty_checkpoint);
+	tcase_add_loop_test(tc, torn, FAKE_IN_HEAD, FAKE_BEFORE_RESUME);
+	tcase_add_loop_test(tc, garbage, FAKE_IN_HEAD, FAKE_BEFORE_RESUME);
+	tcase_add_loop_test(tc, abort_while_blocked, FAKE_IN_HEAD, FAKE_BEFORE_RESUME);
+	tcase_add_test(tc, completes_without_colo);
+	tcase_add_loop_test(tc, background_gives_what_changed, 0, 2);
+	tcase_add_loop_test(tc, background_torn, FAKE_IN_HEAD, FAKE_BEFORE_REQUEST);
+	tcase_add_test(tc, user_pause_is_respected);
+	tcase_add_test(tc, sink_refuses);
+	tcase_add_test(tc, choice);
+	tcase_add_test(tc, clean_up_frees_a_vm_that_stands_still);
+	suite_add_tcase(suite, tc);
+	SRunner *runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	int failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? 1 : 0;
+}
