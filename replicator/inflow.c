@@ -50,6 +50,8 @@ struct inflow {
 	pthread_cond_t changed;
 	/* under lock */
 	bool over, said;
+	bool freeing;   /* nobody may touch tx and rx any more, but inflow_free */
+	unsigned ending; /* threads that do */
 	uint64_t next;    /* to be delivered */
 	size_t pending;   /* bytes in items */
 	unsigned decoding; /* in the pool's hands */
@@ -67,11 +69,17 @@ static void end(struct inflow *in, const struct err *why)
 		in->said |= say;
 		in->over = true;
 		pthread_cond_broadcast(&in->changed);
+		if (in->freeing)
+			return;
+		in->ending++;
 	}
 	if (say && in->opts.on_error)
 		in->opts.on_error(in->opts.ctx, why);
 	flow_tx_abort(in->tx);
 	flow_rx_abort(in->rx);
+	THREAD_LOCKED(&in->lock);
+	in->ending--;
+	pthread_cond_broadcast(&in->changed);
 }
 
 static void tx_failed(void *ctx, const struct err *e)
@@ -352,7 +360,8 @@ void inflow_free(struct inflow *in)
 	if (in->started)
 		pthread_join(in->thread, NULL);
 	pthread_mutex_lock(&in->lock);
-	while (in->decoding)
+	in->freeing = true;
+	while (in->decoding || in->ending)
 		pthread_cond_wait(&in->changed, &in->lock);
 	pthread_mutex_unlock(&in->lock);
 	flow_rx_free(in->rx);

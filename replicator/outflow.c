@@ -43,6 +43,8 @@ struct outflow {
 	pthread_cond_t room;
 	/* under lock */
 	unsigned encoding; /* batches in the pool */
+	bool freeing;      /* nobody may touch tx and rx any more, but outflow_free */
+	unsigned ending;   /* threads that do */
 	bool failed;
 	struct err error; /* the first */
 
@@ -60,18 +62,28 @@ struct outflow {
 
 /* ---- errors ---- */
 
+/* The first error ends it all. From any thread. */
 static void fail(struct outflow *o, const struct err *e)
 {
+	bool say;
 	{
 		THREAD_LOCKED(&o->lock);
-		if (o->failed)
-			return;
+		say = !o->failed;
+		if (say)
+			o->error = *e;
 		o->failed = true;
-		o->error = *e;
+		atomic_store(&o->over, true);
+		if (o->freeing)
+			return;
+		o->ending++;
 	}
-	atomic_store(&o->over, true);
-	if (o->opts.on_error)
+	if (say && o->opts.on_error)
 		o->opts.on_error(o->opts.ctx, e);
+	flow_tx_abort(o->tx);
+	flow_rx_abort(o->rx);
+	THREAD_LOCKED(&o->lock);
+	o->ending--;
+	pthread_cond_broadcast(&o->room);
 }
 
 bool outflow_broken(struct outflow *o, struct err *e)
@@ -94,10 +106,7 @@ static int why(struct outflow *o, struct err *e)
 
 static void tx_failed(void *ctx, const struct err *e)
 {
-	struct outflow *o = ctx;
-
-	fail(o, e);
-	flow_rx_abort(o->rx);
+	fail(ctx, e);
 }
 
 /* ---- what comes back ---- */
@@ -124,13 +133,11 @@ static int on_stream(void *ctx, const struct flow_stream_msg *m, struct err *e)
 
 static void on_end(void *ctx, const struct err *e)
 {
-	struct outflow *o = ctx;
 	struct err gone = *e;
 
 	if (!err_is_set(&gone))
 		err_set(&gone, ERR_PEER, "the peer has ended the session");
-	fail(o, &gone);
-	flow_tx_abort(o->tx);
+	fail(ctx, &gone);
 }
 
 static void recycle(void *ctx, struct buf *payload)
@@ -215,7 +222,8 @@ void outflow_free(struct outflow *o)
 		return;
 	outflow_abort(o);
 	pthread_mutex_lock(&o->lock);
-	while (o->encoding)
+	o->freeing = true;
+	while (o->encoding || o->ending)
 		pthread_cond_wait(&o->room, &o->lock);
 	pthread_mutex_unlock(&o->lock);
 	flow_tx_free(o->tx);
@@ -313,7 +321,6 @@ static void encode_and_send(const struct job *job)
 		/* dropped */
 	} else if (fault_point(FAULT_REPLICA_SHIP, &e) < 0) {
 		fail(o, &e);
-		flow_tx_abort(o->tx);
 	} else {
 		struct buf out = encode(o, job->batch);
 		/* Fails only when the session is over, which whoever ended it has said. */

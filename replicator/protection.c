@@ -1,0 +1,343 @@
+#include "replicator/protection_internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/thread.h"
+#include "replicator/epoch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "";
+}
+
+static int64_t int_of(const json_t *o, const char *key, int64_t otherwise)
+{
+	const json_t *v = json_object_get(o, key);
+
+	return json_is_integer(v) ? json_integer_value(v) : otherwise;
+}
+
+/* ---- life ---- */
+
+static void protection_free(struct protection *p)
+{
+	json_decref(p->record);
+	json_decref(p->keep);
+	pthread_cond_destroy(&p->changed);
+	pthread_mutex_destroy(&p->lock);
+	free(p->vm);
+	free(p->host);
+	free(p->mode);
+	free(p);
+}
+
+static void read_record(struct protection *p)
+{
+	const json_t *r = p->record;
+	const json_t *last = json_object_get(r, "last_point");
+
+	snprintf(p->uuid, sizeof(p->uuid), "%s", text_of(r, "uuid"));
+	p->vm = mem_strdup(text_of(r, "vm"));
+	p->host = mem_strdup(text_of(r, "host"));
+	p->mode = mem_strdup(text_of(r, "mode")[0] ? text_of(r, "mode") : "auto");
+	p->rpo_ns = int_of(r, "rpo_ms", 5000) * NS_PER_MS;
+	p->every_ns = int_of(json_object_get(r, "schedule"), "every_ms", 0) * NS_PER_MS;
+	p->max_pause_ns = int_of(r, "max_pause_ms", 0) * NS_PER_MS;
+	p->bandwidth = (uint64_t)int_of(r, "bandwidth", 0);
+	p->quiesce = json_is_true(json_object_get(r, "quiesce"));
+	p->keep = json_deep_copy(json_object_get(r, "keep"));
+	p->epoch = (uint64_t)int_of(r, "epoch", 1);
+	if (json_is_object(last)) {
+		p->have_point = true;
+		snprintf(p->point_id, sizeof(p->point_id), "%s", text_of(last, "id"));
+		p->point_instant_ns = int_of(last, "instant_ns", 0);
+	}
+}
+
+struct protection *protection_start(const struct protection_opts *opts, const json_t *record, struct err *e)
+{
+	struct protection *p = mem_alloc(sizeof(*p));
+
+	p->opts = *opts;
+	p->record = json_deep_copy(record);
+	p->idle = true;
+	pthread_mutex_init(&p->lock, NULL);
+	thread_cond_init(&p->changed);
+	read_record(p);
+	pace_init(&p->pace, p->rpo_ns, p->every_ns, p->max_pause_ns);
+	snprintf(p->state, sizeof(p->state), "waiting");
+	if (!epoch_uuid_ok(p->uuid) || !p->vm[0] || !p->host[0])
+		err_set(e, ERR_CONFIG, "the record of a protection is not complete");
+	else if (thread_start(&p->thread, "protection", protection_run_thread, p, e) == 0)
+		return p;
+	protection_free(p);
+	return NULL;
+}
+
+/* lock is held: everything that waits returns. */
+static void interrupt_locked(struct protection *p)
+{
+	p->interrupt = true;
+	if (p->capture)
+		p->opts.capture->abort(p->capture);
+	if (p->courier)
+		courier_abort(p->courier);
+	pthread_cond_broadcast(&p->changed);
+}
+
+void protection_stop(struct protection *p)
+{
+	if (!p)
+		return;
+	{
+		THREAD_LOCKED(&p->lock);
+		p->stopping = true;
+		interrupt_locked(p);
+	}
+	pthread_join(p->thread, NULL);
+	protection_free(p);
+}
+
+const char *protection_uuid(const struct protection *p)
+{
+	return p->uuid;
+}
+
+bool protection_is(const struct protection *p, const char *vm)
+{
+	return strcmp(p->uuid, vm) == 0 || strcmp(p->vm, vm) == 0;
+}
+
+bool protection_may_run_locked(const struct protection *p)
+{
+	return !p->stopping && p->holds == 0 && strcmp(text_of(p->record, "state"), "active") == 0;
+}
+
+/* ---- record ---- */
+
+json_t *protection_record(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	return json_deep_copy(p->record);
+}
+
+int protection_update(struct protection *p, const json_t *changes, struct err *e)
+{
+	json_t *record, *copy = json_deep_copy(changes);
+
+	{
+		THREAD_LOCKED(&p->lock);
+		record = json_deep_copy(p->record);
+	}
+	json_object_update(record, copy);
+	json_decref(copy);
+	if (epoch_save_protection(p->opts.state_dir, record, e) < 0) {
+		json_decref(record);
+		return -1;
+	}
+	THREAD_LOCKED(&p->lock);
+	json_decref(p->record);
+	p->record = record;
+	p->epoch = (uint64_t)int_of(record, "epoch", 1);
+	pthread_cond_broadcast(&p->changed);
+	return 0;
+}
+
+static int set_wanted(struct protection *p, const char *state, struct err *e)
+{
+	json_t *changes = json_pack("{s:s}", "state", state);
+	const int rc = protection_update(p, changes, e);
+
+	json_decref(changes);
+	return rc;
+}
+
+/* ---- what operators do ---- */
+
+int protection_pause(struct protection *p, struct err *e)
+{
+	{
+		THREAD_LOCKED(&p->lock);
+		const char *state = text_of(p->record, "state");
+		if (strcmp(state, "active") != 0 && strcmp(state, "paused") != 0)
+			return err_set(e, ERR_REFUSED, "the protection of %s is %s", p->vm, state);
+	}
+	if (set_wanted(p, "paused", e) < 0)
+		return -1;
+	THREAD_LOCKED(&p->lock);
+	interrupt_locked(p);
+	return 0;
+}
+
+int protection_resume(struct protection *p, struct err *e)
+{
+	{
+		THREAD_LOCKED(&p->lock);
+		const char *state = text_of(p->record, "state");
+		if (strcmp(state, "active") != 0 && strcmp(state, "paused") != 0) {
+			err_set(e, ERR_REFUSED, "the protection of %s is %s: %s has taken the VM over", p->vm, state, p->host);
+			return err_remedy(e, "'vmferry failback %s' at %s brings it home; 'vmferry unprotect %s' here gives up this side's state",
+					  p->vm, p->host, p->vm);
+		}
+	}
+	return set_wanted(p, "active", e);
+}
+
+int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e)
+{
+	THREAD_LOCKED(&p->lock);
+	p->holds++;
+	snprintf(p->hold_why, sizeof(p->hold_why), "%s", why);
+	interrupt_locked(p);
+	while (!p->idle) {
+		if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0 && !p->idle) {
+			p->holds--;
+			return err_set(e, ERR_REFUSED, "the protection of %s does not let go of it in time", p->vm);
+		}
+	}
+	return 0;
+}
+
+void protection_release(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	p->holds--;
+	pthread_cond_broadcast(&p->changed);
+}
+
+int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e)
+{
+	{
+		THREAD_LOCKED(&p->lock);
+		if (!p->courier || !p->capture || p->last_wanted) {
+			err_set(e, ERR_REFUSED, "%s is not being replicated at the moment: %s", p->vm, p->reason);
+			return err_remedy(e, "wait until its status is 'protected', or fail over without its source (--force)");
+		}
+		p->last_wanted = true;
+		p->last_done = false;
+		err_clear(&p->last_error);
+		pthread_cond_broadcast(&p->changed);
+		while (!p->last_done && p->last_wanted)
+			if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0 && !p->last_done) {
+				p->last_wanted = false;
+				return err_set(e, ERR_REFUSED, "the last point of %s took too long", p->vm);
+			}
+		if (err_is_set(&p->last_error)) {
+			*e = p->last_error;
+			return -1;
+		}
+		*point = mem_strdup(p->last_id);
+	}
+	/* The guest is paused, and from here on it is not ours to let go. */
+	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
+	const int rc = protection_update(p, changes, e);
+	json_decref(changes);
+	THREAD_LOCKED(&p->lock);
+	p->last_wanted = false;
+	if (rc < 0)
+		err_set(&p->last_error, ERR_SYS, "not handed over");
+	interrupt_locked(p);
+	return rc;
+}
+
+/* ---- state ---- */
+
+void protection_event(struct protection *p, const char *type, const char *reason)
+{
+	if (p->opts.event)
+		p->opts.event(p->opts.ctx, type, p->uuid,
+			      json_pack("{s:s, s:s, s:s, s:s}", "vm", p->vm, "host", p->host, "from", p->opts.host_name, "reason", reason));
+}
+
+void protection_set_state(struct protection *p, const char *state, const char *reason)
+{
+	const char *type = NULL;
+	bool log = false;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		const bool other = strcmp(p->state, state) != 0;
+		log = other || strcmp(p->reason, reason) != 0;
+		if (other && strcmp(state, "degraded") == 0) {
+			type = "protection.degraded";
+			p->degraded_said = true;
+		} else if (other && strcmp(state, "protected") == 0) {
+			type = p->degraded_said ? "protection.recovered" : strcmp(p->state, "seeding") == 0 ? "protection.seeded" : NULL;
+			p->degraded_said = false;
+		} else if (other && strcmp(state, "fenced") == 0) {
+			type = "protection.fenced";
+		} else if (other && strcmp(state, "failed") == 0) {
+			type = "protection.failed";
+		}
+		snprintf(p->state, sizeof(p->state), "%s", state);
+		snprintf(p->reason, sizeof(p->reason), "%.899s", reason);
+	}
+	if (log)
+		log_info("protection", "vm=%s uuid=%s host=%s state=%s msg=%s", LOG_Q(p->vm), p->uuid, p->host, state, LOG_Q(reason));
+	if (type)
+		protection_event(p, type, reason);
+}
+
+void protection_note_point(struct protection *p, const char *id, int64_t instant_ns, int64_t mono_ns)
+{
+	THREAD_LOCKED(&p->lock);
+	p->have_point = true;
+	snprintf(p->point_id, sizeof(p->point_id), "%s", id);
+	p->point_instant_ns = instant_ns;
+	p->point_mono_ns = mono_ns;
+}
+
+/* Age of the latest committed point, or -1. lock is held. */
+static int64_t rpo_locked(const struct protection *p)
+{
+	if (!p->have_point)
+		return -1;
+	return p->point_mono_ns ? clock_mono_ns() - p->point_mono_ns : clock_wall_ns() - p->point_instant_ns;
+}
+
+static void add_traffic_locked(struct protection *p, json_t *o)
+{
+	struct outflow_stats os = { 0 };
+
+	if (p->courier)
+		ship_stats(courier_ship(p->courier), &os);
+	json_object_set_new(o, "throughput", json_integer((json_int_t)p->throughput));
+	json_object_set_new(o, "wire_rate", json_integer((json_int_t)os.rate));
+	json_object_set_new(o, "dirty_bytes", json_integer((json_int_t)p->dirty_bytes));
+	json_object_set_new(o, "sent_bytes", json_integer((json_int_t)p->sent_bytes));
+	json_object_set_new(o, "wire_bytes", json_integer((json_int_t)p->wire_bytes));
+	json_object_set_new(o, "ratio", json_real(p->wire_bytes ? (double)p->dirty_bytes / (double)p->wire_bytes : 0));
+	json_object_set_new(o, "lag_bytes", json_integer((json_int_t)p->lag_bytes));
+}
+
+json_t *protection_status(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	const int64_t rpo = rpo_locked(p);
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "vm", p->vm, "uuid", p->uuid,
+			      "host", p->host, "role", "source", "state", p->state, "reason", p->reason, "mode", p->mode, "capture",
+			      p->capture_name, "capture_reason", p->capture_reason, "rpo_target_ms", (json_int_t)(p->rpo_ns / NS_PER_MS),
+			      "pause_p50_ms", (json_int_t)((pace_pause_ns(&p->pace, 0.5) + NS_PER_MS / 2) / NS_PER_MS), "pause_p99_ms",
+			      (json_int_t)((pace_pause_ns(&p->pace, 0.99) + NS_PER_MS / 2) / NS_PER_MS), "interval_ms",
+			      (json_int_t)(pace_interval_ns(&p->pace) / NS_PER_MS), "points", (json_int_t)p->points, "epoch",
+			      (json_int_t)p->epoch);
+
+	json_object_set_new(o, "pause_p50_us", json_integer(pace_pause_ns(&p->pace, 0.5) / 1000));
+	json_object_set_new(o, "pause_p99_us", json_integer(pace_pause_ns(&p->pace, 0.99) / 1000));
+	json_object_set_new(o, "commit_ms", json_integer(pace_commit_ns(&p->pace) / NS_PER_MS));
+	json_object_set_new(o, "rpo_ms", rpo < 0 ? json_null() : json_integer(rpo / NS_PER_MS));
+	json_object_set_new(o, "worst_rpo_ms", json_integer(p->pace.worst_rpo_ns / NS_PER_MS));
+	json_object_set_new(o, "last_point",
+			    p->have_point ? json_pack("{s:s, s:I}", "id", p->point_id, "instant_ns", (json_int_t)p->point_instant_ns) :
+					    json_null());
+	add_traffic_locked(p, o);
+	return o;
+}

@@ -1,0 +1,85 @@
+/*
+ * protection.h - one VM that this host protects: a thread that takes a checkpoint when it is due, has it carried to the peer, and begins anew after
+ * whatever went wrong, saying what it waits for.
+ *
+ *	seeding      the first copy is on its way; no point at the peer yet
+ *	protected    points are committed in time
+ *	degraded     points are committed, but not in time; or the peer cannot be reached: `reason` says why
+ *	waiting      the VM is shut off, paused by its user, or away on a migration
+ *	paused       an operator's wish
+ *	fenced       the peer has taken the VM over: it is paused here, and stays so
+ *	failed       it cannot go on without a person
+ *
+ * Durable (epoch.h) before acted on: what shall be, and the epoch. Everything else is found out anew after a restart.
+ */
+#ifndef VMFERRY_REPLICATOR_PROTECTION_H
+#define VMFERRY_REPLICATOR_PROTECTION_H
+
+#include "base/err.h"
+#include "base/pool.h"
+#include "replicator/courier.h"
+#include "snapshot/capture.h"
+#include "snapshot/guest.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* capture.h as a table, so that tests can stand in. */
+struct capture_calls {
+	struct capture *(*make)(struct guest *g, const struct capture_opts *opts, struct err *e);
+	enum capture_mode (*chosen)(const struct capture *c);
+	const char *(*reason)(const struct capture *c);
+	int (*start)(struct capture *c, const struct capture_sink *sink, struct err *e);
+	int (*take)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+	int (*stop)(struct capture *c, struct err *e);
+	void (*abort)(struct capture *c);
+	void (*free)(struct capture *c);
+	int (*clean_up)(struct guest *g, struct err *e);
+};
+
+struct protection_opts {
+	const char *host_name, *state_dir; /* borrowed for as long as the protection lives, as all below */
+	struct courier_ways ways;
+	struct pool *pool;
+	uint64_t delta_cache;
+	uint64_t staging_bytes; /* 0: capture's default */
+	uint64_t part_bytes;    /* 0: ship's default */
+	unsigned channels;
+	const struct capture_calls *capture;
+	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
+	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
+	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);
+	/* Told around every window in which the guest stands still. May be NULL. */
+	void (*arm)(void *ctx, const char *uuid, bool on);
+	/* A capture begins (its guest may be paused by us), and is over. May be NULL. */
+	int (*watch)(void *ctx, const char *uuid, struct err *e);
+	void (*unwatch)(void *ctx, const char *uuid);
+	/* Steals data. */
+	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
+	void *ctx;
+};
+
+struct protection;
+/* record: as on disk (borrowed, copied). Starts its thread. */
+struct protection *protection_start(const struct protection_opts *opts, const json_t *record, struct err *e);
+/* Ends the thread and frees; the guest runs on, the record stays. NULL is fine. */
+void protection_stop(struct protection *p);
+
+const char *protection_uuid(const struct protection *p);
+bool protection_is(const struct protection *p, const char *vm); /* name or UUID */
+json_t *protection_record(struct protection *p);                /* new reference, a copy */
+json_t *protection_status(struct protection *p);                /* new reference */
+
+/* By an operator. Durable. Resuming one that is fenced is refused. */
+int protection_pause(struct protection *p, struct err *e);
+int protection_resume(struct protection *p, struct err *e);
+/* Something else needs the VM for itself (a migration): returns when nothing of ours is in it any more; -1 at the deadline, and then it is not held.
+ * Counted: every hold has its release. */
+int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e);
+void protection_release(struct protection *p);
+/* A planned failover: one last point with the guest paused, which stays paused, committed at the peer; then the record is "handed-over" with the
+ * epoch given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
+int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e);
+
+#endif

@@ -1,0 +1,610 @@
+/*
+ * The thread of a protection. A session: ask the peer for the epoch, begin, capture, a first pass of what differs, then a checkpoint whenever one is due.
+ * Whatever ends it, the next begins anew and finds out by hashes what the peer has.
+ */
+#include "replicator/protection_internal.h"
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/thread.h"
+#include "replicator/epoch.h"
+#include "replicator/records.h"
+#include "base/units.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define RETRY_NS NS_PER_S
+#define RETRY_MOST 15
+#define NOT_NOW_NS (200 * NS_PER_MS)
+#define SAVE_EVERY_NS (10 * NS_PER_S)
+#define THRIFT_LEVEL 1 /* zstd's; what travels is stored as well */
+
+struct session {
+	struct protection *p;
+	struct guest *guest;
+	struct courier *courier;
+	struct ship *ship;
+	struct capture *capture;
+	int64_t due_ns; /* monotonic */
+};
+
+/* ---- small things ---- */
+
+static void new_id(char out[80])
+{
+	char when[32];
+	uint16_t r = 0;
+	char *to = out;
+
+	(void)!getrandom(&r, sizeof(r), GRND_NONBLOCK);
+	clock_format_wall(clock_wall_ns(), when, sizeof(when));
+	/* 2026-11-26T00:15:02.123Z -> 20261126T001502.123Z */
+	for (const char *c = when; *c; c++)
+		if (*c != '-' && *c != ':')
+			*to++ = *c;
+	snprintf(to, 6, "-%04x", r);
+}
+
+static bool wanted(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	return protection_may_run_locked(p);
+}
+
+/* Until the deadline, or somebody wants something else. */
+static void wait_until(struct protection *p, int64_t deadline_ns)
+{
+	THREAD_LOCKED(&p->lock);
+	while (protection_may_run_locked(p) && !p->last_wanted)
+		if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0)
+			return;
+}
+
+static struct courier_opts courier_opts_of(struct protection *p)
+{
+	return (struct courier_opts){ .ways = p->opts.ways,
+				      .host = p->host,
+				      .uuid = p->uuid,
+				      .vm = p->vm,
+				      .mode = p->mode,
+				      .epoch = p->epoch,
+				      .keep = p->keep,
+				      .rpo_ms = p->rpo_ns / NS_PER_MS,
+				      .channels = p->opts.channels,
+				      .delta_cache = p->opts.delta_cache,
+				      .rate_limit = p->bandwidth,
+				      .level = OUTFLOW_LEVEL_AUTO,
+				      .part_bytes = p->opts.part_bytes,
+				      .pool = p->opts.pool,
+				      .cancel = &p->interrupt };
+}
+
+/* ---- who owns the VM ---- */
+
+/* The peer runs it: here it stands still from now on, whatever happens. */
+static void fence(struct protection *p, const struct err *why)
+{
+	struct err e = ERR_INIT;
+	json_t *changes = json_pack("{s:s}", "state", "fenced");
+
+	/* Durable first: an agent that dies now must not go on replicating when it is back. */
+	if (protection_update(p, changes, &e) < 0)
+		log_error("fence_not_saved", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
+	json_decref(changes);
+	err_clear(&e);
+	struct guest *g = NULL;
+	if (fault_point(FAULT_REPLICA_FENCE, &e) == 0)
+		g = p->opts.open_guest(p->opts.ctx, p->uuid, &e);
+	char text[900];
+	if (g && g->ops->pause(g->ctx, &e) == 0)
+		snprintf(text, sizeof(text), "%.700s; it is paused here", why->text);
+	else
+		snprintf(text, sizeof(text), "%.500s; it could not be paused here: %.200s", why->text, e.text);
+	guest_free(g);
+	protection_set_state(p, "fenced", text);
+}
+
+/* Fenced before the agent was restarted, or its VM was started again meanwhile: it must not run. */
+static void keep_fenced(struct protection *p)
+{
+	struct err e = ERR_INIT;
+	enum guest_run run;
+	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, &e);
+
+	if (g && g->ops->state(g->ctx, &run, &e) == 0 && run == GUEST_RUNNING && p->state[0] != 'f' && g->ops->pause(g->ctx, &e) == 0)
+		log_warn("fenced_again", "vm=%s uuid=%s", LOG_Q(p->vm), p->uuid);
+	guest_free(g);
+}
+
+/* 0: it is ours. */
+static int check_owner(struct protection *p, struct err *e)
+{
+	const struct courier_opts co = courier_opts_of(p);
+	json_t *theirs = NULL;
+	struct err why = ERR_INIT;
+
+	if (courier_ask(&co, &theirs, e) < 0)
+		return -1;
+	const enum epoch_verdict v = epoch_judge(p->epoch, p->host, theirs, &why);
+	json_decref(theirs);
+	if (v == EPOCH_OURS)
+		return 0;
+	if (v == EPOCH_LOST)
+		fence(p, &why);
+	*e = why;
+	return -1;
+}
+
+/* ---- capture ---- */
+
+static void arm(void *ctx, bool on)
+{
+	const struct protection *p = ctx;
+
+	if (p->opts.arm)
+		p->opts.arm(p->opts.ctx, p->uuid, on);
+}
+
+static int make_capture(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	const bool any = strcmp(p->mode, "auto") == 0;
+	struct capture_opts co = { .mode = strcmp(p->mode, "disk") == 0 ? CAPTURE_DISK : p->forced,
+				   .staging_bytes = p->opts.staging_bytes,
+				   .quiesce = p->quiesce,
+				   .arm = arm,
+				   .ctx = p };
+	struct capture *c = p->opts.capture->make(s->guest, &co, e);
+	char why[300] = "";
+
+	if (!c && any && e->cls == ERR_REFUSED) {
+		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
+		err_clear(e);
+		co.mode = CAPTURE_DISK;
+		c = p->opts.capture->make(s->guest, &co, e);
+	}
+	if (!c)
+		return -1;
+	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, e) < 0) {
+		p->opts.capture->free(c);
+		return -1;
+	}
+	s->capture = c;
+	THREAD_LOCKED(&p->lock);
+	p->capture = c;
+	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(c)));
+	if (p->forced == CAPTURE_BACKGROUND)
+		snprintf(why, sizeof(why), "COLO's pauses were over the budget");
+	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c), why[0] ? "; " : "", why);
+	return p->interrupt ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
+}
+
+static void drop_capture(struct session *s, bool good)
+{
+	struct protection *p = s->p;
+	struct capture *c = s->capture;
+	struct err e = ERR_INIT;
+
+	if (!c)
+		return;
+	{
+		THREAD_LOCKED(&p->lock);
+		p->capture = NULL;
+	}
+	s->capture = NULL;
+	if (good && p->opts.capture->stop(c, &e) < 0)
+		log_warn("capture_stop", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(e.text));
+	p->opts.capture->free(c);
+	if (p->opts.unwatch)
+		p->opts.unwatch(p->opts.ctx, p->uuid);
+}
+
+/* ---- one checkpoint ---- */
+
+struct made {
+	struct protection *p;
+	const char *id;
+	const struct capture_point *pt;
+	enum capture_mode chosen;
+};
+
+static json_t *meta_of(void *ctx, const struct ship_tally *t)
+{
+	const struct made *m = ctx;
+
+	return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "id", m->id, "instant_ns",
+			 (json_int_t)m->pt->instant_ns, "kind", m->pt->has_memory ? "memory" : "disk", "capture",
+			 capture_mode_name(m->chosen), "pause_ns", (json_int_t)m->pt->pause_ns, "dirty_bytes",
+			 (json_int_t)m->pt->dirty_bytes, "sent_bytes", (json_int_t)t->sent_bytes, "wire_bytes", (json_int_t)t->wire_bytes,
+			 "quiesced", (int)m->pt->quiesced, "epoch", (json_int_t)m->p->epoch, "from", m->p->opts.host_name);
+}
+
+static void save_last(struct protection *p, int64_t now)
+{
+	struct err e = ERR_INIT;
+	json_t *changes;
+
+	if (now - p->saved_ns < SAVE_EVERY_NS && p->saved_ns)
+		return;
+	p->saved_ns = now;
+	{
+		THREAD_LOCKED(&p->lock);
+		changes = json_pack("{s:{s:s, s:I}}", "last_point", "id", p->point_id, "instant_ns", (json_int_t)p->point_instant_ns);
+	}
+	if (protection_update(p, changes, &e) < 0)
+		log_warn("protection_record", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
+	json_decref(changes);
+}
+
+/* What the last point says about how we keep up. */
+static void judge_pace(struct session *s)
+{
+	struct protection *p = s->p;
+	char reason[300] = "", a[32], b[32], c[32];
+	const char *state = "protected";
+
+	{
+		THREAD_LOCKED(&p->lock);
+		const struct pace *pc = &p->pace;
+		if (pace_behind(pc)) {
+			state = "degraded";
+			snprintf(reason, sizeof(reason), "the target of %s is not held: points are up to %s old, their commits take %s",
+				 units_format_duration(p->rpo_ns, a, sizeof(a)), units_format_duration(pc->worst_rpo_ns, b, sizeof(b)),
+				 units_format_duration(pace_commit_ns(pc), c, sizeof(c)));
+		} else if (pc->stretch > 1) {
+			state = "degraded";
+			snprintf(reason, sizeof(reason), "pauses are over the budget of %s (p99 %s): the interval is stretched to %s",
+				 units_format_duration(p->max_pause_ns, a, sizeof(a)),
+				 units_format_duration(pace_pause_ns(pc, 0.99), b, sizeof(b)),
+				 units_format_duration(pace_interval_ns(pc), c, sizeof(c)));
+		}
+		ship_set_floor(s->ship, pace_behind(pc) ? CODEC_RAW : THRIFT_LEVEL);
+	}
+	protection_set_state(p, state, reason);
+}
+
+static void note_committed(struct session *s, const char *id, const struct capture_point *pt, const struct ship_tally *t)
+{
+	struct protection *p = s->p;
+	const int64_t now = clock_mono_ns();
+
+	{
+		THREAD_LOCKED(&p->lock);
+		const int64_t rpo = p->have_point && p->point_mono_ns ? now - p->point_mono_ns : 0;
+		pace_note(&p->pace, pt->pause_ns, now - pt->instant_mono_ns, rpo);
+		p->points++;
+		p->dirty_bytes += pt->dirty_bytes;
+		p->sent_bytes += t->sent_bytes;
+		p->wire_bytes += t->wire_bytes;
+		p->lag_bytes = 0;
+		const int64_t took = now - pt->instant_mono_ns;
+		p->throughput = took > 0 ? (double)t->sent_bytes * 1e9 / (double)took : 0;
+		s->due_ns = pt->instant_mono_ns + pace_interval_ns(&p->pace);
+	}
+	protection_note_point(p, id, pt->instant_ns, pt->instant_mono_ns);
+	p->failures = 0;
+	save_last(p, now);
+	judge_pace(s);
+}
+
+/* 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
+static int take(struct session *s, char id[80], struct err *e)
+{
+	struct protection *p = s->p;
+	struct capture_point pt = { 0 };
+	struct ship_tally t;
+	uint64_t seq;
+
+	new_id(id);
+	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = p->opts.capture->chosen(s->capture) };
+	if (fault_point(FAULT_REPLICA_TAKE, e) < 0 || ship_begin(s->ship, id, e) < 0)
+		return -1;
+	if (p->opts.capture->take(s->capture, ship_sink(s->ship), &pt, e) < 0) {
+		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
+		return ship_cancel(s->ship) && not_now ? 1 : -1;
+	}
+	{
+		THREAD_LOCKED(&p->lock);
+		p->lag_bytes = pt.dirty_bytes;
+	}
+	if (ship_finish(s->ship, meta_of, &m, &seq, &t, e) < 0 || fault_point(FAULT_REPLICA_COMMITTED_SOURCE, e) < 0)
+		return -1;
+	note_committed(s, id, &pt, &t);
+	return 0;
+}
+
+/* ---- hand-over ---- */
+
+static void last_point(struct session *s)
+{
+	struct protection *p = s->p;
+	struct err e = ERR_INIT;
+	char id[80] = "";
+	int rc = -1;
+
+	/* What is dirty travels first while it runs, so that it stands still for a moment only; then all that is left. COLO lets a guest run again after each
+	 * checkpoint, so the last one is of a guest that was paused before: its disks and memory no longer change. */
+	if (take(s, id, &e) == 0 && s->guest->ops->pause(s->guest->ctx, &e) == 0) {
+		rc = take(s, id, &e);
+		if (rc == 1)
+			rc = -1;
+		if (rc < 0) {
+			struct err ignored = ERR_INIT;
+			s->guest->ops->resume(s->guest->ctx, &ignored);
+		}
+	}
+	THREAD_LOCKED(&p->lock);
+	snprintf(p->last_id, sizeof(p->last_id), "%s", id);
+	if (rc < 0)
+		p->last_error = e;
+	if (rc < 0 && !err_is_set(&p->last_error))
+		err_set(&p->last_error, ERR_REFUSED, "%s cannot be captured now", p->vm);
+	p->last_done = true;
+	pthread_cond_broadcast(&p->changed);
+	/* Until the record says handed-over, or the hand-over was given up. */
+	while (rc == 0 && p->last_wanted && !p->stopping)
+		pthread_cond_wait(&p->changed, &p->lock);
+	if (rc < 0)
+		p->last_wanted = false;
+}
+
+static bool last_wanted(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	return p->last_wanted;
+}
+
+/* ---- a session ---- */
+
+/* The first pass: what differs travels while the guest runs. */
+static int first_pass(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80];
+	struct ship_tally t;
+
+	new_id(id);
+	if (ship_begin(s->ship, id, e) < 0 || p->opts.capture->start(s->capture, ship_sink(s->ship), e) < 0)
+		return -1;
+	if (ship_cancel(s->ship))
+		return 0;
+	if (ship_finish(s->ship, NULL, NULL, NULL, &t, e) < 0)
+		return -1;
+	THREAD_LOCKED(&p->lock);
+	p->wire_bytes += t.wire_bytes;
+	p->sent_bytes += t.sent_bytes;
+	return 0;
+}
+
+static int checkpoints(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80];
+
+	s->due_ns = clock_mono_ns();
+	while (wanted(p)) {
+		wait_until(p, s->due_ns);
+		if (!wanted(p))
+			break;
+		if (last_wanted(p)) {
+			last_point(s);
+			s->due_ns = clock_mono_ns();
+			continue;
+		}
+		const int rc = take(s, id, e);
+		if (rc < 0)
+			return -1;
+		if (rc == 1) {
+			protection_set_state(p, "waiting", e->text);
+			err_clear(e);
+			s->due_ns = clock_mono_ns() + NOT_NOW_NS;
+		}
+		bool change;
+		{
+			THREAD_LOCKED(&p->lock);
+			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && strcmp(p->mode, "auto") == 0;
+			if (change)
+				pace_init(&p->pace, p->rpo_ns, p->every_ns, p->max_pause_ns);
+		}
+		if (change && p->opts.capture->chosen(s->capture) == CAPTURE_COLO) {
+			p->forced = CAPTURE_BACKGROUND;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* One capture from its beginning to its end; 1: the same session can go on with another. */
+static int run_capture(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	struct err ship = ERR_INIT, tidy = ERR_INIT;
+
+	if (make_capture(s, e) < 0) {
+		drop_capture(s, false);
+		return -1;
+	}
+	bool have;
+	{
+		THREAD_LOCKED(&p->lock);
+		have = p->have_point;
+	}
+	if (!have)
+		protection_set_state(p, "seeding", "the first copy is on its way");
+	int rc = first_pass(s, e);
+	if (rc == 0)
+		rc = checkpoints(s, e);
+	drop_capture(s, rc >= 0);
+	if (rc < 0 && !ship_broken(s->ship, &ship) && !ship_cancel(s->ship) && wanted(p) &&
+	    ship_finish(s->ship, NULL, NULL, NULL, NULL, &tidy) < 0)
+		log_info("protection_part", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(tidy.text)); /* only lost progress */
+	return rc;
+}
+
+static int open_guest(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	enum guest_run run;
+
+	s->guest = p->opts.open_guest(p->opts.ctx, p->uuid, e);
+	if (!s->guest)
+		return -1;
+	if (!p->cleaned) {
+		if (p->opts.capture->clean_up(s->guest, e) < 0)
+			return err_wrap(e, "what an earlier capture left in %s", p->vm);
+		p->cleaned = true;
+	}
+	if (s->guest->ops->state(s->guest->ctx, &run, e) < 0)
+		return -1;
+	if (run == GUEST_GONE) {
+		err_set(e, ERR_REFUSED, "%s is shut off", p->vm);
+		e->errnum = ENOENT;
+		return -1;
+	}
+	return 0;
+}
+
+/* A point whose acknowledgement was lost on the way. */
+static void learn_last(struct protection *p, const json_t *last)
+{
+	const char *id = json_string_value(json_object_get(last, "id"));
+	const int64_t instant = json_integer_value(json_object_get(last, "instant_ns"));
+
+	if (!id)
+		return;
+	bool newer;
+	{
+		THREAD_LOCKED(&p->lock);
+		newer = !p->have_point || strcmp(p->point_id, id) != 0;
+	}
+	if (newer)
+		protection_note_point(p, id, instant, 0);
+}
+
+static int run_session(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+
+	if (check_owner(p, e) < 0)
+		return -1;
+	if (open_guest(s, e) < 0)
+		return -1;
+	const struct courier_opts co = courier_opts_of(p);
+	s->courier = courier_open(&co, e);
+	if (!s->courier)
+		return -1;
+	s->ship = courier_ship(s->courier);
+	ship_set_floor(s->ship, THRIFT_LEVEL);
+	learn_last(p, courier_last(s->courier));
+	{
+		THREAD_LOCKED(&p->lock);
+		p->courier = s->courier;
+		if (p->interrupt)
+			return err_set(e, ERR_CANCELLED, "interrupted");
+	}
+	int rc;
+	while ((rc = run_capture(s, e)) == 1)
+		;
+	return rc;
+}
+
+static void close_session(struct session *s, struct err *why)
+{
+	struct protection *p = s->p;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		p->courier = NULL;
+	}
+	courier_close(s->courier, why);
+	guest_free(s->guest);
+	THREAD_LOCKED(&p->lock);
+	p->idle = true;
+	if (p->last_wanted && !p->last_done) {
+		p->last_error = *why;
+		p->last_done = true;
+	}
+	pthread_cond_broadcast(&p->changed);
+}
+
+/* What people are told after a session that failed, and how long until the next. */
+static int64_t after_failure(struct protection *p, const struct err *e)
+{
+	const int64_t first = p->opts.retry_ns ? p->opts.retry_ns : RETRY_NS;
+	char text[900];
+	bool have;
+
+	snprintf(text, sizeof(text), "%.800s", e->text);
+	{
+		THREAD_LOCKED(&p->lock);
+		have = p->have_point;
+	}
+	if (e->errnum == ENOENT && e->cls == ERR_REFUSED) {
+		protection_set_state(p, "waiting", text);
+		p->failures = 0;
+		return first;
+	}
+	if (e->cls == ERR_REFUSED && p->failures >= 2 && !have)
+		protection_set_state(p, "failed", text);
+	else
+		protection_set_state(p, have ? "degraded" : "seeding", text);
+	const int64_t times = p->failures < 4 ? INT64_C(1) << p->failures : RETRY_MOST;
+	p->failures++;
+	return first * times;
+}
+
+/* Waits as long as nothing is to be done; false at the end. */
+static bool wait_for_work(struct protection *p)
+{
+	for (;;) {
+		char state[32], why[200] = "";
+		{
+			THREAD_LOCKED(&p->lock);
+			if (p->stopping)
+				return false;
+			if (protection_may_run_locked(p)) {
+				p->interrupt = false;
+				p->idle = false;
+				return true;
+			}
+			snprintf(state, sizeof(state), "%s", json_string_value(json_object_get(p->record, "state")));
+			if (p->holds)
+				snprintf(why, sizeof(why), "%s", p->hold_why);
+		}
+		if (why[0])
+			protection_set_state(p, "waiting", why);
+		else if (strcmp(state, "paused") == 0)
+			protection_set_state(p, "paused", "by an operator");
+		else if (strcmp(state, "fenced") == 0)
+			keep_fenced(p);
+		if (strcmp(state, "fenced") == 0 && strcmp(p->state, "fenced") != 0)
+			protection_set_state(p, "fenced", "the peer has taken this VM over; it is paused here");
+		if (strcmp(state, "handed-over") == 0)
+			protection_set_state(p, "fenced", "the VM was handed over to the peer and runs there");
+		THREAD_LOCKED(&p->lock);
+		if (!p->stopping && !protection_may_run_locked(p))
+			thread_cond_wait_until(&p->changed, &p->lock, INT64_MAX);
+	}
+}
+
+void *protection_run_thread(void *arg)
+{
+	struct protection *p = arg;
+
+	while (wait_for_work(p)) {
+		struct session s = { .p = p };
+		struct err e = ERR_INIT;
+		const int rc = run_session(&s, &e);
+		drop_capture(&s, false);
+		close_session(&s, &e);
+		if (rc < 0 && wanted(p))
+			wait_until(p, clock_mono_ns() + after_failure(p, &e));
+	}
+	return NULL;
+}

@@ -1,0 +1,387 @@
+/*
+ * replica_hosts.h - for tests of protections: a target host with its listener, replicas and calls; ways to it for a source; and a guest with a capture
+ * that are memory alone.
+ */
+#ifndef VMFERRY_TESTS_REPLICA_HOSTS_H
+#define VMFERRY_TESTS_REPLICA_HOSTS_H
+
+#include "replica_fixture.h"
+
+#include "replicator/courier.h"
+#include "replicator/protection.h"
+#include "replicator/replica.h"
+#include "transport/rpc.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+
+/* ---- the target ---- */
+#define MAX_CONNS 64
+struct target {
+	struct tls_ctx *ctx;
+	struct pool *pool;
+	struct replicas *replicas;
+	int lfd;
+	uint16_t port;
+	pthread_t thread;
+	atomic_bool stopping;
+	struct rpc *rpc[MAX_CONNS];
+	unsigned n_rpc;
+	uint64_t min_free;
+};
+
+static struct target target;
+
+#define TARGET_CALL(name, with_rpc)                                                                                          \
+	UNUSED static int target_##name(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e) \
+	{                                                                                                                    \
+		(void)ctx, (void)call;                                                                                       \
+		return with_rpc;                                                                                             \
+	}
+TARGET_CALL(begin, replicas_begin(target.replicas, rpc_connection(call), args, result, e))
+TARGET_CALL(hashes, replicas_hashes(target.replicas, rpc_connection(call), args, result, e))
+TARGET_CALL(commit, replicas_commit(target.replicas, rpc_connection(call), args, result, e))
+TARGET_CALL(end, replicas_end(target.replicas, rpc_connection(call), args, result, e))
+TARGET_CALL(status, replicas_status(target.replicas, args, result, e))
+TARGET_CALL(release, replicas_release(target.replicas, rpc_connection(call), args, result, e))
+
+static const struct rpc_method target_methods[] = {
+	{ "replica.begin", target_begin, 0 },	{ "replica.hashes", target_hashes, 0 },	  { "replica.commit", target_commit, 0 },
+	{ "replica.end", target_end, 0 },	{ "replica.status", target_status, 0 },	  { "replica.release", target_release, 0 },
+	{ NULL, NULL, 0 },
+};
+
+static void target_on_close(void *ctx, struct rpc *rpc, const struct err *e)
+{
+	(void)ctx, (void)e;
+	replicas_closed(target.replicas, rpc);
+}
+
+static unsigned target_roles(void *ctx, const char *peer)
+{
+	(void)ctx, (void)peer;
+	return ~0u;
+}
+
+static const struct rpc_service target_service = { .methods = target_methods, .roles_of = target_roles, .on_close = target_on_close };
+
+static void target_serve(int fd)
+{
+	struct err e = ERR_INIT;
+	struct link *l = link_accept(target.ctx, fd, soon(), &e);
+
+	if (!l)
+		return;
+	if (strcmp(json_string_value(json_object_get(link_hello(l), "purpose")), "replica") == 0) {
+		replicas_attach(target.replicas, l);
+		return;
+	}
+	if (link_welcome(l, NULL, soon(), &e) < 0) {
+		link_free(l);
+		return;
+	}
+	struct rpc *r = rpc_start(l, &target_service, &e);
+	if (r)
+		target.rpc[target.n_rpc++ % MAX_CONNS] = r;
+}
+
+static void *target_thread(void *arg)
+{
+	(void)arg;
+	while (!target.stopping) {
+		struct pollfd p = { .fd = target.lfd, .events = POLLIN };
+		if (poll(&p, 1, 10) <= 0)
+			continue;
+		const int fd = accept4(target.lfd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0 && !target.stopping)
+			target_serve(fd);
+		else
+			close(fd);
+	}
+	return NULL;
+}
+
+UNUSED static void target_start(void)
+{
+	struct err e = ERR_INIT;
+	const struct replicas_opts o = { .host_name = "host2",
+					 .state_dir = fixture_path("target", NULL),
+					 .delta_cache = 16 << 20,
+					 .min_free = target.min_free ? target.min_free : 1,
+					 .pool = target.pool };
+
+	mkdir(fixture_path("target", NULL), 0700);
+	target.replicas = replicas_new(&o, &e);
+	ck_assert_msg(target.replicas != NULL, "%s", e.text);
+	if (target.lfd < 0)
+		target.lfd = fixture_listen(&target.port);
+	target.stopping = false;
+	target.n_rpc = 0;
+	pthread_create(&target.thread, NULL, target_thread, NULL);
+}
+
+/* As an agent that ends: all its connections too. */
+UNUSED static void target_stop(void)
+{
+	if (!target.replicas)
+		return;
+	target.stopping = true;
+	pthread_join(target.thread, NULL);
+	for (unsigned i = 0; i < target.n_rpc && i < MAX_CONNS; i++) {
+		const struct err why = { .cls = ERR_CANCELLED, .text = "stopped" };
+		rpc_close(target.rpc[i], &why);
+		rpc_unref(target.rpc[i]);
+	}
+	replicas_free(target.replicas);
+	target.replicas = NULL;
+}
+
+/* ---- the source ---- */
+struct source {
+	struct tls_ctx *ctx;
+	pthread_mutex_t lock;
+	struct rpc *rpc;
+	atomic_uint connects;
+};
+static struct source source;
+
+static struct rpc *connect_peer(void *ctx, const char *host, struct err *e)
+{
+	struct source *s = ctx;
+	const struct link_peer peer = { .name = host, .address = "127.0.0.1", .port = target.port };
+
+	THREAD_LOCKED(&s->lock);
+	if (s->rpc && rpc_alive(s->rpc))
+		return rpc_ref(s->rpc);
+	rpc_unref(s->rpc);
+	s->rpc = NULL;
+	if (target.stopping || !target.replicas) {
+		err_set(e, ERR_PEER, "%s cannot be reached", host);
+		return NULL;
+	}
+	struct link *l = link_connect(s->ctx, &peer, json_pack("{s:s}", "purpose", "control"), in_ms(3000), e);
+	s->rpc = l ? rpc_start(l, NULL, e) : NULL;
+	s->connects++;
+	return s->rpc ? rpc_ref(s->rpc) : NULL;
+}
+
+static struct link *connect_data(void *ctx, const char *host, json_t *hello, struct err *e)
+{
+	struct source *s = ctx;
+	const struct link_peer peer = { .name = host, .address = "127.0.0.1", .port = target.port };
+
+	return link_connect(s->ctx, &peer, hello, in_ms(3000), e);
+}
+
+/* ---- the guest and its capture ---- */
+struct fake {
+	pthread_mutex_t lock;
+	struct machine *m;
+	bool gone, paused, not_now, fail_take, refuse_memory;
+	unsigned made, taken, cleaned, stopped;
+	int64_t pause_ns;
+	int64_t take_ms;
+	bool first; /* of this capture: all of the disk */
+	bool aborted;
+	enum capture_mode mode;
+	bool in_vm; /* a capture has something in it */
+};
+static struct fake fake;
+
+static int fake_state(void *ctx, enum guest_run *out, struct err *e)
+{
+	(void)ctx, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	*out = fake.gone ? GUEST_GONE : fake.paused ? GUEST_PAUSED : GUEST_RUNNING;
+	return 0;
+}
+
+static int fake_pause(void *ctx, struct err *e)
+{
+	(void)ctx, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	fake.paused = true;
+	return 0;
+}
+
+static int fake_resume(void *ctx, struct err *e)
+{
+	(void)ctx, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	fake.paused = false;
+	return 0;
+}
+
+static void fake_free(void *ctx)
+{
+	free(ctx);
+}
+
+static const struct guest_ops fake_ops = { .state = fake_state, .pause = fake_pause, .resume = fake_resume, .free = fake_free };
+
+static struct guest *fake_open(void *ctx, const char *uuid, struct err *e)
+{
+	(void)ctx;
+	THREAD_LOCKED(&fake.lock);
+	if (fake.gone) {
+		err_set(e, ERR_REFUSED, "VM %s is shut off", uuid);
+		e->errnum = ENOENT;
+		return NULL;
+	}
+	struct guest *g = mem_alloc(sizeof(*g));
+	g->ops = &fake_ops;
+	g->ctx = mem_alloc(1);
+	return g;
+}
+
+static struct capture *fake_make(struct guest *g, const struct capture_opts *o, struct err *e)
+{
+	(void)g;
+	THREAD_LOCKED(&fake.lock);
+	if (fake.refuse_memory && o->mode != CAPTURE_DISK) {
+		err_set(e, ERR_REFUSED, "a lock manager is configured");
+		return NULL;
+	}
+	fake.made++;
+	fake.first = true;
+	fake.aborted = false;
+	fake.in_vm = true;
+	fake.mode = o->mode == CAPTURE_AUTO ? CAPTURE_COLO : o->mode;
+	return (struct capture *)&fake;
+}
+
+static enum capture_mode fake_chosen(const struct capture *c)
+{
+	(void)c;
+	return fake.mode;
+}
+
+static const char *fake_reason(const struct capture *c)
+{
+	(void)c;
+	return "it is a test";
+}
+
+static int fake_start(struct capture *c, const struct capture_sink *sink, struct err *e)
+{
+	(void)c;
+	THREAD_LOCKED(&fake.lock);
+	return fake.mode == CAPTURE_DISK ? 0 : machine_give(fake.m, sink, true, false, false, e);
+}
+
+static int fake_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e)
+{
+	(void)c;
+	if (fake.take_ms)
+		usleep((useconds_t)fake.take_ms * 1000);
+	THREAD_LOCKED(&fake.lock);
+	if (fake.aborted)
+		return err_set(e, ERR_CANCELLED, "aborted");
+	if (fake.gone || fake.fail_take) {
+		fake.fail_take = false;
+		/* In the middle. */
+		if (!fake.gone)
+			machine_give(fake.m, sink, false, false, false, e);
+		return err_set(e, ERR_LIBVIRT, "QEMU went away");
+	}
+	if (fake.not_now) {
+		err_set(e, ERR_REFUSED, "the VM is paused by its user");
+		e->errnum = EAGAIN;
+		return -1;
+	}
+	*out = (struct capture_point){ .instant_ns = clock_wall_ns(),
+				       .instant_mono_ns = clock_mono_ns(),
+				       .pause_ns = fake.pause_ns,
+				       .has_memory = fake.mode != CAPTURE_DISK };
+	for (uint64_t b = 0; b < fake.m->ram_blocks; b++)
+		out->dirty_bytes += fake.m->ram_dirty[b] ? STORE_BLOCK : 0;
+	const int rc = machine_give(fake.m, sink, false, fake.first, true, e);
+	fake.first = false;
+	fake.taken++;
+	return rc;
+}
+
+static int fake_stop(struct capture *c, struct err *e)
+{
+	(void)c, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	fake.stopped++;
+	return 0;
+}
+
+static void fake_abort(struct capture *c)
+{
+	(void)c;
+	fake.aborted = true;
+}
+
+static void fake_capture_free(struct capture *c)
+{
+	(void)c;
+	THREAD_LOCKED(&fake.lock);
+	fake.in_vm = false;
+}
+
+static int fake_clean_up(struct guest *g, struct err *e)
+{
+	(void)g, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	fake.cleaned++;
+	return 0;
+}
+
+static const struct capture_calls fake_calls = { .make = fake_make,
+						 .chosen = fake_chosen,
+						 .reason = fake_reason,
+						 .start = fake_start,
+						 .take = fake_take,
+						 .stop = fake_stop,
+						 .abort = fake_abort,
+						 .free = fake_capture_free,
+						 .clean_up = fake_clean_up };
+
+/* ---- both ---- */
+UNUSED static void hosts_start(void)
+{
+	struct err e = ERR_INIT;
+
+	signal(SIGPIPE, SIG_IGN);
+	log_set_level(LOG_LEVEL_ERROR);
+	replica_no_sync();
+	memset(&target, 0, sizeof(target));
+	memset(&source, 0, sizeof(source));
+	memset(&fake, 0, sizeof(fake));
+	fixture_fleet(&source.ctx, &target.ctx);
+	pthread_mutex_init(&source.lock, NULL);
+	pthread_mutex_init(&fake.lock, NULL);
+	fake.m = machine_new(1024, 256);
+	for (uint64_t b = 0; b < 1024; b++)
+		if (b % 3)
+			machine_write(fake.m, false, b, 1);
+	for (uint64_t b = 0; b < 256; b++)
+		if (b % 3)
+			machine_write(fake.m, true, b, 1);
+	fake.pause_ns = 2 * NS_PER_MS;
+	target.pool = pool_new(2, "codec", 0, &e);
+	target.lfd = -1;
+	mkdir(fixture_path("source", NULL), 0700);
+	target_start();
+}
+
+UNUSED static void hosts_end(void)
+{
+	struct err e = ERR_INIT;
+
+	OK(fault_arm(NULL, &e), e);
+	rpc_unref(source.rpc);
+	target_stop();
+	fd_close(&target.lfd);
+	pool_free(target.pool);
+	machine_free(fake.m);
+	tls_ctx_free(source.ctx);
+	tls_ctx_free(target.ctx);
+	fixture_clean();
+}
+
+#endif

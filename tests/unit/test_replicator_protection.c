@@ -1,0 +1,525 @@
+/* A protected VM from its record to the points at the peer, over TLS, with all that may come in between. */
+#include "replica_hosts.h"
+
+#include "replicator/epoch.h"
+#include "replicator/pace.h"
+
+static struct protection *prot;
+static char last_events[1000];
+
+static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
+{
+	(void)ctx;
+	ck_assert_str_eq(uuid, GUEST_UUID);
+	const size_t n = strlen(last_events);
+	snprintf(last_events + n, sizeof(last_events) - n, "%s ", type);
+	json_decref(data);
+}
+
+static struct protection_opts opts(void)
+{
+	static char state_dir[200];
+
+	snprintf(state_dir, sizeof(state_dir), "%s", fixture_path("source", NULL));
+	return (struct protection_opts){ .host_name = "host1",
+					 .state_dir = state_dir,
+					 .ways = { .connect_peer = connect_peer, .connect_data = connect_data, .ctx = &source },
+					 .pool = target.pool,
+					 .delta_cache = 16 << 20,
+					 .channels = 2,
+					 .capture = &fake_calls,
+					 .retry_ns = 50 * NS_PER_MS,
+					 .open_guest = fake_open,
+					 .event = on_event };
+}
+
+static json_t *record_of(int rpo_ms, const char *mode)
+{
+	return json_pack("{s:s, s:s, s:s, s:i, s:s, s:i, s:s, s:s, s:{s:i}}", "uuid", GUEST_UUID, "vm", "web1", "host", "host2", "rpo_ms", rpo_ms,
+			 "mode", mode, "epoch", 1, "role", "source", "state", "active", "keep", "last", 5);
+}
+
+static void protect_as(json_t *record)
+{
+	const struct protection_opts o = opts();
+	struct err e = ERR_INIT;
+
+	OK(epoch_save_protection(o.state_dir, record, &e), e);
+	prot = protection_start(&o, record, &e);
+	ck_assert_msg(prot != NULL, "%s", e.text);
+	json_decref(record);
+}
+
+static void restart_source(void)
+{
+	const struct protection_opts o = opts();
+	struct err e = ERR_INIT;
+
+	protection_stop(prot);
+	json_t *all = epoch_load_protections(o.state_dir, &e);
+	ck_assert_uint_eq(json_array_size(all), 1);
+	prot = protection_start(&o, json_array_get(all, 0), &e);
+	json_decref(all);
+	ck_assert_msg(prot != NULL, "%s", e.text);
+}
+
+static char shown[2000];
+
+static bool is_state(const char *state, const char *reason)
+{
+	json_t *s = protection_status(prot);
+	char *text = json_dumps(s, JSON_COMPACT);
+	const bool is = strcmp(json_string_value(json_object_get(s, "state")), state) == 0 &&
+			(!reason || strstr(json_string_value(json_object_get(s, "reason")), reason));
+
+	snprintf(shown, sizeof(shown), "%s", text);
+	free(text);
+	json_decref(s);
+	return is;
+}
+
+#define EVENTUALLY(cond)                                                                               \
+	do {                                                                                           \
+		const int64_t until = soon();                                                          \
+		while (!(cond) && clock_mono_ns() < until)                                             \
+			usleep(2000);                                                                  \
+		ck_assert_msg(cond, "%s never came; status: %s", #cond, (is_state("", NULL), shown)); \
+	} while (0)
+
+static unsigned taken(void)
+{
+	THREAD_LOCKED(&fake.lock);
+	return fake.taken;
+}
+
+static json_int_t number(const char *key)
+{
+	json_t *s = protection_status(prot);
+	const json_int_t n = json_integer_value(json_object_get(s, key));
+
+	json_decref(s);
+	return n;
+}
+
+/* Two more points, so that all that is written now is in the last. */
+static void settle(void)
+{
+	const json_int_t n = number("points");
+
+	EVENTUALLY(number("points") >= n + 2);
+}
+
+static void check_replica(void)
+{
+	struct err e = ERR_INIT;
+	struct store *s = replicas_get(target.replicas, "web1", NULL, &e);
+
+	ck_assert_msg(s != NULL, "%s", e.text);
+	struct store_view *v = store_view_open(s, 0, &e);
+	ck_assert_msg(v != NULL, "%s", e.text);
+	{
+		THREAD_LOCKED(&fake.lock);
+		machine_check(fake.m, v);
+	}
+	store_view_close(v);
+	replicas_put(target.replicas, s);
+}
+
+static void write_some(uint64_t version)
+{
+	THREAD_LOCKED(&fake.lock);
+	for (uint64_t i = 0; i < 40; i++)
+		machine_write(fake.m, i % 2, (version * 31 + i * 7) % 256, version);
+}
+
+static void setup(void)
+{
+	hosts_start();
+	prot = NULL;
+	last_events[0] = '\0';
+}
+
+static void teardown(void)
+{
+	protection_stop(prot);
+	hosts_end();
+}
+
+/* ---- tests ---- */
+
+START_TEST(points_come_in_time)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	for (uint64_t v = 2; v < 6; v++) {
+		write_some(v);
+		settle();
+		check_replica();
+	}
+	ck_assert_int_ge(number("points"), 8);
+	ck_assert_int_gt(number("wire_bytes"), 0);
+	ck_assert_int_eq(number("pause_p50_ms"), 2);
+	ck_assert_int_ge(number("rpo_ms"), 0);
+	HAS(last_events, "protection.seeded ");
+	ck_assert_uint_eq(fake.made, 1);
+	ck_assert_uint_eq(fake.cleaned, 1);
+	/* Retention follows. */
+	json_t *r = NULL, *args = json_pack("{s:s}", "vm", "web1");
+	struct err e = ERR_INIT;
+	for (int64_t until = soon();; usleep(10000)) {
+		OK(replicas_points(target.replicas, args, &r, &e), e);
+		if (json_array_size(json_object_get(r, "points")) <= 7 || clock_mono_ns() > until)
+			break;
+		json_decref(r);
+	}
+	json_decref(args);
+	ck_assert_uint_ge(json_array_size(json_object_get(r, "points")), 5);
+	ck_assert_uint_le(json_array_size(json_object_get(r, "points")), 7);
+	const json_t *one = json_array_get(json_object_get(r, "points"), 0);
+	ck_assert_str_eq(json_string_value(json_object_get(one, "kind")), "memory");
+	ck_assert_str_eq(json_string_value(json_object_get(one, "capture")), "colo");
+	ck_assert_str_eq(json_string_value(json_object_get(one, "from")), "host1");
+	json_decref(r);
+}
+END_TEST
+
+START_TEST(the_peer_goes_and_comes_back)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	target_stop();
+	EVENTUALLY(is_state("degraded", NULL));
+	EVENTUALLY(is_state("degraded", "cannot be reached"));
+	ck_assert(!fake.in_vm); /* the guest runs at its full speed meanwhile */
+	write_some(7);
+	usleep(100000);
+	ck_assert_int_ge(number("rpo_ms"), 100); /* it is the age of the last committed point */
+	target_start();
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+	HAS(last_events, "protection.degraded protection.recovered ");
+	/* Hardly more than what was written. */
+	ck_assert_int_lt(number("sent_bytes"), (1024 + 256 + 100) * 4096);
+}
+END_TEST
+
+START_TEST(a_capture_that_fails_is_begun_anew)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	for (unsigned k = 0; k < 3; k++) {
+		const unsigned made = fake.made;
+		write_some(10 + k);
+		{
+			THREAD_LOCKED(&fake.lock);
+			fake.fail_take = true;
+		}
+		EVENTUALLY(fake.made > made);
+		EVENTUALLY(is_state("protected", ""));
+		settle();
+		check_replica();
+	}
+}
+END_TEST
+
+START_TEST(not_now_is_said_and_waited_for)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	{
+		THREAD_LOCKED(&fake.lock);
+		fake.not_now = true;
+	}
+	EVENTUALLY(is_state("waiting", "paused by its user"));
+	{
+		THREAD_LOCKED(&fake.lock);
+		fake.not_now = false;
+	}
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(fake.made, 1);
+}
+END_TEST
+
+START_TEST(a_vm_that_is_shut_off_is_waited_for)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	{
+		THREAD_LOCKED(&fake.lock);
+		fake.gone = true;
+	}
+	EVENTUALLY(is_state("waiting", "shut off"));
+	/* Started again: everything in it may be different. */
+	{
+		THREAD_LOCKED(&fake.lock);
+		fake.gone = false;
+		for (uint64_t b = 0; b < 300; b++)
+			machine_write(fake.m, false, b, 99);
+	}
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+}
+END_TEST
+
+START_TEST(paused_resumed_and_over_restarts)
+{
+	struct err e = ERR_INIT;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(protection_pause(prot, &e), e);
+	EVENTUALLY(is_state("paused", NULL));
+	EVENTUALLY(!fake.in_vm);
+	ck_assert_uint_eq(fake.paused, false);
+	restart_source();
+	EVENTUALLY(is_state("paused", NULL));
+	const unsigned n = taken();
+	usleep(50000);
+	ck_assert_uint_eq(taken(), n);
+	OK(protection_resume(prot, &e), e);
+	EVENTUALLY(is_state("protected", ""));
+	/* An agent that ends leaves the protection as it is. */
+	write_some(20);
+	restart_source();
+	ck_assert(number("last_point") == 0); /* an object */
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+}
+END_TEST
+
+START_TEST(held_while_something_else_needs_the_vm)
+{
+	struct err e = ERR_INIT;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(protection_hold(prot, "it is being migrated to host3", soon(), &e), e);
+	ck_assert(!fake.in_vm);
+	EVENTUALLY(is_state("waiting", "being migrated"));
+	const unsigned n = taken();
+	usleep(30000);
+	ck_assert_uint_eq(taken(), n);
+	protection_release(prot);
+	EVENTUALLY(is_state("protected", ""));
+}
+END_TEST
+
+START_TEST(a_source_whose_vm_was_taken_over_is_fenced)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	if (_i == 1) /* it was away meanwhile */
+		protection_stop(prot);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	ck_assert_uint_eq(epoch, 2);
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "promoted", &e), e);
+	if (_i == 1) {
+		prot = NULL;
+		json_t *all = epoch_load_protections(opts().state_dir, &e);
+		const struct protection_opts o = opts();
+		prot = protection_start(&o, json_array_get(all, 0), &e);
+		json_decref(all);
+	}
+	EVENTUALLY(is_state("fenced", "paused here"));
+	ck_assert(fake.paused);
+	ck_assert(!fake.in_vm);
+	HAS(last_events, "protection.fenced ");
+	/* It stays so. */
+	ck_assert_int_eq(protection_resume(prot, &e), -1);
+	HAS(e.text, "taken the VM over");
+	fake.paused = false; /* started by someone */
+	restart_source();
+	EVENTUALLY(is_state("fenced", NULL));
+	EVENTUALLY(fake.paused);
+	ck_assert(fake.paused);
+	/* And the replica is what it was. */
+	json_t *r = NULL, *args = json_pack("{s:s}", "uuid", GUEST_UUID);
+	OK(replicas_status(target.replicas, args, &r, &e), e);
+	json_decref(args);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "promoted");
+	json_decref(r);
+}
+END_TEST
+
+START_TEST(a_promotion_that_came_to_nothing_lets_no_old_epoch_in)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(protection_pause(prot, &e), e);
+	EVENTUALLY(is_state("paused", NULL));
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "replica", &e), e);
+	OK(protection_resume(prot, &e), e);
+	EVENTUALLY(is_state("degraded", "epoch 2, ours is 1"));
+	ck_assert(!fake.paused); /* nobody runs it elsewhere */
+}
+END_TEST
+
+START_TEST(disks_alone_where_memory_cannot_be)
+{
+	fake.refuse_memory = true;
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	json_t *s = protection_status(prot);
+	ck_assert_str_eq(json_string_value(json_object_get(s, "capture")), "disk");
+	HAS(json_string_value(json_object_get(s, "capture_reason")), "lock manager");
+	json_decref(s);
+}
+END_TEST
+
+START_TEST(a_full_disk_at_the_target)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	target_stop();
+	target.min_free = UINT64_MAX;
+	target_start();
+	EVENTUALLY(is_state("degraded", "disk of host2 is full"));
+	target_stop();
+	target.min_free = 0;
+	target_start();
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+}
+END_TEST
+
+START_TEST(commits_that_take_too_long_are_said)
+{
+	fake.take_ms = 0;
+	protect_as(record_of(100, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	fake.take_ms = 150;
+	EVENTUALLY(is_state("degraded", "target of"));
+	ck_assert_int_ge(number("worst_rpo_ms"), 100);
+}
+END_TEST
+
+/* Whatever breaks at whatever step, it heals by itself. */
+static const char *const breaks[] = { "replica.begin.source=fail@2",	 "replica.begin.target=fail@2",	    "replica.begun.target=fail@2",
+				      "replica.hashes=fail@1",		 "replica.take=fail@3",		    "replica.commit.source=fail@3",
+				      "replica.commit.target=fail@3",	 "replica.committed.target=fail@3", "replica.committed.source=fail@3",
+				      "replica.receive=fail@5",		 "replica.ship=fail@4",		    "channel.send=fail@7",
+				      "channel.recv=fail@7",		 "channel.connect=fail@4",	    "channel.accept=fail@4",
+				      "replica.prune=fail@1" };
+
+START_TEST(it_heals)
+{
+	struct err e = ERR_INIT;
+
+	OK(fault_arm(breaks[_i], &e), e);
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	write_some(3);
+	settle();
+	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") || strstr(breaks[_i], "connect")) {
+		target_stop(); /* so that there is a second session */
+		EVENTUALLY(is_state("degraded", NULL));
+		target_start();
+	}
+	EVENTUALLY(is_state("protected", ""));
+	write_some(4);
+	settle();
+	check_replica();
+}
+END_TEST
+
+/* ---- pace ---- */
+
+START_TEST(interval_leaves_time_for_the_commit)
+{
+	struct pace p;
+
+	pace_init(&p, 1000 * NS_PER_MS, 0, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), 750 * NS_PER_MS);
+	pace_note(&p, NS_PER_MS, 400 * NS_PER_MS, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), 475 * NS_PER_MS); /* 1000 - 400 - 125 */
+	/* The worst of late counts, and is forgotten. */
+	for (unsigned i = 0; i < PACE_COMMITS; i++)
+		pace_note(&p, NS_PER_MS, 10 * NS_PER_MS, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), 750 * NS_PER_MS);
+	pace_note(&p, NS_PER_MS, 5000 * NS_PER_MS, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), PACE_MIN_INTERVAL_NS);
+	pace_init(&p, 1000 * NS_PER_MS, 60 * NS_PER_S, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), 60 * NS_PER_S);
+}
+END_TEST
+
+START_TEST(behind_is_said_and_taken_back)
+{
+	struct pace p;
+
+	pace_init(&p, 1000 * NS_PER_MS, 0, 0);
+	pace_note(&p, 0, 0, 1500 * NS_PER_MS);
+	ck_assert(!pace_behind(&p)); /* once is chance */
+	pace_note(&p, 0, 0, 1500 * NS_PER_MS);
+	ck_assert(pace_behind(&p));
+	pace_note(&p, 0, 0, 900 * NS_PER_MS);
+	pace_note(&p, 0, 0, 900 * NS_PER_MS);
+	ck_assert(pace_behind(&p));
+	pace_note(&p, 0, 0, 900 * NS_PER_MS);
+	ck_assert(!pace_behind(&p));
+}
+END_TEST
+
+START_TEST(pauses_over_the_budget_stretch_the_interval)
+{
+	struct pace p;
+
+	pace_init(&p, 1000 * NS_PER_MS, 0, 10 * NS_PER_MS);
+	for (unsigned i = 0; i < 3; i++)
+		pace_note(&p, 20 * NS_PER_MS, 0, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), 1500 * NS_PER_MS);
+	for (unsigned i = 0; i < 20; i++)
+		pace_note(&p, 5 * NS_PER_MS, 0, 0);
+	ck_assert_int_eq(pace_interval_ns(&p), 750 * NS_PER_MS);
+	ck_assert(!pace_gave_up(&p));
+	for (unsigned i = 0; i < 12; i++)
+		pace_note(&p, 20 * NS_PER_MS, 0, 0);
+	ck_assert(pace_gave_up(&p));
+	ck_assert_int_eq(pace_pause_ns(&p, 0.5), 5 * NS_PER_MS);
+	ck_assert_int_eq(pace_pause_ns(&p, 0.99), 20 * NS_PER_MS);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+	Suite *s = suite_create("replicator/protection");
+	TCase *t = tcase_create("protection");
+
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, points_come_in_time);
+	tcase_add_test(t, the_peer_goes_and_comes_back);
+	tcase_add_test(t, a_capture_that_fails_is_begun_anew);
+	tcase_add_test(t, not_now_is_said_and_waited_for);
+	tcase_add_test(t, a_vm_that_is_shut_off_is_waited_for);
+	tcase_add_test(t, paused_resumed_and_over_restarts);
+	tcase_add_test(t, held_while_something_else_needs_the_vm);
+	tcase_add_loop_test(t, a_source_whose_vm_was_taken_over_is_fenced, 0, 2);
+	tcase_add_test(t, a_promotion_that_came_to_nothing_lets_no_old_epoch_in);
+	tcase_add_test(t, disks_alone_where_memory_cannot_be);
+	tcase_add_test(t, a_full_disk_at_the_target);
+	tcase_add_test(t, commits_that_take_too_long_are_said);
+	tcase_add_loop_test(t, it_heals, 0, sizeof(breaks) / sizeof(breaks[0]));
+	suite_add_tcase(s, t);
+	t = tcase_create("pace");
+	tcase_add_test(t, interval_leaves_time_for_the_commit);
+	tcase_add_test(t, behind_is_said_and_taken_back);
+	tcase_add_test(t, pauses_over_the_budget_stretch_the_interval);
+	suite_add_tcase(s, t);
+	return s;
+}
+
+int main(void)
+{
+	return fixture_run(suite());
+}
