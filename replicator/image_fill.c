@@ -156,12 +156,14 @@ static int connect_nbd(struct nbd_handle *nbd, const char *socket, pid_t pid, st
 		int status;
 		struct err ignored = ERR_INIT;
 		struct timespec moment = { .tv_nsec = 5 * NS_PER_MS };
-		if (access(socket, F_OK) == 0 && nbd_connect_unix(nbd, socket) == 0)
-			return 0;
+		/* It exists a moment before it is listened on; a handle whose connect failed is of no more use, so it gets a connected socket. */
+		int fd = access(socket, F_OK) == 0 ? fd_unix_connect(socket, &ignored) : -1;
+		if (fd >= 0)
+			return nbd_connect_socket(nbd, fd) == 0 ? 0 : nbd_err(e, "connect to qemu-nbd");
 		if (child_wait(pid, 0, &status, &ignored) == 0)
 			return err_set(e, ERR_SYS, "qemu-nbd ended with status %d", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
 		if (clock_mono_ns() > until)
-			return nbd_err(e, "connect to qemu-nbd");
+			return err_set(e, ERR_SYS, "qemu-nbd does not listen");
 		nanosleep(&moment, NULL);
 	}
 }
@@ -193,8 +195,8 @@ static int fill_nbd(struct store_view *v, uint32_t volume, uint64_t size, const 
 		err_set(e, ERR_SYS, "qemu-nbd does not end");
 	}
 end:
+	nbd_close(nbd); /* first: it waits for its client */
 	child_stop(pid);
-	nbd_close(nbd);
 	(void)unlink(socket);
 	return rc;
 }
