@@ -36,7 +36,8 @@ struct capture_opts {
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
 	const char *folder;     /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
 	                           * O_TMPFILE; copied. NULL: /var/tmp */
-	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from capture's thread. */
+	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass
+	 * that is not the caller's, so that a sink which blocks does not delay it. */
 	void (*arm)(void *ctx, bool on);
 	void *ctx;
 };

@@ -3,10 +3,12 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum {
 	MSG_READY = 0,
@@ -21,6 +23,9 @@ enum {
 /* Checkpoints come when they are asked for: this is milliseconds, 46 days. */
 #define ON_DEMAND 4000000000
 #define DOWNTIME_MS 100         /* the pause at which the first pass ends, at first; raised while it does not converge */
+#define DOWNTIME_MAX_MS 1600
+#define RELAX_NS (10 * NS_PER_S)
+#define PUMP_BYTES (16u << 20)
 #define FIRST_PASS_IDLE_NS (60 * NS_PER_S)
 #define FIRST_PASS_END_NS (15 * NS_PER_S)
 #define PAUSE_LIMIT_NS (15 * NS_PER_S) /* the guardian is sooner */
@@ -47,35 +52,55 @@ int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why,
 
 /* ---- pages ---- */
 
+static int tell_volumes(void *ctx, struct err *e)
+{
+	struct capture *c = ctx;
+	return capture_tell_volumes(c, c->sink, e);
+}
+
 static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err *e)
 {
 	struct capture *c = ctx;
 	memcpy(c->blocks, b, n * sizeof(*b));
 	c->n_blocks = n;
-	return capture_tell_volumes(c, c->sink, e);
+	return pump_call(c->pump, tell_volumes, c, e);
+}
+
+/* A VM that writes faster than it is read, for the pause that we would like, gets a longer one. */
+static int relax(struct capture *c, struct err *e)
+{
+	if (clock_mono_ns() < c->relax_ns)
+		return 0;
+	c->relax_ns = clock_mono_ns() + RELAX_NS;
+	if (c->pages_read < 2 * c->info.memory_bytes / RAM_READER_PAGE)
+		return 0;
+	if (c->downtime_ms >= DOWNTIME_MAX_MS)
+		return err_set(e, ERR_REFUSED, "the VM writes its memory faster than it can be read");
+	c->downtime_ms *= 2;
+	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:i}", "downtime-limit", c->downtime_ms), NULL, e);
 }
 
 static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
 {
 	struct capture *c = ctx;
-	if (c->staging)
+	if (!c->pump)
 		return stage_page(c->stage, block, page, data, e);
-	return c->sink->page(c->sink->ctx, block, page, data, e);
+	if (++c->pages_read % 16384 == 0 && !c->armed && relax(c, e))
+		return -1;
+	return pump_page(c->pump, block, page, data, e);
 }
 
 static int on_zero(void *ctx, uint32_t block, uint64_t page, struct err *e)
 {
 	struct capture *c = ctx;
-	if (c->staging)
-		return stage_zero(c->stage, block, page, e);
-	return c->sink->zero(c->sink->ctx, block, page, 1, e);
+	return c->pump ? pump_zero(c->pump, block, page, e) : stage_zero(c->stage, block, page, e);
 }
 
 /* The VM stands still from here on until we say that we are ready: nobody but memory may be waited for. */
 static void on_end(void *ctx)
 {
 	struct capture *c = ctx;
-	c->staging = true;
+	pump_lift(c->pump);
 	capture_arm(c, true);
 	ram_reader_deadline(c->reader, clock_mono_ns() + FIRST_PASS_END_NS);
 }
@@ -187,25 +212,70 @@ static int first_pass(struct capture *c, struct err *e)
 	return say(c, (const uint32_t[]){ MSG_READY }, 1, e);
 }
 
+/* The first pass is read by a thread of its own, so that a sink which blocks never holds up a VM that stands still. */
+struct pass {
+	struct capture *c;
+	int rc;
+	struct err err;
+};
+
+static void *read_pass(void *arg)
+{
+	struct pass *p = arg;
+	struct capture *c = p->c;
+	p->rc = first_pass(c, &p->err);
+	if (p->rc)
+		(void)capture_migration_why(c, &p->err);
+	else
+		p->rc = until_running(c, clock_mono_ns() + FIRST_PASS_END_NS, &p->err);
+	if (p->rc == 0)
+		capture_arm(c, false);
+	pump_close(c->pump);
+	return NULL;
+}
+
+static void vm_stopped(void *arg)
+{
+	pump_lift(arg);
+}
+
+static int run_pass(struct capture *c, const struct capture_sink *sink, struct err *e)
+{
+	struct pass pass = { .c = c };
+	pthread_t reader;
+	if (thread_start(&reader, "capture-read", read_pass, &pass, e))
+		return -1;
+	int rc = pump_give(c->pump, sink, e);
+	if (rc) {
+		pump_abort(c->pump);
+		(void)shutdown(c->sock, SHUT_RDWR);
+	}
+	pthread_join(reader, NULL);
+	if (rc == 0 && pass.rc) {
+		*e = pass.err;
+		rc = -1;
+	}
+	return rc;
+}
+
 int capture_colo_start(struct capture *c, const struct capture_sink *sink, struct err *e)
 {
 	c->completed_early = false;
-	c->staging = false;
 	c->sink = sink;
-	stage_reset(c->stage);
+	c->pages_read = 0;
+	c->downtime_ms = DOWNTIME_MS;
+	c->relax_ns = clock_mono_ns() + RELAX_NS;
 	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth", (json_int_t)1 << 40, "downtime-limit",
 				   DOWNTIME_MS);
 	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_begin(c, e))
 		return -1;
-	if (first_pass(c, e))
-		return capture_migration_why(c, e);
-	if (until_running(c, clock_mono_ns() + FIRST_PASS_END_NS, e))
-		return -1;
-	capture_arm(c, false);
-	int rc = stage_give(c->stage, sink, e);
-	stage_reset(c->stage);
+	c->pump = pump_new(PUMP_BYTES);
+	guest_watch_on_stop(c->watch, vm_stopped, c->pump);
+	int rc = run_pass(c, sink, e);
+	guest_watch_on_stop(c->watch, NULL, NULL);
+	pump_free(c->pump);
+	c->pump = NULL;
 	c->sink = NULL;
-	c->staging = true;
 	return rc;
 }
 
@@ -291,7 +361,6 @@ static int user_pause(struct capture *c, struct err *e)
 int capture_colo_take(struct capture *c, struct capture_point *out, struct err *e)
 {
 	stage_reset(c->stage);
-	c->staging = true;
 	capture_arm(c, true);
 	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on waiting for an answer. */
 	if (request(c, e) || user_pause(c, e)) {
