@@ -81,7 +81,8 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
  * ERR_CANCELLED after capture_abort. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
  * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset): the capture stays good, try later. */
 int capture_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
-/* Leaves the VM running as if we had never been: COLO off, x-colo off, bitmaps, overlays and exports removed. */
+/* Leaves the VM running as if we had never been: COLO off, x-colo off, bitmaps, overlays and exports removed. A VM that its user has paused is paused
+ * afterwards, though QEMU runs it for some milliseconds when it leaves COLO. */
 int capture_stop(struct capture *c, struct err *e);
 void capture_abort(struct capture *c); /* any thread: makes start and take fail soon */
 /* capture_stop as well as it goes. NULL is fine. */

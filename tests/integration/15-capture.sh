@@ -82,12 +82,11 @@ test_colo_disk() { # a disk joins at the instant
 	sector vm1 host1
 	in_host host1 qemu-img create -q -f qcow2 /var/lib/libvirt/images/vm1.extra.qcow2 200M
 	in_host host1 virsh -q attach-disk vm1 /var/lib/libvirt/images/vm1.extra.qcow2 vdb --driver qemu --subdriver qcow2
-	local node
-	node=$(qmp host1 vm1 query-block | grep -o '"node-name":"[^"]*format"' | tail -1 | cut -d'"' -f4)
-	qmp host1 vm1 human-monitor-command "\"command-line\":\"qemu-io $node \\\"write -P 0x11 1M 300k\\\"\"" >/dev/null
+	local dev=/machine/peripheral/virtio-disk1/virtio-backend
+	qmp host1 vm1 human-monitor-command "\"command-line\":\"qemu-io -d $dev \\\"write -P 0x11 1M 300k\\\"\"" >/dev/null
 	cat >"$WORK/hook" <<-END
 		#!/bin/sh
-		virsh -q qemu-monitor-command vm1 --hmp "qemu-io $node \\"write -P \$1 \${1}0M 100k\\"" >/dev/null
+		virsh -q qemu-monitor-command vm1 --hmp "qemu-io -d $dev \\"write -P \$1 \${1}0M 100k\\"" >/dev/null
 	END
 	chmod +x "$WORK/hook"
 	mkdir "$WORK/dump"

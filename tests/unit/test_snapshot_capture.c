@@ -341,6 +341,16 @@ START_TEST(user_pause_is_respected)
 	ok(capture_take(c, &sink, &p, &e));
 	wait_for_checkpoints(2);
 	tear_down(c);
+
+	set_up();
+	c = begin(CAPTURE_COLO);
+	ok(capture_start(c, &sink, &e));
+	fake_run(&fake, false);
+	ok(capture_stop(c, &e));
+	ck_assert_uint_eq(fake.heartbeats, 1);
+	ck_assert(!fake.running);
+	fake_run(&fake, true);
+	tear_down(c);
 }
 END_TEST
 
