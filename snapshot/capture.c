@@ -230,7 +230,7 @@ static void end(struct capture *c, enum capture_phase phase)
 	struct err ignored = ERR_INIT;
 	enum guest_run run = GUEST_RUNNING;
 	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
-	bool keep_paused = c->migrating && !c->armed && c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED && !recently_paused(c);
+	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed && c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED && !recently_paused(c);
 	capture_migration_end(c);
 	capture_let_run(c);
 	if (keep_paused)
