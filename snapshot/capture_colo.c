@@ -308,22 +308,25 @@ static int request(struct capture *c, struct err *e)
 	return 0;
 }
 
-/* From the answer that stops the VM to the one that lets it go. */
-static int paused(struct capture *c, struct capture_point *out, struct err *e)
+/* The disks' transaction, beside the reading of RAM: neither waits for the other. */
+struct disks {
+	struct capture *c;
+	int rc;
+	struct err err;
+};
+
+static void *disks_instant(void *arg)
+{
+	struct disks *d = arg;
+	d->rc = disk_points_instant(d->c->disks, &d->err) || capture_read_files(d->c, &d->err) ? -1 : 0;
+	return NULL;
+}
+
+static int read_state(struct capture *c, struct err *e)
 {
 	const struct ram_reader_sink pages = page_sink(c, false);
 	enum ram_reader_stop stop;
 	uint64_t size;
-	int64_t stopped_ns = clock_mono_ns();
-
-	ram_reader_deadline(c->reader, stopped_ns + PAUSE_LIMIT_NS);
-	c->requested = false;
-	if (say(c, (const uint32_t[]){ MSG_REPLY }, 1, e) || expect(c, MSG_VMSTATE_SEND, e))
-		return -1;
-	out->instant_ns = clock_wall_ns();
-	out->instant_mono_ns = clock_mono_ns();
-	if (disk_points_instant(c->disks, e) || capture_read_files(c, e))
-		return -1;
 	if (ram_reader_sections(c->reader, &pages, &stop, e))
 		return -1;
 	if (stop != RAM_READER_END)
@@ -337,6 +340,38 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 		return -1;
 	if (c->device.data[0] != 4 || c->device.data[size - 1] != 0)
 		return err_set(e, ERR_CORRUPT, "QEMU's stream: the device state does not look like one");
+	return 0;
+}
+
+static int read_all(struct capture *c, struct err *e)
+{
+	struct disks disks = { .c = c };
+	pthread_t thread;
+	if (disk_points_count(c->disks) + c->info.n_files == 0)
+		return read_state(c, e);
+	if (thread_start(&thread, "capture-disks", disks_instant, &disks, e))
+		return -1;
+	int rc = read_state(c, e);
+	pthread_join(thread, NULL);
+	if (rc == 0 && disks.rc) {
+		*e = disks.err;
+		rc = -1;
+	}
+	return rc;
+}
+
+/* From the answer that stops the VM to the one that lets it go. */
+static int paused(struct capture *c, struct capture_point *out, struct err *e)
+{
+	int64_t stopped_ns = clock_mono_ns();
+	ram_reader_deadline(c->reader, stopped_ns + PAUSE_LIMIT_NS);
+	c->requested = false;
+	if (say(c, (const uint32_t[]){ MSG_REPLY }, 1, e) || expect(c, MSG_VMSTATE_SEND, e))
+		return -1;
+	out->instant_ns = clock_wall_ns();
+	out->instant_mono_ns = clock_mono_ns();
+	if (read_all(c, e))
+		return -1;
 	if (say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
 		return -1;
 	out->pause_ns = clock_mono_ns() - stopped_ns;
