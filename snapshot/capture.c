@@ -202,11 +202,39 @@ const char *capture_reason(const struct capture *c)
 
 /* ---- life ---- */
 
-/* Nothing of us is left in QEMU, and the VM runs. The capture ends here. */
+/* Our own pause of a moment ago may not have been seen to end yet. */
+static bool recently_paused(const struct capture *c)
+{
+	return c->paused_ns && clock_mono_ns() - c->paused_ns < SETTLE_NS;
+}
+
+static void pause_again(struct capture *c)
+{
+	const struct timespec nap = { .tv_nsec = 5 * NS_PER_MS };
+	int64_t deadline = clock_mono_ns() + SETTLE_NS;
+	struct err ignored = ERR_INIT;
+	enum guest_run run;
+	/* libvirt may not have seen yet that QEMU has started it. */
+	while (clock_mono_ns() < deadline) {
+		if (c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run != GUEST_PAUSED) {
+			(void)c->g->ops->pause(c->g->ctx, &ignored);
+			return;
+		}
+		(void)nanosleep(&nap, NULL);
+	}
+}
+
+/* Nothing of us is left in QEMU, and the VM is as its user wants it. The capture ends here. */
 static void end(struct capture *c, enum capture_phase phase)
 {
+	struct err ignored = ERR_INIT;
+	enum guest_run run = GUEST_RUNNING;
+	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
+	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed && c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED && !recently_paused(c);
 	capture_migration_end(c);
 	capture_let_run(c);
+	if (keep_paused)
+		pause_again(c);
 	pthread_mutex_lock(&c->lock);
 	struct guest_watch *watch = c->watch;
 	struct disk_points *disks = c->disks;
@@ -289,7 +317,7 @@ static int look_again(struct capture *c, struct err *e)
 	return 0;
 }
 
-/* Not while the user has the VM paused. Our own pause of a moment ago may not have been seen to end yet. */
+/* Not while the user has the VM paused. */
 static int may_pause(struct capture *c, struct err *e)
 {
 	int64_t deadline = clock_mono_ns() + SETTLE_NS;
@@ -303,8 +331,7 @@ static int may_pause(struct capture *c, struct err *e)
 			return err_set(e, ERR_LIBVIRT, "the VM has ended");
 		if (run == GUEST_RUNNING && !seen.stopped)
 			return 0;
-		bool just_now = c->paused_ns && clock_mono_ns() - c->paused_ns < SETTLE_NS;
-		if (!just_now || clock_mono_ns() >= deadline)
+		if (!recently_paused(c) || clock_mono_ns() >= deadline)
 			return capture_not_now(e, "the VM is paused");
 		guest_watch_wait(c->watch, seen.events, clock_mono_ns() + 10 * NS_PER_MS, &seen);
 	}

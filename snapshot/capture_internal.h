@@ -8,6 +8,7 @@
 #include "snapshot/capture.h"
 #include "snapshot/disk_points.h"
 #include "snapshot/guest_watch.h"
+#include "snapshot/pump.h"
 #include "snapshot/ram_reader.h"
 #include "snapshot/stage.h"
 
@@ -57,8 +58,11 @@ struct capture {
 	/* COLO */
 	bool requested;      /* QEMU waits for the answer to a request */
 	bool completed_early; /* QEMU ended the migration instead of going into COLO */
-	bool staging;        /* pages go to the stage and not to the sink */
+	struct pump *pump;   /* the first pass is under way: pages go there, else to the stage */
 	const struct capture_sink *sink;
+	uint64_t pages_read; /* in the first pass */
+	int downtime_ms;
+	int64_t relax_ns; /* when to allow a longer pause at its end */
 
 	/* background */
 	uint8_t secret[192];

@@ -32,6 +32,8 @@ void guest_watch_free(struct guest_watch *w);
 void guest_watch_look(struct guest_watch *w, struct guest_seen *out);
 /* A new migration begins: forgets the status of the last. */
 void guest_watch_forget(struct guest_watch *w);
+/* fn is called when the VM stops, from the thread of events: it must not block, nor call back. NULL: no longer. */
+void guest_watch_on_stop(struct guest_watch *w, void (*fn)(void *arg), void *arg);
 /* Until there are more events than `events`, it was aborted, or the monotonic deadline has come. Fills *out. */
 void guest_watch_wait(struct guest_watch *w, unsigned events, int64_t deadline_ns, struct guest_seen *out);
 void guest_watch_abort(struct guest_watch *w);
