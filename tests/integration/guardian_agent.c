@@ -219,6 +219,13 @@ static int first_pass(const char *phase, const char *action)
 	}
 	atomic_store(&draining, false);
 	pthread_join(reader, NULL);
+	if (clock_mono_ns() >= until) {
+		char *migration = qmp("{\"execute\":\"query-migrate\"}"), *status = qmp("{\"execute\":\"query-status\"}");
+		printf("no COLO after 20 s: %s %s\n", migration, status);
+		free(migration);
+		free(status);
+		return -1;
+	}
 	read_until_quiet(SIZE_MAX, 20);
 	reached("ready", phase, action);
 	if (put_message(READY) != 0)
