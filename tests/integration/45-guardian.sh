@@ -139,7 +139,7 @@ test_guardian_killed() {
 	the_guest
 	in_host host1 timeout -k 1 60 sh -c 'echo "pid $$"; exec "$@"' sh "$AGENT" wait vm1 >"$WORK/agent" 2>&1 &
 	PLAYED=$!
-	eventually 50 "checkpoints are taken" grep -q '^checkpoint 5 ' "$WORK/agent"
+	eventually 50 "checkpoints are taken" grep -q "^checkpoint 5 " "$WORK/agent"
 	look
 	local i n pid
 	for i in 1 2 3; do
@@ -149,7 +149,7 @@ test_guardian_killed() {
 	done
 	looked
 	n=$(grep -c '^checkpoint ' "$WORK/agent")
-	[ "$n" -ge 20 ] || fail "only $n checkpoints"
+	[ "$n" -ge 8 ] || fail "only $n checkpoints"
 	note "$n checkpoints; $(sed 's/ status=.*//' "$WORK/look")"
 	[ "$(value longest_ms "$(cat "$WORK/look")")" -le $MOST_MS ] || fail "the guest stood still"
 	in_host host1 kill -TERM "$(sed -n 's/^pid //p' "$WORK/agent")"
