@@ -240,11 +240,12 @@ START_TEST(states_are_their_latest_and_end)
 	put("protection/u", 2); /* no change: no message */
 	put("point/u/1", -1);
 	wait_sent(f, 3);
-	put("point/u/4", 4);
+	put("point/u/4", 3);
 	wait_sent(f, 4);
-	forwarder_stop(f, 0);
+	put("point/u/4", 4); /* the last moment */
+	forwarder_stop(f, 10 * NS_PER_S);
 	json_t *all = consume("vmferry.state");
-	ck_assert_uint_eq(json_array_size(all), 4);
+	ck_assert_uint_eq(json_array_size(all), 5);
 	ck_assert_str_eq(key(all, 0), "protection/u");
 	ck_assert_int_eq(value(all, 0), 2);
 	ck_assert_str_eq(header(all, 0, "ce_type"), "io.vmferry.state.protection");
@@ -254,6 +255,7 @@ START_TEST(states_are_their_latest_and_end)
 	ck_assert(json_is_null(json_object_get(json_array_get(all, 2), "value")));
 	ck_assert_ptr_null(header(all, 2, "content-type"));
 	ck_assert_str_eq(key(all, 3), "point/u/4");
+	ck_assert_int_eq(value(all, 4), 4);
 	json_decref(all);
 	/* Ends that were told are forgotten; another topic is told all that is there. */
 	struct err e = ERR_INIT;
