@@ -1,6 +1,6 @@
 /*
- * schema.h - every key of the configuration but `peers` and `kafka.properties`, as one table: where it lives, what it may be, what it is when
- * not given, and whether SIGHUP can change it. config_*.c walk it; nothing else knows the keys.
+ * schema.h - every key of the configuration but `peers` and `kafka.properties`, as one table: where it lives, what it
+ * may be, what it is when not given, and whether SIGHUP can change it. config_*.c walk it; nothing else knows the keys.
  */
 #ifndef VMFERRY_CONFIG_SCHEMA_H
 #define VMFERRY_CONFIG_SCHEMA_H

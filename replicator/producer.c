@@ -25,7 +25,7 @@ static const char *remedy_of(rd_kafka_resp_err_t code)
 	} table[] = {
 		{ RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, "see that a broker runs at kafka.brokers and can be reached from this host" },
 		{ RD_KAFKA_RESP_ERR__TRANSPORT, "see that a broker runs at kafka.brokers and can be reached from this host" },
-		{ RD_KAFKA_RESP_ERR__RESOLVE, "kafka.brokers, or the address that the broker advertises, is a name that this host cannot look up" },
+		{ RD_KAFKA_RESP_ERR__RESOLVE, "a name in kafka.brokers, or one that the broker advertises, cannot be looked up here" },
 		{ RD_KAFKA_RESP_ERR__TIMED_OUT, "see that the broker can be reached from this host, also at the address that it advertises" },
 		{ RD_KAFKA_RESP_ERR__SSL, "check security.protocol and ssl.* in kafka.properties against the broker's listener" },
 		{ RD_KAFKA_RESP_ERR__AUTHENTICATION, "check security.protocol and sasl.* in kafka.properties" },
@@ -120,7 +120,8 @@ static int set(rd_kafka_conf_t *conf, const char *name, const char *value, const
 	if (rd_kafka_conf_set(conf, name, value, text, sizeof(text)) == RD_KAFKA_CONF_OK)
 		return 0;
 	/* The text may quote the value, which may be a password. */
-	bool secret = *value && strstr(text, value) && (strstr(name, "password") || strstr(name, "secret") || strstr(name, ".pem"));
+	bool secret = *value && strstr(text, value) &&
+		      (strstr(name, "password") || strstr(name, "secret") || strstr(name, ".pem"));
 	err_set(e, ERR_CONFIG, "%s%s: %s", where, name, secret ? "invalid value" : text);
 	return err_remedy(e, "librdkafka's CONFIGURATION.md lists all properties and their values");
 }
@@ -219,7 +220,8 @@ static rd_kafka_headers_t *make_headers(const struct producer_message *m)
 {
 	rd_kafka_headers_t *headers = rd_kafka_headers_new(m->n_headers);
 	for (size_t i = 0; i < m->n_headers; i++)
-		if (rd_kafka_header_add(headers, m->headers[i].name, -1, m->headers[i].value, -1) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		if (rd_kafka_header_add(headers, m->headers[i].name, -1, m->headers[i].value, -1) !=
+		    RD_KAFKA_RESP_ERR_NO_ERROR)
 			abort(); /* no memory */
 	return headers;
 }
@@ -229,10 +231,11 @@ int producer_send(struct producer *p, const struct producer_message *m, struct e
 	rd_kafka_headers_t *headers = make_headers(m);
 	/* librdkafka's vtypes carry no const, and copy what they are given. */
 	void *value = (void *)(uintptr_t)m->value, *key = (void *)(uintptr_t)m->key;
-	rd_kafka_resp_err_t rc = rd_kafka_producev(
-		p->rk, RD_KAFKA_V_TOPIC(m->topic), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-		RD_KAFKA_V_KEY(key, strlen(m->key)), RD_KAFKA_V_VALUE(value, m->value ? strlen(m->value) : 0),
-		RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE((void *)(uintptr_t)m->tag), RD_KAFKA_V_END);
+	rd_kafka_resp_err_t rc =
+		rd_kafka_producev(p->rk, RD_KAFKA_V_TOPIC(m->topic), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+				  RD_KAFKA_V_KEY(key, strlen(m->key)),
+				  RD_KAFKA_V_VALUE(value, m->value ? strlen(m->value) : 0), RD_KAFKA_V_HEADERS(headers),
+				  RD_KAFKA_V_OPAQUE((void *)(uintptr_t)m->tag), RD_KAFKA_V_END);
 	if (rc == RD_KAFKA_RESP_ERR_NO_ERROR)
 		return 0;
 	rd_kafka_headers_destroy(headers);

@@ -59,8 +59,8 @@ static void tear_down(void)
 /* ---- the forwarder ---- */
 
 static const struct producer_property quick[] = { { "reconnect.backoff.ms", "50" },
-						   { "reconnect.backoff.max.ms", "200" },
-						   { "retry.backoff.ms", "50" } };
+						  { "reconnect.backoff.max.ms", "200" },
+						  { "retry.backoff.ms", "50" } };
 
 static struct forwarder *start_with(const char *brokers, const struct producer_property *properties, size_t n)
 {
@@ -156,8 +156,10 @@ static json_t *consume(const char *topic)
 			rd_kafka_message_headers(m, &h);
 			for (size_t i = 0; h && rd_kafka_header_get_all(h, i, &name, &value, &size) == 0; i++)
 				json_object_set_new(headers, name, json_stringn(value, size));
-			json_array_append_new(all, json_pack("{s:o, s:o, s:o}", "key", json_stringn(m->key, m->key_len), "value",
-							     m->payload ? json_loadb(m->payload, m->len, 0, NULL) : json_null(),
+			json_array_append_new(all, json_pack("{s:o, s:o, s:o}", "key", json_stringn(m->key, m->key_len),
+							     "value",
+							     m->payload ? json_loadb(m->payload, m->len, 0, NULL)
+									: json_null(),
 							     "headers", headers));
 		}
 		rd_kafka_message_destroy(m);
@@ -385,7 +387,8 @@ END_TEST
 
 START_TEST(fatal_errors_are_survived_by_a_new_producer)
 {
-	rd_kafka_mock_push_request_errors(cluster, API_INIT_PRODUCER_ID, 2, RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
+	rd_kafka_mock_push_request_errors(cluster, API_INIT_PRODUCER_ID, 2,
+					  RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
 					  RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED);
 	append_many(1, 10);
 	struct forwarder *f = start();
@@ -558,8 +561,9 @@ START_TEST(passwords_are_not_said)
 {
 	struct err e = ERR_INIT;
 	const struct producer_property p[] = { { "sasl.password.wrong", "s3cr3t" } };
-	const struct forwarder_opts opts = { .host = "h", .brokers = "b", .topic = "t", .state_topic = "s", .properties = p,
-					     .n_properties = 1 };
+	const struct forwarder_opts opts = {
+		.host = "h", .brokers = "b", .topic = "t", .state_topic = "s", .properties = p, .n_properties = 1
+	};
 	ck_assert_int_eq(forwarder_check(&opts, &e), -1);
 	ck_assert_msg(strstr(e.text, "s3cr3t") == NULL, "%s", e.text);
 }
