@@ -29,12 +29,26 @@ static void open_box(uint64_t keep)
 	ck_assert_msg(box != NULL, "%s", e.text);
 }
 
-static void set_up(void)
+static void set_up_box(void)
 {
-	char text[200];
 	strcpy(dir, "/tmp/test_forwarder_XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/events.db", dir);
+	open_box(0);
+}
+
+static void tear_down_box(void)
+{
+	char command[128];
+	outbox_close(box);
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	ck_assert_int_eq(system(command), 0);
+}
+
+static void set_up(void)
+{
+	char text[200];
+	set_up_box();
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	rd_kafka_conf_set_log_cb(conf, NULL);
 	mock_handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof(text));
@@ -43,17 +57,13 @@ static void set_up(void)
 	ck_assert_ptr_nonnull(cluster);
 	rd_kafka_mock_topic_create(cluster, "vmferry.events", 1, 1);
 	rd_kafka_mock_topic_create(cluster, "vmferry.state", 1, 1);
-	open_box(0);
 }
 
 static void tear_down(void)
 {
-	char command[128];
-	outbox_close(box);
 	rd_kafka_mock_cluster_destroy(cluster);
 	rd_kafka_destroy(mock_handle);
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
-	ck_assert_int_eq(system(command), 0);
+	tear_down_box();
 }
 
 /* ---- the forwarder ---- */
@@ -136,6 +146,7 @@ static json_t *consume(const char *topic)
 					   sizeof(text)),
 			 RD_KAFKA_CONF_OK);
 	ck_assert_int_eq(rd_kafka_conf_set(conf, "enable.partition.eof", "true", text, sizeof(text)), RD_KAFKA_CONF_OK);
+	ck_assert_int_eq(rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", text, sizeof(text)), RD_KAFKA_CONF_OK);
 	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
 	ck_assert_msg(rk != NULL, "%s", text);
 	rd_kafka_topic_t *t = rd_kafka_topic_new(rk, topic, NULL);
@@ -594,6 +605,10 @@ int main(void)
 	tcase_add_test(t, the_producers_own_limit_on_size);
 	tcase_add_test(t, events_trimmed_while_the_broker_is_away_are_counted);
 	tcase_add_test(t, trimmed_while_no_forwarder_ran);
+	suite_add_tcase(s, t);
+	t = tcase_create("properties"); /* no broker is asked */
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, set_up_box, tear_down_box);
 	tcase_add_loop_test(t, bad_properties_are_said_at_once, 0, sizeof(bad) / sizeof(bad[0]));
 	tcase_add_test(t, passwords_are_not_said);
 	suite_add_tcase(s, t);
