@@ -512,25 +512,6 @@ int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, stru
 	return rc;
 }
 
-int replicas_change(struct replicas *r, const char *uuid, const char *expect, const json_t *changes, struct err *e)
-{
-	struct replica *p = take(r, uuid, e);
-	int rc = 0;
-
-	if (!p)
-		return -1;
-	pthread_mutex_lock(&r->lock);
-	if (strcmp(text_of(p->record, "state"), expect) != 0)
-		rc = err_set(e, ERR_REFUSED, "the replica of VM %s is %s", text_of(p->record, "vm"), text_of(p->record, "state"));
-	pthread_mutex_unlock(&r->lock);
-	if (rc == 0)
-		rc = replica_update(p, changes, e);
-	if (rc == 0 && strcmp(text_of(changes, "state"), "replica") != 0 && json_object_get(changes, "state"))
-		replica_session_end(p, "failover");
-	replica_moved(p);
-	return rc;
-}
-
 int replicas_set_state(struct replicas *r, const char *uuid, const char *state, struct err *e)
 {
 	json_t *changes = json_pack("{s:s}", "state", state);
