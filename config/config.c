@@ -30,6 +30,11 @@ void config_free(struct config *c)
 		free(c->peers[i].address);
 	}
 	free(c->peers);
+	for (size_t i = 0; i < c->kafka.n_properties; i++) {
+		free(c->kafka.properties[i].name);
+		free(c->kafka.properties[i].value);
+	}
+	free(c->kafka.properties);
 	free(c);
 }
 
@@ -74,6 +79,19 @@ static bool peers_equal(const struct config *a, const struct config *b)
 	return true;
 }
 
+/* librdkafka goes by their order. */
+static bool properties_equal(const struct config *a, const struct config *b)
+{
+	if (a->kafka.n_properties != b->kafka.n_properties)
+		return false;
+	for (size_t i = 0; i < a->kafka.n_properties; i++) {
+		const struct config_property *p = &a->kafka.properties[i], *q = &b->kafka.properties[i];
+		if (strcmp(p->name, q->name) != 0 || strcmp(p->value, q->value) != 0)
+			return false;
+	}
+	return true;
+}
+
 size_t config_reload_diff(const struct config *running, const struct config *loaded, struct config_change *out,
 			  size_t max)
 {
@@ -84,6 +102,11 @@ size_t config_reload_diff(const struct config *running, const struct config *loa
 			continue;
 		if (n < max)
 			out[n] = (struct config_change){ .key = k->full, .needs_restart = !k->live };
+		n++;
+	}
+	if (!properties_equal(running, loaded)) {
+		if (n < max)
+			out[n] = (struct config_change){ .key = "kafka.properties", .needs_restart = false };
 		n++;
 	}
 	if (!peers_equal(running, loaded)) {
@@ -108,6 +131,9 @@ char *config_describe(const struct config *c)
 		MEM_AUTO char *value = schema_format(&schema_keys[i], c);
 		buf_printf(&b, "%s = %s\n", schema_keys[i].full, value);
 	}
+	/* Names alone: some values are passwords. */
+	for (size_t i = 0; i < c->kafka.n_properties; i++)
+		buf_printf(&b, "kafka.properties: %s\n", c->kafka.properties[i].name);
 	for (size_t i = 0; i < c->n_peers; i++) {
 		char roles[64];
 		buf_printf(&b, "peer %s = %s port %u, may: %s\n", c->peers[i].name, c->peers[i].address,

@@ -19,6 +19,7 @@
 #define CONFIG_DEFAULT_SOCKET "/run/vmferry/control.sock"
 #define CONFIG_DEFAULT_PORT 7350
 #define CONFIG_MAX_PEERS 512
+#define CONFIG_MAX_PROPERTIES 100
 
 /* What a peer may do here; a set of bits. */
 #define ROLES(X)                                                                 \
@@ -37,6 +38,10 @@ struct config_peer {
 	char *address; /* host name or IP; the name if not given */
 	unsigned port;
 	unsigned roles; /* bits of enum role */
+};
+
+struct config_property {
+	char *name, *value; /* librdkafka's to judge */
 };
 
 struct config {
@@ -66,6 +71,13 @@ struct config {
 		unsigned max_jobs;
 		char *image_dir; /* empty: any folder that exists */
 	} migration;
+	struct {
+		char *brokers; /* "host:port,host:port"; empty: no Kafka */
+		char *topic;
+		char *state_topic;
+		struct config_property *properties;
+		size_t n_properties;
+	} kafka;
 	struct {
 		char *socket;
 		char *group; /* empty: root alone */

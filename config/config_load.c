@@ -28,6 +28,7 @@ struct loader {
 };
 
 static const char *const peer_keys[] = { "name", "address", "port", "roles" };
+static const char *const property_keys[] = { "name", "value" };
 
 static void __attribute__((format(printf, 3, 4)))
 problem(struct loader *l, const config_setting_t *s, const char *fmt, ...)
@@ -125,7 +126,63 @@ static size_t known_names(const char *group, const char **out, size_t max)
 	}
 	if (!group && n < max)
 		out[n++] = "peers";
+	if (group && strcmp(group, "kafka") == 0 && n < max)
+		out[n++] = "properties";
 	return n;
+}
+
+/* One { name = "..."; value = "..."; } of kafka.properties. */
+static void load_property(struct loader *l, unsigned index, const config_setting_t *s)
+{
+	char where[40];
+	snprintf(where, sizeof(where), "kafka.properties[%u]", index);
+	if (config_setting_type(s) != CONFIG_TYPE_GROUP) {
+		problem(l, s, "%s: is %s, must be a group { name = ...; value = ...; }", where, type_name(config_setting_type(s)));
+		return;
+	}
+	struct config_property *p = &l->c->kafka.properties[l->c->kafka.n_properties++];
+	unsigned before = l->problems;
+	int n = config_setting_length(s);
+	for (int i = 0; i < n; i++) {
+		const config_setting_t *member = config_setting_get_elem(s, (unsigned)i);
+		const char *key = config_setting_name(member), *text = config_setting_get_string(member);
+		char **to = strcmp(key, "name") == 0 ? &p->name : strcmp(key, "value") == 0 ? &p->value : NULL;
+		if (!to) {
+			MEM_AUTO char *full = mem_printf("%s.%s", where, key);
+			unknown_key(l, member, full, property_keys, 2);
+		} else if (!text) {
+			problem(l, member, "%s.%s: is %s, must be a string in quotes", where, key,
+				type_name(config_setting_type(member)));
+		} else {
+			free(*to);
+			*to = mem_strdup(text);
+		}
+	}
+	if (l->problems == before && (!p->name || !*p->name || !p->value))
+		problem(l, s, "%s: lacks its %s (allowed: name and value, both strings)", where,
+			p->name && *p->name ? "value" : "name");
+	if (!p->name)
+		p->name = mem_strdup("");
+	if (!p->value)
+		p->value = mem_strdup("");
+}
+
+static void load_properties(struct loader *l, const config_setting_t *s)
+{
+	int n = config_setting_length(s);
+	if (config_setting_type(s) != CONFIG_TYPE_LIST) {
+		problem(l, s, "kafka.properties: is %s, must be a list ( { ... }, { ... } )", type_name(config_setting_type(s)));
+		return;
+	}
+	if (n > CONFIG_MAX_PROPERTIES) {
+		problem(l, s, "kafka.properties: %d entries are too many (allowed: at most %d)", n, CONFIG_MAX_PROPERTIES);
+		return;
+	}
+	if (n <= 0)
+		return;
+	l->c->kafka.properties = mem_alloc_array((size_t)n, sizeof(*l->c->kafka.properties));
+	for (int i = 0; i < n; i++)
+		load_property(l, (unsigned)i, config_setting_get_elem(s, (unsigned)i));
 }
 
 static void load_group(struct loader *l, const char *group, const config_setting_t *s);
@@ -136,6 +193,10 @@ static void load_member(struct loader *l, const char *group, const config_settin
 	const struct schema_key *k = schema_find(group, name);
 	if (k) {
 		load_value(l, k, s);
+		return;
+	}
+	if (group && strcmp(group, "kafka") == 0 && strcmp(name, "properties") == 0) {
+		load_properties(l, s);
 		return;
 	}
 	if (!group && schema_has_group(name)) {

@@ -60,6 +60,12 @@ const struct schema_key schema_keys[] = {
 	  false },
 	{ "migration", "image_dir", "migration.image_dir", SCHEMA_PATH_OPT, AT(migration.image_dir),
 	  "/var/lib/libvirt/images", 0, PATH_LIMIT, "an absolute path, or \"\" for any folder that exists", false },
+	{ "kafka", "brokers", "kafka.brokers", SCHEMA_BROKERS, AT(kafka.brokers), "", 0, 2000,
+	  "\"host:port\", more of them after commas, or \"\" for none", true },
+	{ "kafka", "topic", "kafka.topic", SCHEMA_TOPIC, AT(kafka.topic), "vmferry.events", 1, 249,
+	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true },
+	{ "kafka", "state_topic", "kafka.state_topic", SCHEMA_TOPIC, AT(kafka.state_topic), "vmferry.state", 1, 249,
+	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true },
 	{ "control", "socket", "control.socket", SCHEMA_PATH, AT(control.socket), NULL, 2, SOCKET_MAX,
 	  "an absolute path of at most 107 characters", false },
 	{ "control", "group", "control.group", SCHEMA_GROUP, AT(control.group), "", 0, 32,
@@ -123,6 +129,8 @@ static uint64_t number_of(const struct schema_key *k, const struct config *c)
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_GROUP:
 		break;
 	}
@@ -151,6 +159,8 @@ static void store_number(const struct schema_key *k, struct config *c, uint64_t 
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_GROUP:
 		break;
 	}
@@ -235,6 +245,49 @@ static int check_group(const char *text, struct err *e)
 	return 0;
 }
 
+/* One of the list, [p, end): host:port, or [IPv6]:port. */
+static int check_broker(const char *p, size_t len, struct err *e)
+{
+	char text[300];
+	if (len == 0 || len >= sizeof(text))
+		return err_set(e, ERR_CONFIG, len ? "a broker's name is too long" : "a broker is missing between commas");
+	memcpy(text, p, len);
+	text[len] = '\0';
+	char *colon = strrchr(text, ':'), *host = text, *end = NULL;
+	long port = colon ? strtol(colon + 1, &end, 10) : 0;
+	if (!colon || !isdigit((unsigned char)colon[1]) || *end || port < 1 || port > 65535)
+		return err_set(e, ERR_CONFIG, "\"%s\" has no port", text);
+	*colon = '\0';
+	if (*host == '[' && colon > text + 1 && colon[-1] == ']') {
+		colon[-1] = '\0';
+		host++;
+	}
+	return schema_check_address(host, e);
+}
+
+static int check_brokers(const char *text, struct err *e)
+{
+	for (const char *p = text; *text; p++) {
+		size_t len = strcspn(p, ",");
+		if (check_broker(p, len, e) < 0)
+			return -1;
+		p += len;
+		if (!*p)
+			break;
+	}
+	return 0;
+}
+
+static int check_topic(const char *text, struct err *e)
+{
+	for (const char *p = text; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._-", *p))
+			return err_set(e, ERR_CONFIG, "\"%s\" is not the name of a topic", text);
+	if (strcmp(text, ".") == 0 || strcmp(text, "..") == 0)
+		return err_set(e, ERR_CONFIG, "\"%s\" is not the name of a topic", text);
+	return 0;
+}
+
 static int check_text(const struct schema_key *k, const char *text, struct err *e)
 {
 	size_t len = strlen(text);
@@ -258,6 +311,10 @@ static int check_text(const struct schema_key *k, const char *text, struct err *
 		return strncmp(text, "qemu:///", 8) == 0 || strncmp(text, "qemu+unix:///", 13) == 0
 			       ? 0
 			       : err_set(e, ERR_CONFIG, "\"%s\" is not a local URI of the QEMU driver", text);
+	case SCHEMA_BROKERS:
+		return check_brokers(text, e);
+	case SCHEMA_TOPIC:
+		return check_topic(text, e);
 	case SCHEMA_GROUP:
 		return check_group(text, e);
 	case SCHEMA_UINT:
@@ -318,6 +375,8 @@ int schema_set_text(const struct schema_key *k, struct config *c, const char *te
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_GROUP:
 		abort();
 	}
@@ -384,6 +443,8 @@ char *schema_format(const struct schema_key *k, const struct config *c)
 	case SCHEMA_PATH:
 	case SCHEMA_PATH_OPT:
 	case SCHEMA_URI:
+	case SCHEMA_BROKERS:
+	case SCHEMA_TOPIC:
 	case SCHEMA_GROUP:
 		break;
 	}

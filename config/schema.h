@@ -1,5 +1,5 @@
 /*
- * schema.h - every key of the configuration but `peers`, as one table: where it lives, what it may be, what it is when
+ * schema.h - every key of the configuration but `peers` and `kafka.properties`, as one table: where it lives, what it may be, what it is when
  * not given, and whether SIGHUP can change it. config_*.c walk it; nothing else knows the keys.
  */
 #ifndef VMFERRY_CONFIG_SCHEMA_H
@@ -13,6 +13,8 @@ enum schema_kind {
 	SCHEMA_PATH,      /* absolute path */
 	SCHEMA_PATH_OPT,  /* absolute path or "" */
 	SCHEMA_URI,       /* of a QEMU driver of libvirt */
+	SCHEMA_BROKERS,   /* host:port,host:port or "" */
+	SCHEMA_TOPIC,     /* name of a Kafka topic */
 	SCHEMA_GROUP,     /* name of a UNIX group or "" */
 	SCHEMA_UINT,      /* unsigned; an integer in the file, everything else is a string */
 	SCHEMA_SIZE,      /* uint64_t bytes */

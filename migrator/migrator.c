@@ -1,3 +1,4 @@
+#include "migrator/guest_virt.h"
 #include "migrator/migrator.h"
 
 #include "base/clock.h"
@@ -243,4 +244,9 @@ void migrator_free(struct migrator *m)
 	pthread_mutex_destroy(&m->lock);
 	free_opts(&m->opts);
 	free(m);
+}
+
+struct guest *migrator_open_guest(struct migrator *m, const char *vm, struct err *e)
+{
+	return guest_virt_open(m->virt, vm, e);
 }

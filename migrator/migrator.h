@@ -45,6 +45,10 @@ struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e);
 /* Aborts what runs, waits for it. */
 void migrator_free(struct migrator *m);
 
+/* A running VM of this host as snapshot/guest.h sees it (guest_virt.h); must be freed before the migrator. */
+struct guest;
+struct guest *migrator_open_guest(struct migrator *m, const char *vm, struct err *e);
+
 /* Reports progress of long calls; steals note. May be NULL. */
 struct job_ctl {
 	void (*note)(void *ctx, json_t *note);

@@ -3,34 +3,17 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "replicator/outbox_internal.h"
 
 #include <errno.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <uuid/uuid.h>
 
-#define OUTBOX_VERSION 1
+#define OUTBOX_VERSION 2
 
-struct outbox {
-	/* fixed after outbox_open */
-	char *path;
-	uint64_t keep;
-
-	pthread_mutex_t lock;
-	pthread_cond_t appended;
-	/* under lock */
-	sqlite3 *db;
-	sqlite3_stmt *insert;
-	sqlite3_stmt *trim;
-	sqlite3_stmt *select;
-	uint64_t last;
-	uint64_t wakes; /* calls of outbox_wake */
-};
-
-static int db_error(struct outbox *o, int rc, const char *what, struct err *e)
+int outbox_db_error(struct outbox *o, int rc, const char *what, struct err *e)
 {
 	int primary = rc & 0xff;
 	enum err_class cls = primary == SQLITE_CORRUPT || primary == SQLITE_NOTADB ? ERR_CORRUPT : ERR_SYS;
@@ -45,14 +28,14 @@ static int db_error(struct outbox *o, int rc, const char *what, struct err *e)
 	return -1;
 }
 
-static int run(struct outbox *o, const char *sql, struct err *e)
+int outbox_run(struct outbox *o, const char *sql, struct err *e)
 {
 	int rc = sqlite3_exec(o->db, sql, NULL, NULL, NULL);
-	return rc == SQLITE_OK ? 0 : db_error(o, rc, "cannot set up", e);
+	return rc == SQLITE_OK ? 0 : outbox_db_error(o, rc, "cannot set up", e);
 }
 
 /* One statement that yields one integer. */
-static int query_number(struct outbox *o, const char *sql, int64_t *out, struct err *e)
+int outbox_query_number(struct outbox *o, const char *sql, int64_t *out, struct err *e)
 {
 	sqlite3_stmt *st = NULL;
 	int rc = sqlite3_prepare_v2(o->db, sql, -1, &st, NULL);
@@ -66,7 +49,7 @@ static int query_number(struct outbox *o, const char *sql, int64_t *out, struct 
 			rc = SQLITE_OK;
 		}
 	}
-	int result = rc == SQLITE_OK ? 0 : db_error(o, rc, "cannot read", e);
+	int result = rc == SQLITE_OK ? 0 : outbox_db_error(o, rc, "cannot read", e);
 	sqlite3_finalize(st);
 	return result;
 }
@@ -74,11 +57,11 @@ static int query_number(struct outbox *o, const char *sql, int64_t *out, struct 
 static int set_up(struct outbox *o, struct err *e)
 {
 	int64_t version = 0, last = 0, application = 0;
-	if (query_number(o, "PRAGMA user_version", &version, e) < 0 ||
-	    query_number(o, "PRAGMA application_id", &application, e) < 0)
+	if (outbox_query_number(o, "PRAGMA user_version", &version, e) < 0 ||
+	    outbox_query_number(o, "PRAGMA application_id", &application, e) < 0)
 		return -1;
 	int64_t tables = 0;
-	if (query_number(o, "SELECT count(*) FROM sqlite_master", &tables, e) < 0)
+	if (outbox_query_number(o, "SELECT count(*) FROM sqlite_master", &tables, e) < 0)
 		return -1;
 	/* 0x766d6666 is "vmff": somebody else's database is not ours to write to. */
 	if (tables > 0 && application != 0x766d6666)
@@ -88,21 +71,28 @@ static int set_up(struct outbox *o, struct err *e)
 			o->path, (long long)version, OUTBOX_VERSION);
 		return err_remedy(e, "install that version again, or move the file away");
 	}
-	if (run(o,
+	if (outbox_run(o,
 		"PRAGMA journal_mode=WAL;"
 		"PRAGMA synchronous=FULL;"
 		"PRAGMA application_id=0x766d6666;"
 		"BEGIN IMMEDIATE;"
 		"CREATE TABLE IF NOT EXISTS events(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
 		" time_ns INTEGER NOT NULL, type TEXT NOT NULL, subject TEXT NOT NULL, data TEXT NOT NULL);"
-		"PRAGMA user_version=1;"
+		/* since version 2 */
+		"CREATE TABLE IF NOT EXISTS states(seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,"
+		" id TEXT NOT NULL, time_ns INTEGER NOT NULL, data TEXT, known INTEGER NOT NULL);"
+		"CREATE TABLE IF NOT EXISTS cursors(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, target TEXT NOT NULL);"
+		"PRAGMA user_version=2;"
 		"COMMIT;",
 		e) < 0)
 		return -1;
 	/* AUTOINCREMENT keeps the highest number ever, also when all rows are gone. */
-	if (query_number(o, "SELECT seq FROM sqlite_sequence WHERE name='events'", &last, e) < 0)
+	if (outbox_query_number(o, "SELECT seq FROM sqlite_sequence WHERE name='events'", &last, e) < 0)
 		return -1;
 	o->last = (uint64_t)last;
+	if (outbox_query_number(o, "SELECT seq FROM sqlite_sequence WHERE name='states'", &last, e) < 0)
+		return -1;
+	o->last_state = (uint64_t)last;
 	static const char insert[] = "INSERT INTO events(id, time_ns, type, subject, data) VALUES(?,?,?,?,?)";
 	static const char trim[] = "DELETE FROM events WHERE seq <= ?";
 	static const char select[] =
@@ -112,7 +102,7 @@ static int set_up(struct outbox *o, struct err *e)
 		rc = sqlite3_prepare_v2(o->db, trim, -1, &o->trim, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_prepare_v2(o->db, select, -1, &o->select, NULL);
-	return rc == SQLITE_OK ? 0 : db_error(o, rc, "cannot prepare", e);
+	return rc == SQLITE_OK ? 0 : outbox_db_error(o, rc, "cannot prepare", e);
 }
 
 struct outbox *outbox_open(const char *path, uint64_t keep, struct err *e)
@@ -124,7 +114,7 @@ struct outbox *outbox_open(const char *path, uint64_t keep, struct err *e)
 	thread_cond_init(&o->appended);
 	int rc = sqlite3_open_v2(path, &o->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
 	if (rc != SQLITE_OK) {
-		db_error(o, rc, "cannot open", e);
+		outbox_db_error(o, rc, "cannot open", e);
 		goto fail;
 	}
 	sqlite3_busy_timeout(o->db, 5000); /* someone may be looking with the sqlite3 tool */
@@ -173,27 +163,32 @@ int outbox_set_aside(const char *path, char **moved, struct err *e)
 	return 0;
 }
 
+void outbox_new_id(char id[UUID_STR_LEN])
+{
+	uuid_t uuid;
+	uuid_generate_random(uuid);
+	uuid_unparse_lower(uuid, id);
+}
+
 static int step(struct outbox *o, sqlite3_stmt *st, struct err *e)
 {
 	int rc = sqlite3_step(st);
-	int result = rc == SQLITE_DONE ? 0 : db_error(o, rc, "cannot write", e);
+	int result = rc == SQLITE_DONE ? 0 : outbox_db_error(o, rc, "cannot write", e);
 	sqlite3_reset(st);
 	sqlite3_clear_bindings(st);
 	return result;
 }
 
-static int insert_locked(struct outbox *o, const char *type, const char *subject, const char *data, struct err *e)
+int outbox_insert_locked(struct outbox *o, const char *type, const char *subject, const char *data, struct err *e)
 {
-	uuid_t uuid;
 	char id[UUID_STR_LEN];
-	uuid_generate_random(uuid);
-	uuid_unparse_lower(uuid, id);
+	outbox_new_id(id);
 	sqlite3_bind_text(o->insert, 1, id, -1, SQLITE_TRANSIENT);
 	sqlite3_bind_int64(o->insert, 2, clock_wall_ns());
 	sqlite3_bind_text(o->insert, 3, type, -1, SQLITE_TRANSIENT);
 	sqlite3_bind_text(o->insert, 4, subject ? subject : "", -1, SQLITE_TRANSIENT);
 	sqlite3_bind_text(o->insert, 5, data, -1, SQLITE_TRANSIENT);
-	if (run(o, "BEGIN IMMEDIATE", e) < 0)
+	if (outbox_run(o, "BEGIN IMMEDIATE", e) < 0)
 		return -1;
 	if (step(o, o->insert, e) < 0)
 		goto undo;
@@ -203,7 +198,7 @@ static int insert_locked(struct outbox *o, const char *type, const char *subject
 		if (step(o, o->trim, e) < 0)
 			goto undo;
 	}
-	if (run(o, "COMMIT", e) < 0)
+	if (outbox_run(o, "COMMIT", e) < 0)
 		goto undo;
 	o->last = seq;
 	return 0;
@@ -228,7 +223,7 @@ int outbox_append(struct outbox *o, const char *type, const char *subject, const
 		return -1;
 	}
 	THREAD_LOCKED(&o->lock);
-	int rc = insert_locked(o, type, subject, text, e);
+	int rc = outbox_insert_locked(o, type, subject, text, e);
 	free(text);
 	if (rc < 0)
 		return -1;
@@ -281,7 +276,7 @@ static int take_rows(struct outbox *o, uint64_t after, unsigned max, struct row 
 					       .subject = r->subject,
 					       .data = r->data };
 	}
-	int result = rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : db_error(o, rc, "cannot read", e);
+	int result = rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : outbox_db_error(o, rc, "cannot read", e);
 	sqlite3_reset(o->select);
 	return result;
 }
@@ -315,14 +310,19 @@ uint64_t outbox_last(struct outbox *o)
 	return o->last;
 }
 
-bool outbox_wait(struct outbox *o, uint64_t after, int64_t deadline_ns)
+bool outbox_wait_either(struct outbox *o, uint64_t after, uint64_t after_state, int64_t deadline_ns)
 {
 	THREAD_LOCKED(&o->lock);
 	uint64_t wakes = o->wakes;
-	while (o->last <= after && o->wakes == wakes)
+	while (o->last <= after && o->last_state <= after_state && o->wakes == wakes)
 		if (thread_cond_wait_until(&o->appended, &o->lock, deadline_ns) < 0)
 			break;
-	return o->last > after;
+	return o->last > after || o->last_state > after_state;
+}
+
+bool outbox_wait(struct outbox *o, uint64_t after, int64_t deadline_ns)
+{
+	return outbox_wait_either(o, after, UINT64_MAX, deadline_ns);
 }
 
 void outbox_wake(struct outbox *o)

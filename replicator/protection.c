@@ -31,6 +31,7 @@ static void protection_free(struct protection *p)
 {
 	json_decref(p->record);
 	json_decref(p->keep);
+	json_decref(p->schedule);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
 	free(p->vm);
@@ -49,7 +50,7 @@ static void read_record(struct protection *p)
 	p->host = mem_strdup(text_of(r, "host"));
 	p->mode = mem_strdup(text_of(r, "mode")[0] ? text_of(r, "mode") : "auto");
 	p->rpo_ns = int_of(r, "rpo_ms", 5000) * NS_PER_MS;
-	p->every_ns = int_of(json_object_get(r, "schedule"), "every_ms", 0) * NS_PER_MS;
+	p->schedule = json_deep_copy(json_object_get(r, "schedule"));
 	p->max_pause_ns = int_of(r, "max_pause_ms", 0) * NS_PER_MS;
 	p->bandwidth = (uint64_t)int_of(r, "bandwidth", 0);
 	p->quiesce = json_is_true(json_object_get(r, "quiesce"));
@@ -72,7 +73,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->changed);
 	read_record(p);
-	pace_init(&p->pace, p->rpo_ns, p->every_ns, p->max_pause_ns);
+	pace_init(&p->pace, p->rpo_ns, 0, p->max_pause_ns);
 	snprintf(p->state, sizeof(p->state), "waiting");
 	if (!epoch_uuid_ok(p->uuid) || !p->vm[0] || !p->host[0])
 		err_set(e, ERR_CONFIG, "the record of a protection is not complete");

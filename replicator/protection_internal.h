@@ -6,6 +6,7 @@
 
 #include "replicator/pace.h"
 #include "replicator/protection.h"
+#include "replicator/schedule.h"
 
 #include <pthread.h>
 
@@ -14,9 +15,9 @@ struct protection {
 	struct protection_opts opts;
 	char uuid[GUEST_UUID_LEN];
 	char *vm, *host, *mode;
-	int64_t rpo_ns, every_ns, max_pause_ns;
+	int64_t rpo_ns, max_pause_ns;
 	bool quiesce;
-	json_t *keep;
+	json_t *keep, *schedule;
 	uint64_t bandwidth;
 	pthread_t thread;
 	bool started;
@@ -54,6 +55,7 @@ struct protection {
 	bool cleaned;               /* what an earlier agent left in the VM was removed */
 	enum capture_mode forced;   /* CAPTURE_AUTO: as the record says */
 	unsigned failures;          /* in a row */
+	struct schedule_now now;    /* what the hour says */
 	int64_t saved_ns;           /* when last_point was last made durable */
 };
 

@@ -9,15 +9,15 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
-#include "replicator/epoch.h"
-#include "replicator/records.h"
 #include "base/units.h"
+#include "replicator/epoch.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #define RETRY_NS NS_PER_S
 #define RETRY_MOST 15
@@ -66,6 +66,21 @@ static void wait_until(struct protection *p, int64_t deadline_ns)
 			return;
 }
 
+/* What the hour says. */
+static void look_at_clock(struct protection *p, struct ship *ship)
+{
+	const time_t t = (time_t)(clock_wall_ns() / NS_PER_S);
+	struct tm tm = { 0 };
+
+	localtime_r(&t, &tm);
+	const struct schedule_now now = schedule_at(p->schedule, (unsigned)(tm.tm_hour * 60 + tm.tm_min), p->bandwidth);
+	if (ship && now.bandwidth != p->now.bandwidth)
+		ship_set_rate_limit(ship, now.bandwidth);
+	p->now = now;
+	THREAD_LOCKED(&p->lock);
+	p->pace.every_ns = now.every_ns;
+}
+
 static struct courier_opts courier_opts_of(struct protection *p)
 {
 	return (struct courier_opts){ .ways = p->opts.ways,
@@ -78,7 +93,7 @@ static struct courier_opts courier_opts_of(struct protection *p)
 				      .rpo_ms = p->rpo_ns / NS_PER_MS,
 				      .channels = p->opts.channels,
 				      .delta_cache = p->opts.delta_cache,
-				      .rate_limit = p->bandwidth,
+				      .rate_limit = p->now.bandwidth,
 				      .level = OUTFLOW_LEVEL_AUTO,
 				      .part_bytes = p->opts.part_bytes,
 				      .pool = p->opts.pool,
@@ -151,11 +166,21 @@ static void arm(void *ctx, bool on)
 		p->opts.arm(p->opts.ctx, p->uuid, on);
 }
 
+/* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
+static enum capture_mode wanted_mode(const struct protection *p)
+{
+	enum capture_mode m = CAPTURE_AUTO;
+
+	if (strcmp(p->mode, "memory") != 0)
+		(void)capture_mode_from_name(p->mode, &m);
+	return m == CAPTURE_AUTO ? p->forced : m;
+}
+
 static int make_capture(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
 	const bool any = strcmp(p->mode, "auto") == 0;
-	struct capture_opts co = { .mode = strcmp(p->mode, "disk") == 0 ? CAPTURE_DISK : p->forced,
+	struct capture_opts co = { .mode = wanted_mode(p),
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
 				   .arm = arm,
@@ -397,6 +422,7 @@ static int checkpoints(struct session *s, struct err *e)
 			s->due_ns = clock_mono_ns();
 			continue;
 		}
+		look_at_clock(p, s->ship);
 		const int rc = take(s, id, e);
 		if (rc < 0)
 			return -1;
@@ -410,7 +436,7 @@ static int checkpoints(struct session *s, struct err *e)
 			THREAD_LOCKED(&p->lock);
 			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && strcmp(p->mode, "auto") == 0;
 			if (change)
-				pace_init(&p->pace, p->rpo_ns, p->every_ns, p->max_pause_ns);
+				pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 		}
 		if (change && p->opts.capture->chosen(s->capture) == CAPTURE_COLO) {
 			p->forced = CAPTURE_BACKGROUND;
@@ -453,8 +479,11 @@ static int open_guest(struct session *s, struct err *e)
 	enum guest_run run;
 
 	s->guest = p->opts.open_guest(p->opts.ctx, p->uuid, e);
-	if (!s->guest)
+	if (!s->guest) {
+		if (e->cls == ERR_REFUSED)
+			e->errnum = ENOENT; /* nothing is wrong: it is not there */
 		return -1;
+	}
 	if (!p->cleaned) {
 		if (p->opts.capture->clean_up(s->guest, e) < 0)
 			return err_wrap(e, "what an earlier capture left in %s", p->vm);
@@ -495,6 +524,7 @@ static int run_session(struct session *s, struct err *e)
 		return -1;
 	if (open_guest(s, e) < 0)
 		return -1;
+	look_at_clock(p, NULL);
 	const struct courier_opts co = courier_opts_of(p);
 	s->courier = courier_open(&co, e);
 	if (!s->courier)

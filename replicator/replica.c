@@ -470,63 +470,54 @@ static struct replica *take(struct replicas *r, const char *uuid, struct err *e)
 	return p;
 }
 
-int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, struct err *e)
-{
-	struct replica *p = take(r, uuid, e);
-	json_t *changes = NULL;
-	int rc = -1;
-
-	if (!p)
-		return -1;
-	pthread_mutex_lock(&r->lock);
-	const uint64_t next = (uint64_t)json_integer_value(json_object_get(p->record, "epoch")) + 1;
-	const bool free_to = strcmp(text_of(p->record, "state"), "replica") == 0;
-	if (!free_to)
-		err_set(e, ERR_REFUSED, "the replica of VM %s is %s", text_of(p->record, "vm"), text_of(p->record, "state"));
-	pthread_mutex_unlock(&r->lock);
-	if (free_to) {
-		changes = json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)next);
-		rc = replica_update(p, changes, e);
-		/* After that: from here on the source is refused, whatever happens. */
-		if (rc == 0)
-			replica_session_end(p, "failover");
-	}
-	if (rc == 0)
-		*epoch = next;
-	json_decref(changes);
-	replica_moved(p);
-	return rc;
-}
-
 int replicas_change(struct replicas *r, const char *uuid, const char *expect, const json_t *changes, struct err *e)
 {
 	struct replica *p = take(r, uuid, e);
-	int rc = 0;
+	char state[32], vm[256];
 
 	if (!p)
 		return -1;
-	pthread_mutex_lock(&r->lock);
-	if (strcmp(text_of(p->record, "state"), expect) != 0)
-		rc = err_set(e, ERR_REFUSED, "the replica of VM %s is %s", text_of(p->record, "vm"), text_of(p->record, "state"));
-	pthread_mutex_unlock(&r->lock);
+	{
+		THREAD_LOCKED(&r->lock);
+		snprintf(state, sizeof(state), "%.31s", text_of(p->record, "state"));
+		snprintf(vm, sizeof(vm), "%.255s", text_of(p->record, "vm"));
+	}
+	int rc = 0;
+	if (strcmp(state, expect) != 0)
+		rc = err_set(e, ERR_REFUSED, "the replica of VM %s is %s, not %s", vm, state, expect);
 	if (rc == 0)
 		rc = replica_update(p, changes, e);
-	if (rc == 0 && strcmp(text_of(changes, "state"), "replica") != 0 && json_object_get(changes, "state"))
+	/* After that: from here on the source is refused, whatever happens. */
+	const char *now = text_of(changes, "state");
+	if (rc == 0 && now[0] && strcmp(now, "replica") != 0)
 		replica_session_end(p, "failover");
 	replica_moved(p);
 	return rc;
 }
 
+int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, struct err *e)
+{
+	uint64_t next = 0;
+	{
+		THREAD_LOCKED(&r->lock);
+		const struct replica *p = replica_find_locked(r, uuid);
+		if (p && p->record)
+			next = (uint64_t)json_integer_value(json_object_get(p->record, "epoch")) + 1;
+	}
+	json_t *changes = json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)next);
+	const int rc = replicas_change(r, uuid, "replica", changes, e);
+	json_decref(changes);
+	if (rc == 0)
+		*epoch = next;
+	return rc;
+}
+
 int replicas_set_state(struct replicas *r, const char *uuid, const char *state, struct err *e)
 {
-	struct replica *p = take(r, uuid, e);
-
-	if (!p)
-		return -1;
 	json_t *changes = json_pack("{s:s}", "state", state);
-	const int rc = replica_update(p, changes, e);
+	const int rc = replicas_change(r, uuid, "promoting", changes, e);
+
 	json_decref(changes);
-	replica_moved(p);
 	return rc;
 }
 

@@ -36,6 +36,8 @@ static const struct {
 #define WAIT 0.15 /* QEMU gives no more if it was waited for this part of the time */
 /* All the workers' CPU counts like this part of the throughput. */
 #define CPU_WEIGHT 0.25
+/* And the link, full, like this part: where QEMU is what is scarce, the bytes that others could have sent are worth more than an idle CPU. */
+#define WIRE_WEIGHT 0.5
 /* A change must promise this much more; or the same for much less CPU time. */
 #define GAIN_MIN 1.03
 #define SAME_MIN 0.99
@@ -218,7 +220,7 @@ static double cost_of(const struct adapt *a, unsigned i)
 struct outlook {
 	double throughput; /* raw bytes per second */
 	double cpu;        /* used, of all the workers' */
-	double value;      /* throughput, less what its CPU time is worth */
+	double value;      /* throughput, less what its CPU time and its part of the link are worth */
 };
 
 static struct outlook outlook_of(const struct adapt *a, unsigned i)
@@ -231,7 +233,8 @@ static struct outlook outlook_of(const struct adapt *a, unsigned i)
 	if (a->supply > 0 && a->supply < t)
 		t = a->supply;
 	double cpu = t * cost / (a->workers * 1e9);
-	return (struct outlook){ .throughput = t, .cpu = cpu, .value = t * (1 - CPU_WEIGHT * cpu) };
+	double part = a->supply > 0 && a->link > 0 ? t * wire / a->link : 0;
+	return (struct outlook){ .throughput = t, .cpu = cpu, .value = t * (1 - CPU_WEIGHT * cpu - WIRE_WEIGHT * part) };
 }
 
 static void choose(struct adapt *a)
@@ -249,7 +252,7 @@ static void choose(struct adapt *a)
 		}
 	}
 	bool better = best.value > have.value * GAIN_MIN;
-	bool cheaper = best.throughput > have.throughput * SAME_MIN && best.cpu < have.cpu * CHEAPER_MAX;
+	bool cheaper = best.throughput > have.throughput * SAME_MIN && best.cpu < have.cpu * CHEAPER_MAX && best.value > have.value;
 	if (best_index == a->current || (!better && !cheaper))
 		return;
 	a->current = best_index;

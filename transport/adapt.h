@@ -7,8 +7,8 @@
  *
  *	min(workers * share of CPU they get / cost(level), link * ratio(level), what QEMU supplies)
  *
- * and the level is the one with the most, where the CPU it takes counts a little against it: an equal throughput
- * is had at the cheapest level, so an idle link means CODEC_RAW. The link's speed is unknown while it is not full;
+ * and the level is the one with the most, where the CPU and the part of the link that it takes count a little against it: an equal
+ * throughput is had at the level that is cheapest in both, so a link that is wide for what comes means CODEC_RAW. The link's speed is unknown while it is not full;
  * it is then assumed to be growing until a cheaper level is worth a try, less and less often when such tries turn
  * out wrong.
  */

@@ -41,7 +41,7 @@ static void patch_slot(struct emit *m, uint8_t *page)
 	}
 }
 
-/* One page of a PLAIN, DELTA or SAME operation; NULL if a slot does not exist. */
+/* One page of a PLAIN, DELTA or SAME operation; NULL if a slot does not exist or is empty. */
 static const uint8_t *page_of(struct emit *m, const struct op *op, uint32_t i)
 {
 	const uint8_t *page;
@@ -55,7 +55,7 @@ static const uint8_t *page_of(struct emit *m, const struct op *op, uint32_t i)
 		page = slot;
 	}
 	if (page && op->store) {
-		uint8_t *slot = m->slots ? page_slots_at(m->slots, op->dst + i) : NULL;
+		uint8_t *slot = m->slots ? page_slots_store(m->slots, op->dst + i) : NULL;
 		if (!slot)
 			return NULL;
 		if (slot != page)

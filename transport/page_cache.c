@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "transport/codec.h"
+#include "transport/warm.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -43,9 +44,9 @@ struct page_cache {
 	uint32_t slots;
 	uint64_t mask;              /* of map and index, which have twice as many entries as there are slots */
 	uint8_t secret[SECRET_LEN]; /* so that a guest cannot choose pages that meet in the index */
-	size_t mapped;
+	uint8_t *data;              /* slots * 4096, warm.h */
 	/* In one mapping that takes memory as it is touched. */
-	uint8_t *data;   /* slots * 4096 */
+	size_t mapped;
 	uint64_t *map;   /* page number -> slot, open addressing */
 	uint64_t *index; /* contents -> slot, sets of WAYS; may be stale, see `tag` */
 	uint64_t *owner; /* per slot: its page; of a free slot the next free one */
@@ -60,15 +61,14 @@ struct page_cache {
 	uint64_t page_no; /* where the pass is */
 };
 
-static void *map_lazily(size_t size, const char *what, struct err *e)
+/* Zeros. */
+static void *map_lazily(size_t size, struct err *e)
 {
 	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED) {
-		err_sys(e, "memory for %s (%zu MiB)", what, size >> 20);
+		err_sys(e, "memory for the index of page versions (%zu MiB)", size >> 20);
 		return NULL;
 	}
-	/* Only advice: without huge pages it works as well, a little slower. */
-	(void)madvise(p, size, MADV_HUGEPAGE);
 	return p;
 }
 
@@ -106,14 +106,19 @@ struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 		mem_free_ptr(&c);
 		return NULL;
 	}
-	c->mapped = n * CODEC_PAGE_SIZE + 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 +
-		    8 * 64;
-	uint8_t *at = map_lazily(c->mapped, "old versions of pages", e);
-	if (!at) {
+	c->data = slots ? warm_get(n * CODEC_PAGE_SIZE, "old versions of pages", e) : NULL;
+	if (slots && !c->data) {
 		mem_free_ptr(&c);
 		return NULL;
 	}
-	c->data = carve(&at, n * CODEC_PAGE_SIZE);
+	c->mapped = 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 +
+		    8 * 64;
+	uint8_t *at = map_lazily(c->mapped, e);
+	if (!at) {
+		warm_put(c->data, n * CODEC_PAGE_SIZE);
+		mem_free_ptr(&c);
+		return NULL;
+	}
 	c->map = carve(&at, (size_t)entries * sizeof(uint64_t));
 	c->index = carve(&at, (size_t)entries * sizeof(uint64_t));
 	c->owner = carve(&at, n * sizeof(uint64_t));
@@ -127,7 +132,8 @@ void page_cache_free(struct page_cache *c)
 {
 	if (!c)
 		return;
-	munmap(c->data, c->mapped);
+	warm_put(c->data, (size_t)c->slots * CODEC_PAGE_SIZE);
+	munmap(c->map, c->mapped);
 	mem_free_ptr(&c);
 }
 
@@ -334,6 +340,7 @@ void page_cache_put(struct page_cache *c, uint32_t slot, const uint8_t *data, ui
 struct page_slots {
 	uint32_t slots;
 	uint8_t *data;
+	uint64_t *stored; /* a bit per slot: something was put there in this session; the memory may hold what is none of its business */
 };
 
 struct page_slots *page_slots_new(uint32_t slots, struct err *e)
@@ -346,11 +353,16 @@ struct page_slots *page_slots_new(uint32_t slots, struct err *e)
 	struct page_slots *s = mem_alloc(sizeof(*s));
 	s->slots = slots;
 	if (slots > 0) {
-		s->data = map_lazily((size_t)slots * CODEC_PAGE_SIZE, "old versions of pages", e);
+		s->data = warm_get((size_t)slots * CODEC_PAGE_SIZE, "old versions of pages", e);
 		if (!s->data) {
 			mem_free_ptr(&s);
 			return NULL;
 		}
+	}
+	s->stored = mem_try((size_t)slots / 64 + 1, sizeof(*s->stored), "the list of page versions", e);
+	if (!s->stored) {
+		page_slots_free(s);
+		return NULL;
 	}
 	return s;
 }
@@ -359,14 +371,24 @@ void page_slots_free(struct page_slots *s)
 {
 	if (!s)
 		return;
-	if (s->data)
-		munmap(s->data, (size_t)s->slots * CODEC_PAGE_SIZE);
+	warm_put(s->data, (size_t)s->slots * CODEC_PAGE_SIZE);
+	mem_free_ptr(&s->stored);
 	mem_free_ptr(&s);
 }
 
 uint8_t *page_slots_at(struct page_slots *s, uint32_t slot)
 {
-	return slot < s->slots ? s->data + (size_t)slot * CODEC_PAGE_SIZE : NULL;
+	if (slot >= s->slots || !(s->stored[slot / 64] >> (slot % 64) & 1))
+		return NULL;
+	return s->data + (size_t)slot * CODEC_PAGE_SIZE;
+}
+
+uint8_t *page_slots_store(struct page_slots *s, uint32_t slot)
+{
+	if (slot >= s->slots)
+		return NULL;
+	s->stored[slot / 64] |= UINT64_C(1) << (slot % 64);
+	return s->data + (size_t)slot * CODEC_PAGE_SIZE;
 }
 
 uint32_t page_slots_count(const struct page_slots *s)

@@ -3,7 +3,8 @@
  *
  * The encoding side (page_cache) knows which page is in which slot, decides what to keep (everything until it is
  * full; then pages that have come more than once, hot ones first) and finds equal pages by content. The decoding
- * side (page_slots) is an array. Both take their memory lazily, at most slots * 4 KiB + 64 bytes a slot + 8 MiB.
+ * side (page_slots) is an array. Both take their memory as it is touched, at most slots * 4 KiB + 64 bytes a slot + 8 MiB; what holds the pages stays
+ * warm for the next session (warm.h).
  * One thread at a time.
  */
 #ifndef VMFERRY_TRANSPORT_PAGE_CACHE_H
@@ -27,7 +28,10 @@ uint32_t page_cache_slots(const struct page_cache *c);
 
 struct page_slots *page_slots_new(uint32_t slots, struct err *e);
 void page_slots_free(struct page_slots *s);
-uint8_t *page_slots_at(struct page_slots *s, uint32_t slot); /* NULL when out of range */
+/* The contents of a slot; NULL when out of range, or when nothing was stored there. */
+uint8_t *page_slots_at(struct page_slots *s, uint32_t slot);
+/* Where a page is to be stored, all of it; NULL when out of range. */
+uint8_t *page_slots_store(struct page_slots *s, uint32_t slot);
 uint32_t page_slots_count(const struct page_slots *s);
 
 /* ---- what batch.c asks ---- */

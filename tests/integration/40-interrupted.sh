@@ -78,6 +78,30 @@ test_target_agent_killed() {
 	moves_afterwards vm1
 }
 
+# Stopped, not dead: its connections stay open, and nothing answers.
+agent_stands_still() { # HOST
+	slow_move vm1
+	lab agent freeze "$1"
+	moved && fail "succeeded"
+	# What a frozen target holds of it stands still too, until the agent has ended.
+	assert_runs_once vm1
+	[ "$(host_of vm1)" = host1 ] || fail "vm1 runs on $(host_of vm1)"
+	lab agent kill "$1"
+	lab agent start "$1"
+	assert_tidy
+	assert_only_at vm1 host1
+	assert_same_guest vm1
+	moves_afterwards vm1
+}
+
+test_source_agent_stands_still() {
+	agent_stands_still host1
+}
+
+test_target_agent_stands_still() {
+	agent_stands_still host2
+}
+
 test_link_cut() { # silently: found by our own keepalive within 5 s, and a little for the ending
 	slow_move vm1
 	local began=$SECONDS

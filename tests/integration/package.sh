@@ -35,7 +35,7 @@ lint() {
 contents() {
 	dpkg -x "$work/vmferry.deb" "$work/root" || return 1
 	local file missing=0
-	for file in usr/bin/vmferry usr/sbin/vmferryd etc/vmferry/vmferryd.conf lib/systemd/system/vmferryd.service \
+	for file in usr/bin/vmferry usr/sbin/vmferryd usr/libexec/vmferry-guardian etc/vmferry/vmferryd.conf lib/systemd/system/vmferryd.service \
 		usr/share/man/man1/vmferry.1.gz usr/share/man/man8/vmferryd.8.gz usr/share/man/man5/vmferryd.conf.5.gz \
 		usr/share/bash-completion/completions/vmferry usr/share/doc/vmferry/copyright \
 		usr/share/doc/vmferry/examples/vmferryd.conf.example; do

@@ -252,6 +252,13 @@ FAKE_INCOMING(export)
 FAKE_INCOMING(unexport)
 FAKE_INCOMING(define)
 
+struct guest *migrator_open_guest(struct migrator *m, const char *vm, struct err *e)
+{
+	(void)m;
+	err_set(e, ERR_REFUSED, "VM '%s' is shut off", vm);
+	return NULL;
+}
+
 void migrator_incoming_probe(struct migrator *m, struct link *l)
 {
 	(void)m;

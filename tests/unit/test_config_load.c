@@ -99,12 +99,23 @@ START_TEST(a_full_file)
 		"peers = ( { name = \"b\"; address = \"192.0.2.2\"; port = 7351;\n"
 		"  roles = [ \"migrate-in\", \"operate\" ]; }, { name = \"c\"; roles = [ ]; } );\n"
 		"migration: { bandwidth = \"1G\"; max_downtime = \"1.5s\"; delta_cache = \"64MiB\"; };\n"
+		"kafka: { brokers = \"k1.example.net:9092,[2001:db8::1]:9093,192.0.2.3:1\"; topic = \"dc1.events\";\n"
+		"  properties = ( { name = \"linger.ms\"; value = \"5\"; }, { name = \"sasl.password\"; value = \"s3cr3t\"; } ); };\n"
 		"log: { level = \"debug\"; };\n");
 	ck_assert_str_eq(c->name, "a.example.net");
 	ck_assert_str_eq(c->control.socket, "/run/x/control.sock");
 	ck_assert_uint_eq(c->listen.port, 99);
 	ck_assert_uint_eq(c->migration.bandwidth, 125000000);
 	ck_assert_int_eq(c->migration.max_downtime, 1500 * INT64_C(1000000));
+	ck_assert_str_eq(c->kafka.brokers, "k1.example.net:9092,[2001:db8::1]:9093,192.0.2.3:1");
+	ck_assert_str_eq(c->kafka.topic, "dc1.events");
+	ck_assert_str_eq(c->kafka.state_topic, "vmferry.state");
+	ck_assert_uint_eq(c->kafka.n_properties, 2);
+	ck_assert_str_eq(c->kafka.properties[1].name, "sasl.password");
+	ck_assert_str_eq(c->kafka.properties[1].value, "s3cr3t");
+	MEM_AUTO char *said = config_describe(c);
+	ck_assert_ptr_nonnull(strstr(said, "kafka.properties: sasl.password"));
+	ck_assert_ptr_null(strstr(said, "s3cr3t"));
 	ck_assert_uint_eq(c->n_peers, 2);
 	const struct config_peer *b = config_peer_find(c, "b");
 	ck_assert_ptr_nonnull(b);
@@ -206,6 +217,28 @@ static const struct {
 	  "test.conf:2: peers[1].name: \"b\" is there twice (allowed: one entry per peer)" },
 	{ "name = \"b\"; peers = ( { name = \"b\"; } );",
 	  "test.conf:1: peers[0].name: \"b\" is this host itself (allowed: other hosts)" },
+	{ "kafka: { brokers = \"host\"; };",
+	  "test.conf:1: kafka.brokers: \"host\" has no port (allowed: \"host:port\", more of them after commas, or \"\" for none)" },
+	{ "kafka: { brokers = \"a:1,,b:2\"; };",
+	  "test.conf:1: kafka.brokers: a broker is missing between commas (allowed: \"host:port\", more of them after commas, or "
+	  "\"\" for none)" },
+	{ "kafka: { brokers = \"a b:1\"; };",
+	  "test.conf:1: kafka.brokers: \"a b\" is neither an IP address nor a host name (allowed: \"host:port\", more of them "
+	  "after commas, or \"\" for none)" },
+	{ "kafka: { topic = \"a/b\"; };",
+	  "test.conf:1: kafka.topic: \"a/b\" is not the name of a topic (allowed: 1 to 249 of the characters a-z, A-Z, 0-9, \".\", "
+	  "\"_\" and \"-\")" },
+	{ "kafka: { propertys = ( ); };", "test.conf:1: kafka.propertys: unknown key; did you mean \"properties\"?" },
+	{ "kafka: { properties = { acks = \"all\"; }; };",
+	  "test.conf:1: kafka.properties: is a group { ... }, must be a list ( { ... }, { ... } )" },
+	{ "kafka: { properties = ( \"a\" ); };",
+	  "test.conf:1: kafka.properties[0]: is a string in quotes, must be a group { name = ...; value = ...; }" },
+	{ "kafka: { properties = ( { name = \"a\"; value = 1; } ); };",
+	  "test.conf:1: kafka.properties[0].value: is an integer, must be a string in quotes" },
+	{ "kafka: { properties = ( { value = \"1\"; } ); };",
+	  "test.conf:1: kafka.properties[0]: lacks its name (allowed: name and value, both strings)" },
+	{ "kafka: { properties = ( { name = \"a\"; valu = \"1\"; } ); };",
+	  "test.conf:1: kafka.properties[0].valu: unknown key; did you mean \"value\"?" },
 	{ "listen: {\n", "test.conf:2: syntax error" },
 	{ "log: { level = \"info\"; level = \"debug\"; };", "test.conf:1: duplicate setting name" },
 };

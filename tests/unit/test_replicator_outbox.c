@@ -265,10 +265,118 @@ END_TEST
 START_TEST(newer_formats_are_refused)
 {
 	outbox_close(must_open(0));
-	make_database("PRAGMA user_version=2");
+	make_database("PRAGMA user_version=3");
 	struct err e = ERR_INIT;
 	ck_assert_ptr_null(outbox_open(path, 0, &e));
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
+}
+END_TEST
+
+START_TEST(the_first_format_is_taken_over)
+{
+	make_database("CREATE TABLE events(seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
+		      " time_ns INTEGER NOT NULL, type TEXT NOT NULL, subject TEXT NOT NULL, data TEXT NOT NULL);"
+		      "INSERT INTO events VALUES(7, 'x', 1, 't', 's', '{}');"
+		      "PRAGMA application_id=0x766d6666; PRAGMA user_version=1");
+	struct err e = ERR_INIT;
+	struct outbox_position pos = { 0 };
+	struct outbox *o = must_open(0);
+	ck_assert_uint_eq(outbox_last(o), 7);
+	ck_assert_uint_eq(outbox_last_state(o), 0);
+	ck_assert_msg(outbox_get_position(o, "there", &pos, &e) == 0, "%s", e.text);
+	ck_assert_uint_eq(pos.events, 6);
+	ck_assert_int_eq(outbox_put_state(o, "point/u/1", NULL, &e), 0);
+	outbox_close(o);
+}
+END_TEST
+
+static bool note_state(void *ctx, const struct outbox_state *st)
+{
+	char *out = ctx;
+	sprintf(out + strlen(out), "%d%s%s ", (int)st->seq, st->key, st->data ? "" : "-");
+	return true;
+}
+
+static void expect_states(struct outbox *o, uint64_t after, const char *expected)
+{
+	struct err e = ERR_INIT;
+	char out[300] = "";
+	ck_assert_msg(outbox_read_states(o, after, 100, note_state, out, &e) >= 0, "%s", e.text);
+	ck_assert_str_eq(out, expected);
+}
+
+static void must_put(struct outbox *o, const char *key, int value)
+{
+	struct err e = ERR_INIT;
+	json_t *data = value ? json_pack("{s:i}", "value", value) : NULL;
+	ck_assert_msg(outbox_put_state(o, key, data, &e) == 0, "%s", e.text);
+	json_decref(data);
+}
+
+START_TEST(states_have_one_row_a_key)
+{
+	struct err e = ERR_INIT;
+	struct outbox *o = must_open(0);
+	must_put(o, "a", 1);
+	must_put(o, "b", 1);
+	must_put(o, "a", 2);
+	must_put(o, "a", 2);
+	must_put(o, "c", 1);
+	must_put(o, "c", 0);
+	must_put(o, "d", 0);
+	expect_states(o, 0, "2b 3a ");
+	/* They are known now: their ends are told, until these are acknowledged. */
+	must_put(o, "b", 0);
+	must_put(o, "b", 0);
+	expect_states(o, 3, "5b- ");
+	outbox_close(o);
+	o = must_open(0);
+	struct outbox_position pos = { 0 };
+	ck_assert_int_eq(outbox_get_position(o, "there", &pos, &e), 0);
+	ck_assert_uint_eq(pos.states, 0);
+	ck_assert_int_eq(outbox_set_position(o, &(struct outbox_position){ .states = 5 }, &e), 0);
+	expect_states(o, 0, "3a ");
+	/* A number is never used again, and a position never goes back, but for another target. */
+	must_put(o, "e", 1);
+	ck_assert_uint_eq(outbox_last_state(o), 6);
+	ck_assert_int_eq(outbox_set_position(o, &(struct outbox_position){ .states = 2 }, &e), 0);
+	ck_assert_int_eq(outbox_get_position(o, "there", &pos, &e), 0);
+	ck_assert_uint_eq(pos.states, 5);
+	ck_assert_int_eq(outbox_get_position(o, "elsewhere", &pos, &e), 0);
+	ck_assert_uint_eq(pos.states, 0);
+	json_t *array = json_array();
+	ck_assert_int_eq(outbox_put_state(o, "f", array, &e), -1);
+	json_decref(array);
+	ck_assert_int_eq(outbox_put_state(o, "", NULL, &e), -1);
+	outbox_close(o);
+}
+END_TEST
+
+START_TEST(what_was_trimmed_unsent_is_counted_with_its_report)
+{
+	struct err e = ERR_INIT;
+	struct outbox *o = must_open(3);
+	uint64_t up_to = 0;
+	for (int i = 1; i <= 3; i++)
+		must_append(o, "t", "s", i);
+	ck_assert_int_eq(outbox_skip_trimmed(o, 0, 0, &up_to, &e), 0);
+	ck_assert_uint_eq(up_to, 0);
+	must_append(o, "t", "s", 4);
+	must_append(o, "t", "s", 5);
+	/* 1 and 2 are gone, and 3 goes for the report, which is number 6. */
+	ck_assert_int_eq(outbox_skip_trimmed(o, 0, 10, &up_to, &e), 3);
+	ck_assert_uint_eq(up_to, 3);
+	json_t *all = read_all(o, up_to, 10);
+	ck_assert_uint_eq(json_array_size(all), 3);
+	ck_assert_int_eq(field(all, 0, "seq"), 4);
+	const json_t *data = json_object_get(json_array_get(all, 2), "data");
+	ck_assert_int_eq(json_integer_value(json_object_get(data, "count")), 3);
+	ck_assert_int_eq(json_integer_value(json_object_get(data, "total")), 13);
+	ck_assert_int_eq(json_integer_value(json_object_get(data, "first_seq")), 1);
+	ck_assert_int_eq(json_integer_value(json_object_get(data, "last_seq")), 3);
+	json_decref(all);
+	ck_assert_int_eq(outbox_skip_trimmed(o, up_to, 13, &up_to, &e), 0);
+	outbox_close(o);
 }
 END_TEST
 
@@ -344,6 +452,9 @@ int main(void)
 	tcase_add_test(t, a_broken_file_is_said_and_set_aside);
 	tcase_add_test(t, databases_of_others_are_not_touched);
 	tcase_add_test(t, newer_formats_are_refused);
+	tcase_add_test(t, the_first_format_is_taken_over);
+	tcase_add_test(t, states_have_one_row_a_key);
+	tcase_add_test(t, what_was_trimmed_unsent_is_counted_with_its_report);
 	tcase_add_test(t, a_folder_that_is_missing);
 	tcase_add_test(t, bad_data_is_refused);
 	tcase_add_test(t, a_full_disk_loses_nothing_that_was_confirmed);

@@ -406,7 +406,7 @@ static int refused_or_right(const struct ends *s, const uint8_t *p, size_t n)
 	struct buf out = BUF_INIT;
 	uint8_t *exact = malloc(n ? n : 1); /* so that a sanitizer sees a byte too many */
 	memcpy(exact, p, n);
-	memcpy(page_slots_at(slots, 0), text_page(1), CODEC_PAGE_SIZE);
+	memcpy(page_slots_store(slots, 0), text_page(1), CODEC_PAGE_SIZE);
 	int refused = codec_decode(codec, exact, n, d, &e) || decoded_emit(d, slots, &out, &e);
 	if (refused) {
 		ck_assert(e.cls == ERR_CORRUPT || e.cls == ERR_PROTOCOL);

@@ -224,8 +224,12 @@ START_TEST(slots_array)
 	struct page_slots *s = page_slots_new(3, &e);
 	ck_assert_ptr_nonnull(s);
 	ck_assert_uint_eq(page_slots_count(s), 3);
+	ck_assert_ptr_null(page_slots_at(s, 2)); /* empty */
+	ck_assert_ptr_eq(page_slots_store(s, 2), page_slots_store(s, 0) + (size_t)2 * CODEC_PAGE_SIZE);
 	ck_assert_ptr_eq(page_slots_at(s, 2), page_slots_at(s, 0) + (size_t)2 * CODEC_PAGE_SIZE);
+	ck_assert_ptr_null(page_slots_at(s, 1));
 	ck_assert_ptr_null(page_slots_at(s, 3));
+	ck_assert_ptr_null(page_slots_store(s, 3));
 	ck_assert_ptr_null(page_slots_at(s, UINT32_MAX));
 	page_slots_at(s, 2)[CODEC_PAGE_SIZE - 1] = 1;
 	page_slots_free(s);
@@ -233,6 +237,28 @@ START_TEST(slots_array)
 	ck_assert_ptr_null(page_slots_at(s, 0));
 	page_slots_free(s);
 	page_slots_free(NULL);
+}
+END_TEST
+
+/* What one session left in memory that is kept warm is no version of the next one's pages. */
+START_TEST(warm_memory_is_empty)
+{
+	struct err e = ERR_INIT;
+	struct page_slots *s = page_slots_new(64, &e);
+	uint8_t *first = page_slots_store(s, 7);
+	memset(first, 0xaa, CODEC_PAGE_SIZE);
+	page_slots_free(s);
+	s = page_slots_new(64, &e);
+	ck_assert_ptr_null(page_slots_at(s, 7));
+	ck_assert_ptr_eq(page_slots_store(s, 7), first); /* it was kept */
+	page_slots_free(s);
+	/* The other side's cache takes the same memory, and finds nothing in it. */
+	struct page_cache *c = page_cache_new(64, &e);
+	ck_assert_uint_eq(page_cache_find(c, 7), PAGE_CACHE_NO_SLOT);
+	uint8_t data[CODEC_PAGE_SIZE];
+	memset(data, 0xaa, sizeof(data));
+	ck_assert_uint_eq(page_cache_find_equal(c, data, page_cache_hash(c, data)), PAGE_CACHE_NO_SLOT);
+	page_cache_free(c);
 }
 END_TEST
 
@@ -252,6 +278,7 @@ int main(void)
 	tcase_add_test(tc, nothing_kept);
 	tcase_add_test(tc, limits);
 	tcase_add_test(tc, slots_array);
+	tcase_add_test(tc, warm_memory_is_empty);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

@@ -126,6 +126,29 @@ static struct migrator *start_migrator(struct agent *a, const struct config *c, 
 	return migrator_new(&opts, e);
 }
 
+static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
+{
+	struct agent *a = ctx;
+	return migrator_open_guest(a->migrator, vm, e);
+}
+
+static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
+{
+	const struct replicator_opts opts = {
+		.host_name = c->name,
+		.state_dir = c->state_dir,
+		.delta_cache = c->migration.delta_cache,
+		.channels = c->migration.channels,
+		.workers = c->migration.workers,
+		.connect_peer = connect_peer,
+		.connect_data = connect_data,
+		.event = agent_event,
+		.open_guest = open_guest,
+		.ctx = a,
+	};
+	return replicator_new(&opts, e);
+}
+
 static int start_parts(struct agent *a, const struct config *c, struct err *e)
 {
 	if (make_folders(c, e) < 0)
@@ -136,12 +159,16 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->outbox = open_outbox(c->state_dir, e);
 	if (!a->outbox)
 		return -1;
+	a->kafka = kafka_start(a->outbox, c);
 	a->peers = peers_new(a->settings);
 	a->clients = clients_new(a, e);
 	if (!a->clients)
 		return -1;
 	a->migrator = start_migrator(a, c, e);
 	if (!a->migrator)
+		return -1;
+	a->replicator = start_replicator(a, c, e);
+	if (!a->replicator)
 		return -1;
 	a->control = control_start(a, e);
 	if (!a->control)
@@ -176,6 +203,9 @@ void agent_reload(struct agent *a)
 			  LOG_Q(e.remedy));
 		return;
 	}
+	const struct settings_view *view = settings_get(a->settings);
+	kafka_reload(a->kafka, view->config);
+	settings_put(a->settings, view);
 	peers_forget(a->peers);
 	clients_drop_unknown(a->clients);
 	log_info("reloaded", "state=%s", "ok");
@@ -203,6 +233,7 @@ void agent_stop(struct agent *a)
 	wait_for_calls(a);
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
 	clients_stop(a->clients);
+	replicator_free(a->replicator);
 	migrator_free(a->migrator);
 	peers_free(a->peers);
 	clients_free(a->clients);
@@ -211,6 +242,7 @@ void agent_stop(struct agent *a)
 		agent_event(a, "agent.stopped", NULL, json_pack("{s:s}", "host", view->config->name));
 		settings_put(a->settings, view);
 	}
+	kafka_stop(a->kafka);
 	outbox_close(a->outbox);
 	fd_close(&a->lock_fd);
 	settings_free(a->settings);

@@ -7,7 +7,9 @@
 #include "base/err.h"
 #include "migrator/migrator.h"
 #include "replicator/outbox.h"
+#include "replicator/replicator.h"
 #include "tools/vmferryd/clients.h"
+#include "tools/vmferryd/kafka.h"
 #include "tools/vmferryd/peers.h"
 #include "tools/vmferryd/settings.h"
 
@@ -20,9 +22,11 @@ struct agent {
 	int lock_fd;        /* of state_dir: one agent at a time */
 	struct settings *settings;
 	struct outbox *outbox;
+	struct kafka *kafka;
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
+	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;
 

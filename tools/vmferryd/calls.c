@@ -60,9 +60,15 @@ static int call_migrate(struct agent *a, struct rpc_call *call, const json_t *ar
 {
 	struct job_caller caller = { .agent = a, .call = call };
 	const struct job_ctl ctl = { .note = caller_note, .cancelled = caller_cancelled, .ctx = &caller };
+	const char *vm = json_string_value(json_object_get(args, "vm"));
+	/* A VM that is being captured cannot be migrated: its protection lets go of it meanwhile. */
+	if (vm && replicator_hold_vm(a->replicator, vm, "it is being migrated", e) < 0)
+		return -1;
 	json_t *full = with_defaults(a, args);
 	int rc = migrator_migrate(a->migrator, full, &ctl, result, e);
 	json_decref(full);
+	if (vm)
+		replicator_release_vm(a->replicator, vm);
 	return rc;
 }
 
@@ -123,10 +129,53 @@ INCOMING_CALL(incoming_export)
 INCOMING_CALL(incoming_unexport)
 INCOMING_CALL(incoming_define)
 
+/* ---- the replicator's calls ---- */
+
+static bool verify_progress(void *ctx, uint64_t done, uint64_t total)
+{
+	const struct job_caller *c = ctx;
+	caller_note(ctx, json_pack("{s:s, s:I, s:I}", "phase", "verify", "done", (json_int_t)done, "total", (json_int_t)total));
+	return !rpc_cancelled(c->call) && !agent_stopping(c->agent);
+}
+
+static int call_verify(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	struct job_caller caller = { .agent = a, .call = call };
+	return replicator_verify(a->replicator, args, verify_progress, &caller, result, e);
+}
+
+#define REPLICATOR_CALL(name)                                                                                         \
+	static int call_repl_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,      \
+				    struct err *e)                                                                    \
+	{                                                                                                             \
+		(void)call;                                                                                           \
+		return replicator_##name(a->replicator, args, result, e);                                             \
+	}
+#define REPLICA_CALL(name)                                                                                            \
+	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,           \
+			       struct err *e)                                                                         \
+	{                                                                                                             \
+		return replicator_##name(a->replicator, rpc_connection(call), args, result, e);                       \
+	}
+REPLICATOR_CALL(protect)
+REPLICATOR_CALL(unprotect)
+REPLICATOR_CALL(pause)
+REPLICATOR_CALL(resume)
+REPLICATOR_CALL(status)
+REPLICATOR_CALL(points)
+REPLICATOR_CALL(replica_status)
+REPLICA_CALL(replica_begin)
+REPLICA_CALL(replica_hashes)
+REPLICA_CALL(replica_commit)
+REPLICA_CALL(replica_end)
+REPLICA_CALL(replica_release)
+REPLICA_CALL(source_handover)
+
 /* ---- the table ---- */
 
 #define ANYONE 0u
 #define IN ROLE_MIGRATE_IN
+#define RIN ROLE_REPLICATE_IN
 #define OP ROLE_OPERATE
 
 enum {
@@ -155,7 +204,21 @@ enum {
 	X(JOBS, "jobs", call_jobs, OP, WHILE_STOPPING)                                                \
 	X(DRAIN, "drain", call_drain, OP, CHANGES)                                                    \
 	X(CPU_BASELINE, "cpu.baseline", fleet_baseline, OP, 0)                                        \
-	X(EVENTS, "events", feed_events, OP, 0)
+	X(EVENTS, "events", feed_events, OP, 0)                                                       \
+	X(PROTECT, "protect", call_repl_protect, OP, CHANGES)                                         \
+	X(UNPROTECT, "unprotect", call_repl_unprotect, OP, CHANGES)                                   \
+	X(PROTECTION_PAUSE, "protection.pause", call_repl_pause, OP, CHANGES)                         \
+	X(PROTECTION_RESUME, "protection.resume", call_repl_resume, OP, CHANGES)                      \
+	X(PROTECTIONS, "status", call_repl_status, OP, 0)                                             \
+	X(POINTS, "points", call_repl_points, RIN | OP, 0)                                            \
+	X(VERIFY, "verify", call_verify, RIN | OP, 0)                                                 \
+	X(REPLICA_STATUS, "replica.status", call_repl_replica_status, RIN | OP, WHILE_STOPPING)       \
+	X(REPLICA_BEGIN, "replica.begin", call_replica_begin, RIN, CHANGES)                           \
+	X(REPLICA_HASHES, "replica.hashes", call_replica_hashes, RIN, 0)                              \
+	X(REPLICA_COMMIT, "replica.commit", call_replica_commit, RIN, WHILE_STOPPING)                 \
+	X(REPLICA_END, "replica.end", call_replica_end, RIN, CHANGES | WHILE_STOPPING)                \
+	X(REPLICA_RELEASE, "replica.release", call_replica_release, RIN, CHANGES)                     \
+	X(SOURCE_HANDOVER, "source.handover", call_source_handover, ANYONE, CHANGES)
 
 struct call_entry {
 	const char *name;
@@ -186,7 +249,7 @@ static int check_roles(struct agent *a, const struct call_entry *entry, const ch
 	if (!p || (entry->any_of && !(p->roles & entry->any_of))) {
 		char needed[64];
 		/* Said in full: the operator who reads this often sits at the other host. */
-		config_roles_format(entry->any_of & IN ? IN : entry->any_of, needed, sizeof(needed)); /* the lesser one */
+		config_roles_format(entry->any_of & IN ? IN : entry->any_of & RIN ? RIN : entry->any_of, needed, sizeof(needed)); /* the lesser one */
 		rc = err_set(e, ERR_REFUSED, "%s may not call \"%s\" on %s", peer, entry->name, view->config->name);
 		err_remedy(e,
 			   "give %s the role \"%s\" in `peers' of vmferryd.conf on %s, then systemctl reload vmferryd "

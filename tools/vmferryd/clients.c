@@ -55,8 +55,10 @@ static void on_close(void *ctx, struct rpc *rpc, const struct err *why)
 		log_warn("client_lost", "%s msg=%s", who, LOG_Q(why->text));
 	else
 		log_debug("client_closed", "%s", who);
-	if (!endpoint->local)
+	if (!endpoint->local) {
 		migrator_incoming_closed(endpoint->agent->migrator, rpc);
+		replicator_closed(endpoint->agent->replicator, rpc);
+	}
 	THREAD_LOCKED(&c->lock);
 	struct client *client = find_locked(c, rpc);
 	if (client) {

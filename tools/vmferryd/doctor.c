@@ -150,6 +150,29 @@ static void check_group(json_t *checks, const char *key, const char *group)
 	    "there is no group \"%s\" on this host", group);
 }
 
+/* Never more than a warning while Kafka alone is at fault: nothing here depends on it. */
+static void check_kafka(struct agent *a, const struct config *c, json_t *checks)
+{
+	struct err e = ERR_INIT;
+	struct forwarder_status s;
+	if (!kafka_status(a->kafka, &s, &e))
+		return;
+	if (err_is_set(&e)) {
+		add_error(checks, "kafka", &e);
+		return;
+	}
+	uint64_t waiting = s.waiting + s.waiting_states;
+	if (!s.connected)
+		add(checks, WARN, "kafka", err_is_set(&s.problem) ? s.problem.remedy : "look again in a minute",
+		    "%s; %" PRIu64 " events wait", err_is_set(&s.problem) ? s.problem.text : "no broker has answered yet", waiting);
+	else if (s.dropped > 0)
+		add(checks, WARN, "kafka", "the log says which (events_dropped, kafka_refused)",
+		    "%s answers; %" PRIu64 " events wait, %" PRIu64 " were lost to it since this agent started", c->kafka.brokers,
+		    waiting, s.dropped);
+	else
+		add(checks, OK, "kafka", "", "%s answers; %" PRIu64 " events wait", c->kafka.brokers, waiting);
+}
+
 static void check_here(struct agent *a, const struct config *c, json_t *checks)
 {
 	struct err e = ERR_INIT;
@@ -170,6 +193,7 @@ static void check_here(struct agent *a, const struct config *c, json_t *checks)
 	check_space(checks, "state_dir", c->state_dir, STATE_SPACE_MIN, false);
 	if (c->migration.image_dir[0])
 		check_space(checks, "image_dir", c->migration.image_dir, IMAGE_SPACE_MIN, true);
+	check_kafka(a, c, checks);
 }
 
 /* ---- peers ---- */

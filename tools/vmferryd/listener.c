@@ -35,6 +35,7 @@ static int check_peer(struct agent *a, const struct link *l, const char *purpose
 	const struct config_peer *peer = config_peer_find(view->config, name);
 	/* A probe fills the link like a migration's data. */
 	bool data = strcmp(purpose, "data") == 0 || strcmp(purpose, "probe") == 0;
+	bool replica = strcmp(purpose, "replica") == 0;
 	int rc = 0;
 	if (!peer) {
 		rc = err_set(e, ERR_REFUSED, "%s is not a peer of %s", name, self);
@@ -43,7 +44,11 @@ static int check_peer(struct agent *a, const struct link *l, const char *purpose
 		rc = err_set(e, ERR_REFUSED, "%s may not migrate VMs to %s", name, self);
 		err_remedy(e, "give it the role \"migrate-in\" in vmferryd.conf of %s, then systemctl reload vmferryd there",
 			   self);
-	} else if (!data && strcmp(purpose, "control") != 0) {
+	} else if (replica && !(peer->roles & ROLE_REPLICATE_IN)) {
+		rc = err_set(e, ERR_REFUSED, "%s may not keep replicas of VMs at %s", name, self);
+		err_remedy(e, "give it the role \"replicate-in\" in vmferryd.conf of %s, then systemctl reload vmferryd there",
+			   self);
+	} else if (!data && !replica && strcmp(purpose, "control") != 0) {
 		char clean[40];
 		/* Comes from the peer: shown in logs, so only a little of it, and no control characters. */
 		snprintf(clean, sizeof(clean), "%s", purpose);
@@ -79,6 +84,8 @@ static void greet(void *ctx, int fd, const char *addr)
 		migrator_incoming_attach(a->migrator, link);
 	} else if (strcmp(purpose, "probe") == 0) {
 		migrator_incoming_probe(a->migrator, link);
+	} else if (strcmp(purpose, "replica") == 0) {
+		replicator_attach(a->replicator, link);
 	} else {
 		char who[400];
 		snprintf(who, sizeof(who), "peer=%s addr=%s", link_peer_name(link), link_peer_addr(link));

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/kafka.h"
 #include "tools/vmferryd/notify.h"
 #include "tools/vmferryd/signals.h"
 
@@ -85,6 +86,10 @@ static int check_config(const char *path)
 			return fail(&e);
 		fprintf(stderr, "vmferryd: %u problem%s in %s\n", problems, problems == 1 ? "" : "s", path);
 		return EXIT_CONFIG;
+	}
+	if (kafka_check_config(c, &e) < 0) {
+		config_free(c);
+		return fail(&e);
 	}
 	MEM_AUTO char *text = config_describe(c);
 	fputs(text, stdout);

@@ -1,7 +1,7 @@
 # agent.sh - the vmferryd of a host: certificates, configuration, start, stop.
 # shellcheck shell=bash
 
-lab_agent() { # start|stop|restart|kill|reload|log HOST...
+lab_agent() { # start|stop|restart|kill|freeze|reload|log HOST...
 	local what=$1 host
 	shift
 	for host in "$@"; do
@@ -10,10 +10,11 @@ lab_agent() { # start|stop|restart|kill|reload|log HOST...
 		start) agent_start "$host" ;;
 		stop) agent_signal "$host" TERM ;;
 		kill) agent_signal "$host" KILL ;;
+		freeze) agent_pid "$host" >/dev/null && enter "$host" kill -STOP "$(agent_pid "$host")" ;;
 		restart) agent_signal "$host" TERM && agent_start "$host" ;;
 		reload) agent_pid "$host" >/dev/null && enter "$host" kill -HUP "$(agent_pid "$host")" ;;
 		log) cat "$LAB_DIR/$host/vmferryd.log" ;;
-		*) die "agent $what: start, stop, restart, kill, reload or log" ;;
+		*) die "agent $what: start, stop, restart, kill, freeze, reload or log" ;;
 		esac || return 1
 	done
 }
