@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "config/config_replicate.h"
 #include "config/schema.h"
 
 #include <stdio.h>
@@ -35,6 +36,7 @@ void config_free(struct config *c)
 		free(c->kafka.properties[i].value);
 	}
 	free(c->kafka.properties);
+	config_replicate_free(c);
 	free(c);
 }
 
@@ -92,29 +94,36 @@ static bool properties_equal(const struct config *a, const struct config *b)
 	return true;
 }
 
+struct diff {
+	struct config_change *out;
+	size_t n, max;
+};
+
+static void add_change(struct diff *d, const char *key, bool needs_restart)
+{
+	if (d->n < d->max)
+		d->out[d->n] = (struct config_change){ .key = key, .needs_restart = needs_restart };
+	d->n++;
+}
+
+static void list_differs(void *ctx, const char *key)
+{
+	add_change(ctx, key, false);
+}
+
 size_t config_reload_diff(const struct config *running, const struct config *loaded, struct config_change *out,
 			  size_t max)
 {
-	size_t n = 0;
-	for (size_t i = 0; i < schema_n_keys; i++) {
-		const struct schema_key *k = &schema_keys[i];
-		if (schema_equal(k, running, loaded))
-			continue;
-		if (n < max)
-			out[n] = (struct config_change){ .key = k->full, .needs_restart = !k->live };
-		n++;
-	}
-	if (!properties_equal(running, loaded)) {
-		if (n < max)
-			out[n] = (struct config_change){ .key = "kafka.properties", .needs_restart = false };
-		n++;
-	}
-	if (!peers_equal(running, loaded)) {
-		if (n < max)
-			out[n] = (struct config_change){ .key = "peers", .needs_restart = false };
-		n++;
-	}
-	return n;
+	struct diff d = { .out = out, .max = max };
+	for (size_t i = 0; i < schema_n_keys; i++)
+		if (!schema_equal(&schema_keys[i], running, loaded))
+			add_change(&d, schema_keys[i].full, !schema_keys[i].live);
+	if (!properties_equal(running, loaded))
+		add_change(&d, "kafka.properties", false);
+	if (!peers_equal(running, loaded))
+		add_change(&d, "peers", false);
+	config_replicate_diff(running, loaded, list_differs, &d);
+	return d.n;
 }
 
 void config_keep_fixed(struct config *loaded, const struct config *running)
@@ -139,5 +148,6 @@ char *config_describe(const struct config *c)
 		buf_printf(&b, "peer %s = %s port %u, may: %s\n", c->peers[i].name, c->peers[i].address,
 			   c->peers[i].port, config_roles_format(c->peers[i].roles, roles, sizeof(roles)));
 	}
+	config_replicate_describe(c, &b);
 	return (char *)b.data; /* at least one line, so never NULL */
 }
