@@ -5,6 +5,9 @@
 # limit crash 240
 # limit export 240
 # limit rto 300
+# limit paused 240
+# limit fencing 240
+# limit seed 240
 
 REPLICA=/var/lib/libvirt/images/replica
 

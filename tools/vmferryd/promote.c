@@ -62,7 +62,6 @@ struct promote_host *promote_host_new(const struct promote_host_opts *o, struct 
 	p->n_networks = o->n_networks;
 	p->folders = copy_rules(o->folders, o->n_folders);
 	p->n_folders = o->n_folders;
-	restore_virt_clean_up(p->run_dir);
 	if (virt_init(e) < 0 || !(p->virt = virt_new(o->libvirt_uri, e))) {
 		promote_host_free(p);
 		return NULL;

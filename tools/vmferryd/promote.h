@@ -20,7 +20,6 @@ struct promote_host_opts { /* all copied */
 };
 
 struct promote_host;
-/* At agent start: also ends what an earlier agent's restores left below run_dir. */
 struct promote_host *promote_host_new(const struct promote_host_opts *o, struct err *e);
 /* NULL is fine. */
 void promote_host_free(struct promote_host *p);
