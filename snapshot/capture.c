@@ -329,7 +329,8 @@ static int may_pause(struct capture *c, struct err *e)
 			return -1;
 		if (run == GUEST_GONE || seen.gone)
 			return err_set(e, ERR_LIBVIRT, "the VM has ended");
-		if (run == GUEST_RUNNING && !seen.stopped)
+		/* An event may have been lost with libvirtd: libvirt's word counts, once it has had the time. */
+		if (run == GUEST_RUNNING && (!seen.stopped || !recently_paused(c)))
 			return 0;
 		if (!recently_paused(c) || clock_mono_ns() >= deadline)
 			return capture_not_now(e, "the VM is paused");
@@ -349,14 +350,40 @@ static int take_instant(struct capture *c, struct capture_point *p, struct err *
 	return rc;
 }
 
+static void *thaw(void *arg)
+{
+	struct capture *c = arg;
+	struct err ignored = ERR_INIT;
+	(void)c->g->ops->freeze(c->g->ctx, false, &ignored);
+	return NULL;
+}
+
+void capture_thaw(struct capture *c)
+{
+	struct err ignored = ERR_INIT;
+	if (!c->frozen)
+		return;
+	c->frozen = false;
+	c->thawing = thread_start(&c->thawer, "capture-thaw", thaw, c, &ignored) == 0;
+	if (!c->thawing)
+		(void)thaw(c);
+}
+
 static int frozen_instant(struct capture *c, struct capture_point *p, struct err *e)
 {
 	struct err ignored = ERR_INIT;
-	bool frozen = c->quiesce && c->info.agent && c->g->ops->freeze(c->g->ctx, true, &ignored) == 0;
+	c->frozen = c->quiesce && c->info.agent && c->g->ops->freeze(c->g->ctx, true, &ignored) == 0;
+	p->quiesced = c->frozen;
 	int rc = take_instant(c, p, e);
-	if (frozen)
-		(void)c->g->ops->freeze(c->g->ctx, false, &ignored);
-	p->quiesced = frozen;
+	if (rc && c->frozen && c->armed) {
+		/* It must run to thaw. */
+		capture_migration_end(c);
+		capture_let_run(c);
+	}
+	capture_thaw(c);
+	if (c->thawing)
+		pthread_join(c->thawer, NULL);
+	c->thawing = false;
 	return rc;
 }
 

@@ -72,6 +72,7 @@ static int first_page(struct capture *c, struct err *e)
 	if (c->stopped && guest_watch_qmp(c->g, "cont", NULL, NULL, e))
 		return -1;
 	capture_arm(c, false);
+	capture_thaw(c);
 	return 0;
 }
 

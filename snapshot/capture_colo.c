@@ -178,9 +178,10 @@ static int until_running(struct capture *c, int64_t deadline_ns, struct err *e)
 {
 	struct guest_seen seen;
 	enum guest_run run;
+	int64_t trust_ns = clock_mono_ns() + 2 * NS_PER_S; /* an event may have been lost with libvirtd */
 	for (;;) {
 		guest_watch_look(c->watch, &seen);
-		if (!seen.stopped && c->g->ops->state(c->g->ctx, &run, e) == 0 && run == GUEST_RUNNING)
+		if ((!seen.stopped || clock_mono_ns() > trust_ns) && c->g->ops->state(c->g->ctx, &run, e) == 0 && run == GUEST_RUNNING)
 			return 0;
 		if (guest_watch_check(c->watch, e))
 			return -1;
@@ -388,7 +389,7 @@ static int user_pause(struct capture *c, struct err *e)
 		return -1;
 	if (run == GUEST_GONE || seen.gone)
 		return err_set(e, ERR_LIBVIRT, "the VM has ended");
-	if (run == GUEST_PAUSED || seen.stopped)
+	if (run == GUEST_PAUSED)
 		return capture_not_now(e, "the VM is paused");
 	return 0;
 }

@@ -55,6 +55,9 @@ struct capture {
 	json_t *old_params, *old_caps; /* to be put back */
 	bool migrating;                /* QEMU's migration is ours and was not ended yet */
 
+	bool frozen, thawing; /* the guest's file systems */
+	pthread_t thawer;     /* while thawing */
+
 	/* COLO */
 	bool requested;      /* QEMU waits for the answer to a request */
 	bool completed_early; /* QEMU ended the migration instead of going into COLO */
@@ -82,6 +85,9 @@ int capture_tell_volumes(struct capture *c, const struct capture_sink *sink, str
 int capture_read_files(struct capture *c, struct err *e);
 /* The VM has to run by now; anything that we stopped is let go. Best effort, bounded. */
 void capture_let_run(struct capture *c);
+/* The instant is over and the VM runs: its file systems, if they were frozen, are thawed by a thread of their own, for the guest's agent may need memory that is
+ * still being read. */
+void capture_thaw(struct capture *c);
 /* ERR_REFUSED with EAGAIN. */
 int capture_not_now(struct err *e, const char *why);
 

@@ -49,6 +49,8 @@ struct fake {
 	bool started, kicked, lost_heartbeat, quit;
 	unsigned checkpoints, pages; /* dirty pages of the next checkpoint */
 	uint32_t version;            /* what is in its pages */
+	bool agent, frozen, stopped_frozen;
+	unsigned freezes;
 	bool complete_early;         /* as QEMU 10.0.0 to 10.0.6 */
 	enum fake_where where;
 	enum fake_what what;
@@ -75,6 +77,7 @@ static void fake_run(struct fake *f, bool on)
 	pthread_mutex_lock(&f->lock);
 	bool was = f->running;
 	f->running = on;
+	f->stopped_frozen |= !on && f->frozen;
 	pthread_mutex_unlock(&f->lock);
 	if (was != on)
 		fake_event(f, on ? "RESUME" : "STOP", NULL);
@@ -297,7 +300,7 @@ static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 {
 	struct fake *f = ctx;
 	(void)e;
-	struct guest_info i = { .running = f->running, .paused_by_user = f->paused_by_user, .kvm = f->kvm };
+	struct guest_info i = { .running = f->running, .paused_by_user = f->paused_by_user, .kvm = f->kvm, .agent = f->agent };
 	i.qemu_major = f->major;
 	i.qemu_minor = f->minor;
 	i.qemu_micro = f->micro;
@@ -426,9 +429,11 @@ static void fake_unlisten(void *ctx)
 
 static int fake_freeze(void *ctx, bool on, struct err *e)
 {
-	(void)ctx;
-	(void)on;
+	struct fake *f = ctx;
 	(void)e;
+	THREAD_LOCKED(&f->lock);
+	f->frozen = on;
+	f->freezes += on;
 	return 0;
 }
 
