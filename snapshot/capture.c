@@ -1,9 +1,9 @@
 #include "snapshot/capture_internal.h"
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/mem.h"
 #include "base/thread.h"
-#include "base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,8 @@
 #include <time.h>
 
 #define STAGING_BYTES (256u << 20)
-/* While the VM stands still for COLO nothing can be given on: so much more than the budget is taken before the checkpoint is given up. */
+/* While the VM stands still for COLO nothing can be given on: so much more than the budget is taken before the
+ * checkpoint is given up. */
 #define STAGING_HARD 4
 #define WARM_BYTES (16u << 20)
 #define SETTLE_NS (2 * NS_PER_S)
@@ -144,15 +145,20 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 	case CAPTURE_COLO:
 		if (!colo)
 			return err_set(e, ERR_REFUSED, "memory cannot be captured with COLO: %s", why);
-		snprintf(c->reason, sizeof(c->reason), "COLO, as asked for: only memory that was written is read, from KVM's dirty log");
+		snprintf(c->reason, sizeof(c->reason),
+			 "COLO, as asked for: only memory that was written is read, from KVM's dirty log");
 		return 0;
 	case CAPTURE_BACKGROUND:
 		if (c->info.lock_manager)
-			return err_set(e, ERR_REFUSED, "memory cannot be captured: a lock manager would give up the disks' leases at every checkpoint");
-		snprintf(c->reason, sizeof(c->reason), "background snapshots, as asked for: all memory is read each time");
+			return err_set(e, ERR_REFUSED,
+				       "memory cannot be captured: a lock manager would give up the disks' leases at "
+				       "every checkpoint");
+		snprintf(c->reason, sizeof(c->reason),
+			 "background snapshots, as asked for: all memory is read each time");
 		return 0;
 	case CAPTURE_DISK:
-		snprintf(c->reason, sizeof(c->reason), "disks alone, as asked for: the VM is never paused, and would boot from a point");
+		snprintf(c->reason, sizeof(c->reason),
+			 "disks alone, as asked for: the VM is never paused, and would boot from a point");
 		return 0;
 	case CAPTURE_AUTO:
 	default:
@@ -160,7 +166,8 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 	}
 	if (colo) {
 		c->mode = CAPTURE_COLO;
-		snprintf(c->reason, sizeof(c->reason), "COLO: only memory that was written is read, from KVM's dirty log");
+		snprintf(c->reason, sizeof(c->reason),
+			 "COLO: only memory that was written is read, from KVM's dirty log");
 	} else if (c->info.lock_manager) {
 		c->mode = CAPTURE_DISK;
 		snprintf(c->reason, sizeof(c->reason), "disks alone: %s", why);
@@ -230,7 +237,9 @@ static void end(struct capture *c, enum capture_phase phase)
 	struct err ignored = ERR_INIT;
 	enum guest_run run = GUEST_RUNNING;
 	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
-	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed && c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED && !recently_paused(c);
+	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed &&
+			   c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED &&
+			   !recently_paused(c);
 	capture_migration_end(c);
 	capture_let_run(c);
 	if (keep_paused)
@@ -275,7 +284,8 @@ static int start_memory(struct capture *c, const struct capture_sink *sink, stru
 		capture_migration_end(c);
 		capture_let_run(c);
 		c->mode = CAPTURE_BACKGROUND;
-		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %.200s", e->text);
+		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %.200s",
+			 e->text);
 		err_clear(e);
 	}
 	return capture_background_start(c, sink, e);
@@ -413,8 +423,8 @@ static int give(struct capture *c, const struct capture_sink *sink, struct captu
 static int take(struct capture *c, const struct capture_sink *sink, struct capture_point *p, struct err *e)
 {
 	p->has_memory = c->mode != CAPTURE_DISK;
-	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || look_again(c, e) || disk_points_prepare(c->disks, e) ||
-	    frozen_instant(c, p, e))
+	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || look_again(c, e) ||
+	    disk_points_prepare(c->disks, e) || frozen_instant(c, p, e))
 		return -1;
 	return give(c, sink, p, e);
 }

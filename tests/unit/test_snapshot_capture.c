@@ -14,7 +14,7 @@ struct told {
 	int arms, arms_off;
 	bool armed;
 	bool wait_for_vm; /* the first page holds the sink until the VM has stood still and gone on */
-	int refuse_page; /* 0: none; else the n-th page is refused */
+	int refuse_page;  /* 0: none; else the n-th page is refused */
 };
 
 static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struct err *e)
@@ -357,9 +357,11 @@ END_TEST
 START_TEST(file_systems_are_frozen_at_the_instant_alone)
 {
 	set_up();
-	const struct capture_opts o = {
-		.mode = _i ? CAPTURE_BACKGROUND : CAPTURE_COLO, .arm = on_arm, .ctx = &told, .folder = "/tmp", .quiesce = true
-	};
+	const struct capture_opts o = { .mode = _i ? CAPTURE_BACKGROUND : CAPTURE_COLO,
+					.arm = on_arm,
+					.ctx = &told,
+					.folder = "/tmp",
+					.quiesce = true };
 	struct capture_point p;
 	fake.agent = true;
 	struct capture *c = capture_new(&fake.guest, &o, &e);
