@@ -1,4 +1,5 @@
-/* Memory from COLO: QEMU keeps the dirty log running and hands over what was written, whenever it is asked. The exchange is in QEMU-STREAM.md, "COLO". */
+/* Memory from COLO: QEMU keeps the dirty log running and hands over what was written, whenever it is asked. The
+ * exchange is in QEMU-STREAM.md, "COLO". */
 #include "snapshot/capture_internal.h"
 
 #include "base/clock.h"
@@ -22,7 +23,7 @@ enum {
 
 /* Checkpoints come when they are asked for: this is milliseconds, 46 days. */
 #define ON_DEMAND 4000000000
-#define DOWNTIME_MS 100         /* the pause at which the first pass ends, at first; raised while it does not converge */
+#define DOWNTIME_MS 100 /* the pause at which the first pass ends, at first; raised while it does not converge */
 #define DOWNTIME_MAX_MS 1600
 #define RELAX_NS (10 * NS_PER_S)
 #define PUMP_BYTES (16u << 20)
@@ -44,7 +45,8 @@ int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why,
 	else if (major < 7 || (major == 7 && minor < 2))
 		snprintf(why, size, "COLO of QEMU %u.%u was never tried", major, minor);
 	else if ((major == 10 && minor == 0 && micro < 7) || (major == 10 && minor == 1))
-		snprintf(why, size, "QEMU %u.%u.%u ends COLO with the VM stopped (fixed in 10.0.7)", major, minor, micro);
+		snprintf(why, size, "QEMU %u.%u.%u ends COLO with the VM stopped (fixed in 10.0.7)", major, minor,
+			 micro);
 	else
 		return 0;
 	return -1;
@@ -77,7 +79,8 @@ static int relax(struct capture *c, struct err *e)
 	if (c->downtime_ms >= DOWNTIME_MAX_MS)
 		return err_set(e, ERR_REFUSED, "the VM writes its memory faster than it can be read");
 	c->downtime_ms *= 2;
-	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:i}", "downtime-limit", c->downtime_ms), NULL, e);
+	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:i}", "downtime-limit", c->downtime_ms),
+			       NULL, e);
 }
 
 static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
@@ -132,8 +135,8 @@ static int expect(struct capture *c, uint32_t message, struct err *e)
 
 /* ---- first pass ---- */
 
-/* The device state that ends the first pass has no length, and nobody needs it: it has ended when QEMU is in COLO, which it says elsewhere, and nothing more
- * comes. */
+/* The device state that ends the first pass has no length, and nobody needs it: it has ended when QEMU is in COLO,
+ * which it says elsewhere, and nothing more comes. */
 static int skip_device_state(struct capture *c, struct err *e)
 {
 	int64_t deadline = clock_mono_ns() + FIRST_PASS_END_NS, ask_ns = 0;
@@ -159,7 +162,8 @@ static int skip_device_state(struct capture *c, struct err *e)
 		if (ram_reader_discard(c->reader, colo ? 0 : NS_PER_MS, &got, e)) {
 			/* QEMU closes the stream when it completes, and says so a moment later. */
 			struct err ignored = ERR_INIT;
-			if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 && !strcmp(status, "completed"))
+			if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 &&
+			    !strcmp(status, "completed"))
 				c->completed_early = true;
 			return -1;
 		}
@@ -178,9 +182,11 @@ static int until_running(struct capture *c, int64_t deadline_ns, struct err *e)
 {
 	struct guest_seen seen;
 	enum guest_run run;
+	int64_t trust_ns = clock_mono_ns() + 2 * NS_PER_S; /* an event may have been lost with libvirtd */
 	for (;;) {
 		guest_watch_look(c->watch, &seen);
-		if (!seen.stopped && c->g->ops->state(c->g->ctx, &run, e) == 0 && run == GUEST_RUNNING)
+		if ((!seen.stopped || clock_mono_ns() > trust_ns) && c->g->ops->state(c->g->ctx, &run, e) == 0 &&
+		    run == GUEST_RUNNING)
 			return 0;
 		if (guest_watch_check(c->watch, e))
 			return -1;
@@ -265,8 +271,8 @@ int capture_colo_start(struct capture *c, const struct capture_sink *sink, struc
 	c->pages_read = 0;
 	c->downtime_ms = DOWNTIME_MS;
 	c->relax_ns = clock_mono_ns() + RELAX_NS;
-	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth", (json_int_t)1 << 40, "downtime-limit",
-				   DOWNTIME_MS);
+	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth",
+				   (json_int_t)1 << 40, "downtime-limit", DOWNTIME_MS);
 	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_begin(c, e))
 		return -1;
 	c->pump = pump_new(PUMP_BYTES);
@@ -283,7 +289,8 @@ int capture_colo_start(struct capture *c, const struct capture_sink *sink, struc
 
 static int kick(struct capture *c, struct err *e)
 {
-	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
+	return guest_watch_qmp(c->g, "migrate-set-parameters",
+			       json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
 }
 
 /* QEMU asks whether it may stop the VM. A kick that got lost is made again; one too many only makes QEMU ask once more, later. */
@@ -388,7 +395,7 @@ static int user_pause(struct capture *c, struct err *e)
 		return -1;
 	if (run == GUEST_GONE || seen.gone)
 		return err_set(e, ERR_LIBVIRT, "the VM has ended");
-	if (run == GUEST_PAUSED || seen.stopped)
+	if (run == GUEST_PAUSED)
 		return capture_not_now(e, "the VM is paused");
 	return 0;
 }
@@ -397,7 +404,8 @@ int capture_colo_take(struct capture *c, struct capture_point *out, struct err *
 {
 	stage_reset(c->stage);
 	capture_arm(c, true);
-	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on waiting for an answer. */
+	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on
+	 * waiting for an answer. */
 	if (request(c, e) || user_pause(c, e)) {
 		bool later = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		capture_arm(c, false);

@@ -1,6 +1,6 @@
 /*
- * guest_watch.h - listens to a guest's QEMU on behalf of a capture: is it running, how does its migration stand; and waits for that. Also the few QMP
- * helpers that all of capture shares.
+ * guest_watch.h - listens to a guest's QEMU on behalf of a capture: is it running, how does its migration stand; and
+ * waits for that. Also the few QMP helpers that all of capture shares.
  *
  * All calls from any thread.
  */
@@ -18,9 +18,9 @@ struct guest_watch;
 struct guest_seen {
 	unsigned events; /* so far, of all kinds */
 	unsigned stops, resumes;
-	bool stopped;       /* the last of STOP and RESUME was a STOP */
-	bool gone;          /* SHUTDOWN */
-	int64_t stop_ns;    /* monotonic, of the last STOP and RESUME as they came in; 0: none */
+	bool stopped;    /* the last of STOP and RESUME was a STOP */
+	bool gone;       /* SHUTDOWN */
+	int64_t stop_ns; /* monotonic, of the last STOP and RESUME as they came in; 0: none */
 	int64_t resume_ns;
 	char migration[32]; /* status of the last MIGRATION event since guest_watch_forget; "" before one */
 	bool aborted;

@@ -125,7 +125,8 @@ static int give_load(const struct load *l, const struct capture_sink *sink, stru
 		return -1;
 	for (size_t i = 0; i < l->n; i++) {
 		const struct entry *x = &l->entries[i];
-		int rc = x->n ? sink->zero(sink->ctx, x->volume, x->block, x->n, e) : sink->page(sink->ctx, x->volume, x->block, l->pages[page++], e);
+		int rc = x->n ? sink->zero(sink->ctx, x->volume, x->block, x->n, e)
+			      : sink->page(sink->ctx, x->volume, x->block, l->pages[page++], e);
 		if (rc)
 			return -1;
 	}

@@ -1,6 +1,7 @@
 /*
- * pump.h - what of a first pass has been read from QEMU and not been given on: a bounded queue between the thread that reads and the one that gives. While the VM
- * runs a full queue holds QEMU back; once it stands still nothing may, and the bound is lifted.
+ * pump.h - what of a first pass has been read from QEMU and not been given on: a bounded queue between the thread that
+ * reads and the one that gives. While the VM runs a full queue holds QEMU back; once it stands still nothing may, and
+ * the bound is lifted.
  */
 #ifndef VMFERRY_SNAPSHOT_PUMP_H
 #define VMFERRY_SNAPSHOT_PUMP_H

@@ -14,7 +14,7 @@ struct told {
 	int arms, arms_off;
 	bool armed;
 	bool wait_for_vm; /* the first page holds the sink until the VM has stood still and gone on */
-	int refuse_page; /* 0: none; else the n-th page is refused */
+	int refuse_page;  /* 0: none; else the n-th page is refused */
 };
 
 static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struct err *e)
@@ -354,6 +354,30 @@ START_TEST(user_pause_is_respected)
 }
 END_TEST
 
+START_TEST(file_systems_are_frozen_at_the_instant_alone)
+{
+	set_up();
+	const struct capture_opts o = { .mode = _i ? CAPTURE_BACKGROUND : CAPTURE_COLO,
+					.arm = on_arm,
+					.ctx = &told,
+					.folder = "/tmp",
+					.quiesce = true };
+	struct capture_point p;
+	fake.agent = true;
+	struct capture *c = capture_new(&fake.guest, &o, &e);
+	ok(capture_start(c, &sink, &e));
+	ck_assert(!fake.stopped_frozen);
+	ok(capture_take(c, &sink, &p, &e));
+	ck_assert(p.quiesced && fake.stopped_frozen && !fake.frozen);
+	fake.where = _i ? FAKE_IN_HEAD : FAKE_IN_DEVICE;
+	fake.what = FAKE_CLOSE;
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_uint_eq(fake.freezes, 2);
+	ck_assert(!fake.frozen);
+	tear_down(c);
+}
+END_TEST
+
 START_TEST(sink_refuses)
 {
 	set_up();
@@ -440,6 +464,7 @@ int main(void)
 	tcase_add_loop_test(tc, background_gives_what_changed, 0, 2);
 	tcase_add_loop_test(tc, background_torn, FAKE_IN_HEAD, FAKE_BEFORE_REQUEST);
 	tcase_add_test(tc, user_pause_is_respected);
+	tcase_add_loop_test(tc, file_systems_are_frozen_at_the_instant_alone, 0, 2);
 	tcase_add_test(tc, sink_refuses);
 	tcase_add_test(tc, choice);
 	tcase_add_test(tc, clean_up_frees_a_vm_that_stands_still);

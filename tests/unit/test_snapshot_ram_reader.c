@@ -113,7 +113,8 @@ static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err 
 	struct told *t = ctx;
 	(void)e;
 	for (size_t i = 0; i < n; i++)
-		t->len += (size_t)snprintf(t->text + t->len, sizeof(t->text) - t->len, "%s:%llu ", b[i].name, (unsigned long long)b[i].bytes);
+		t->len += (size_t)snprintf(t->text + t->len, sizeof(t->text) - t->len, "%s:%llu ", b[i].name,
+					   (unsigned long long)b[i].bytes);
 	return 0;
 }
 
@@ -122,7 +123,8 @@ static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data
 	struct told *t = ctx;
 	(void)e;
 	ck_assert_uint_eq(data[0], data[4095]);
-	t->len += (size_t)snprintf(t->text + t->len, sizeof(t->text) - t->len, "%u.%llu=%c ", block, (unsigned long long)page, data[0]);
+	t->len += (size_t)snprintf(t->text + t->len, sizeof(t->text) - t->len, "%u.%llu=%c ", block,
+				   (unsigned long long)page, data[0]);
 	return 0;
 }
 
@@ -130,7 +132,8 @@ static int on_zero(void *ctx, uint32_t block, uint64_t page, struct err *e)
 {
 	struct told *t = ctx;
 	(void)e;
-	t->len += (size_t)snprintf(t->text + t->len, sizeof(t->text) - t->len, "%u.%llu=0 ", block, (unsigned long long)page);
+	t->len += (size_t)snprintf(t->text + t->len, sizeof(t->text) - t->len, "%u.%llu=0 ", block,
+				   (unsigned long long)page);
 	return 0;
 }
 
