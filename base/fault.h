@@ -35,6 +35,11 @@
 	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */      \
 	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */      \
 	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */             \
+	X(FAULT_FAILOVER_EPOCH, "failover.epoch")       /* target: the raised epoch is on disk */     \
+	X(FAULT_FAILOVER_FENCE, "failover.fence")       /* target: before the fencing command */      \
+	X(FAULT_FAILOVER_DISKS, "failover.disks")       /* target: images made, VM not started */     \
+	X(FAULT_FAILOVER_START, "failover.start")       /* target: before libvirt is asked to start */ \
+	X(FAULT_FAILOVER_DONE, "failover.done")         /* target: the VM runs, which is not on disk yet */  \
 	X(FAULT_REPLICA_BEGIN_SOURCE, "replica.begin.source")     /* source: before replica.begin is sent */ \
 	X(FAULT_REPLICA_BEGIN_TARGET, "replica.begin.target")     /* target: before the store is made or opened */ \
 	X(FAULT_REPLICA_BEGUN_TARGET, "replica.begun.target")     /* target: session made, not answered */ \

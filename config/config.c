@@ -3,6 +3,8 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "config/config_kafka.h"
+#include "config/config_replicate.h"
 #include "config/schema.h"
 
 #include <stdio.h>
@@ -30,11 +32,8 @@ void config_free(struct config *c)
 		free(c->peers[i].address);
 	}
 	free(c->peers);
-	for (size_t i = 0; i < c->kafka.n_properties; i++) {
-		free(c->kafka.properties[i].name);
-		free(c->kafka.properties[i].value);
-	}
-	free(c->kafka.properties);
+	config_replicate_free(c);
+	config_kafka_free(c);
 	free(c);
 }
 
@@ -79,42 +78,35 @@ static bool peers_equal(const struct config *a, const struct config *b)
 	return true;
 }
 
-/* librdkafka goes by their order. */
-static bool properties_equal(const struct config *a, const struct config *b)
+struct diff {
+	struct config_change *out;
+	size_t n, max;
+};
+
+static void add_change(struct diff *d, const char *key, bool needs_restart)
 {
-	if (a->kafka.n_properties != b->kafka.n_properties)
-		return false;
-	for (size_t i = 0; i < a->kafka.n_properties; i++) {
-		const struct config_property *p = &a->kafka.properties[i], *q = &b->kafka.properties[i];
-		if (strcmp(p->name, q->name) != 0 || strcmp(p->value, q->value) != 0)
-			return false;
-	}
-	return true;
+	if (d->n < d->max)
+		d->out[d->n] = (struct config_change){ .key = key, .needs_restart = needs_restart };
+	d->n++;
+}
+
+static void list_differs(void *ctx, const char *key)
+{
+	add_change(ctx, key, false);
 }
 
 size_t config_reload_diff(const struct config *running, const struct config *loaded, struct config_change *out,
 			  size_t max)
 {
-	size_t n = 0;
-	for (size_t i = 0; i < schema_n_keys; i++) {
-		const struct schema_key *k = &schema_keys[i];
-		if (schema_equal(k, running, loaded))
-			continue;
-		if (n < max)
-			out[n] = (struct config_change){ .key = k->full, .needs_restart = !k->live };
-		n++;
-	}
-	if (!properties_equal(running, loaded)) {
-		if (n < max)
-			out[n] = (struct config_change){ .key = "kafka.properties", .needs_restart = false };
-		n++;
-	}
-	if (!peers_equal(running, loaded)) {
-		if (n < max)
-			out[n] = (struct config_change){ .key = "peers", .needs_restart = false };
-		n++;
-	}
-	return n;
+	struct diff d = { .out = out, .max = max };
+	for (size_t i = 0; i < schema_n_keys; i++)
+		if (!schema_equal(&schema_keys[i], running, loaded))
+			add_change(&d, schema_keys[i].full, !schema_keys[i].live);
+	if (!peers_equal(running, loaded))
+		add_change(&d, "peers", false);
+	config_replicate_diff(running, loaded, list_differs, &d);
+	config_kafka_diff(running, loaded, list_differs, &d);
+	return d.n;
 }
 
 void config_keep_fixed(struct config *loaded, const struct config *running)
@@ -131,13 +123,12 @@ char *config_describe(const struct config *c)
 		MEM_AUTO char *value = schema_format(&schema_keys[i], c);
 		buf_printf(&b, "%s = %s\n", schema_keys[i].full, value);
 	}
-	/* Names alone: some values are passwords. */
-	for (size_t i = 0; i < c->kafka.n_properties; i++)
-		buf_printf(&b, "kafka.properties: %s\n", c->kafka.properties[i].name);
 	for (size_t i = 0; i < c->n_peers; i++) {
 		char roles[64];
 		buf_printf(&b, "peer %s = %s port %u, may: %s\n", c->peers[i].name, c->peers[i].address,
 			   c->peers[i].port, config_roles_format(c->peers[i].roles, roles, sizeof(roles)));
 	}
+	config_replicate_describe(c, &b);
+	config_kafka_describe(c, &b);
 	return (char *)b.data; /* at least one line, so never NULL */
 }

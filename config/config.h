@@ -19,7 +19,6 @@
 #define CONFIG_DEFAULT_SOCKET "/run/vmferry/control.sock"
 #define CONFIG_DEFAULT_PORT 7350
 #define CONFIG_MAX_PEERS 512
-#define CONFIG_MAX_PROPERTIES 100
 
 /* What a peer may do here; a set of bits. */
 #define ROLES(X)                                                                 \
@@ -40,8 +39,51 @@ struct config_peer {
 	unsigned roles; /* bits of enum role */
 };
 
+#define CONFIG_MAX_PROTECTIONS 1000
+#define CONFIG_MAX_WINDOWS 16
+#define CONFIG_MAX_RULES 64
+#define CONFIG_MAX_COMMAND 32
+#define CONFIG_AS_OUTSIDE UINT64_MAX
+
+/* Hours of the day, local time, in which a protection runs differently. */
+struct config_window {
+	unsigned from, to;  /* minutes since midnight; from > to: over midnight; never equal */
+	int64_t every;      /* ns; 0: as outside */
+	uint64_t bandwidth; /* bytes per second, 0: no limit; CONFIG_AS_OUTSIDE: as outside */
+};
+
+/* One entry of `protections`: what `vmferry protect` can say, and the same thing once the agent has it. The file wins:
+ * at start and at reload the agent makes what is missing and changes what differs; `protect` and `unprotect` refuse a
+ * VM that stands in the file. An entry that is taken out of the file leaves the protection as it is, from then on as
+ * if made by command: no edit of a file ends the keeping of copies. pause, failover and fencing are states, which no
+ * entry undoes. */
+struct config_protection {
+	char *vm;          /* name or UUID; one entry per VM */
+	char *to;          /* name of a peer */
+	int64_t rpo;       /* ns */
+	char *mode;        /* "auto", "colo", "background" or "disk" */
+	bool quiesce;      /* through the guest agent */
+	int64_t max_pause; /* ns; 0: replication.max_pause */
+	struct {
+		unsigned last, hourly, daily; /* restore points kept */
+		uint64_t size;                /* bytes; 0: no limit */
+	} keep;
+	int64_t every;      /* ns between checkpoints; 0: as the RPO asks */
+	uint64_t bandwidth; /* bytes per second, 0: no limit; CONFIG_AS_OUTSIDE: replication.bandwidth */
+	struct config_window *windows;
+	size_t n_windows;
+};
+
+/* What a name at the source is called here when a VM is restored; the longest `from` wins, for disks by whole folders. */
+struct config_rule {
+	char *from, *to;
+};
+
+#define CONFIG_MAX_PROPERTIES 100
+
+/* A setting of librdkafka, which judges it. */
 struct config_property {
-	char *name, *value; /* librdkafka's to judge */
+	char *name, *value;
 };
 
 struct config {
@@ -72,6 +114,25 @@ struct config {
 		char *image_dir; /* empty: any folder that exists */
 	} migration;
 	struct {
+		char *replica_dir;    /* a folder per VM whose replica is kept here */
+		uint64_t delta_cache; /* bytes per protection */
+		uint64_t staging;     /* bytes per protection: checkpoints that wait for the link */
+		unsigned channels;
+		uint64_t bandwidth;     /* bytes per second, 0: no limit */
+		char **fencing_command; /* program and arguments, run before a promotion; NULL: none */
+		size_t n_fencing_command;
+		int64_t fencing_timeout; /* ns */
+		int64_t max_pause;       /* ns that a checkpoint may pause a guest */
+	} replication;
+	struct config_protection *protections;
+	size_t n_protections;
+	struct {
+		struct config_rule *networks; /* of bridges and libvirt networks */
+		size_t n_networks;
+		struct config_rule *disks; /* of folders, absolute paths */
+		size_t n_disks;
+	} restore;
+	struct {
 		char *brokers; /* "host:port,host:port"; empty: no Kafka */
 		char *topic;
 		char *state_topic;
@@ -100,6 +161,8 @@ void config_free(struct config *c);
 
 /* NULL if there is no such peer. */
 const struct config_peer *config_peer_find(const struct config *c, const char *name);
+/* By name or UUID as written in the file; NULL if the file does not have it. */
+const struct config_protection *config_protection_find(const struct config *c, const char *vm);
 /* The bit, or 0 if there is no role of that name. */
 unsigned config_role_from_name(const char *name);
 /* "migrate-in,operate", or "none"; returns buf (64 bytes are always enough). */

@@ -3,13 +3,13 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "config/config_kafka.h"
+#include "config/config_replicate.h"
+#include "config/loader.h"
 #include "config/nearest.h"
-#include "config/schema.h"
 
 #include <ctype.h>
-#include <libconfig.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,220 +17,16 @@
 
 #define CONFIG_MAX_BYTES (1u << 20)
 
-struct loader {
-	const char *label; /* file name said in messages */
-	struct config *c;
-	config_report report;
-	void *ctx;
-	struct err *e; /* the first problem */
-	unsigned problems;
-	bool seen[64]; /* by index of schema_keys */
-};
-
 static const char *const peer_keys[] = { "name", "address", "port", "roles" };
-static const char *const property_keys[] = { "name", "value" };
-
-static void __attribute__((format(printf, 3, 4)))
-problem(struct loader *l, const config_setting_t *s, const char *fmt, ...)
-{
-	char what[900], line[1100];
-	va_list ap;
-	va_start(ap, fmt);
-	vsnprintf(what, sizeof(what), fmt, ap);
-	va_end(ap);
-	unsigned at = s ? config_setting_source_line(s) : 0;
-	if (at)
-		snprintf(line, sizeof(line), "%s:%u: %s", l->label, at, what);
-	else
-		snprintf(line, sizeof(line), "%s: %s", l->label, what);
-	if (l->report)
-		l->report(l->ctx, line);
-	if (l->problems++ == 0)
-		err_set(l->e, ERR_CONFIG, "%s", line);
-}
-
-static const char *type_name(int type)
-{
-	switch (type) {
-	case CONFIG_TYPE_GROUP:
-		return "a group { ... }";
-	case CONFIG_TYPE_LIST:
-		return "a list ( ... )";
-	case CONFIG_TYPE_ARRAY:
-		return "an array [ ... ]";
-	case CONFIG_TYPE_INT:
-	case CONFIG_TYPE_INT64:
-		return "an integer";
-	case CONFIG_TYPE_FLOAT:
-		return "a floating-point number";
-	case CONFIG_TYPE_STRING:
-		return "a string in quotes";
-	case CONFIG_TYPE_BOOL:
-		return "true or false";
-	default:
-		return "empty";
-	}
-}
-
-static bool is_integer(const config_setting_t *s)
-{
-	int type = config_setting_type(s);
-	return type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64;
-}
-
-static void unknown_key(struct loader *l, const config_setting_t *s, const char *full, const char *const *known,
-			size_t n)
-{
-	const char *name = config_setting_name(s);
-	const char *near = nearest_of(name ? name : "", known, n);
-	if (near)
-		problem(l, s, "%s: unknown key; did you mean \"%s\"?", full, near);
-	else
-		problem(l, s, "%s: unknown key", full);
-}
-
-static void load_value(struct loader *l, const struct schema_key *k, const config_setting_t *s)
-{
-	struct err inner = ERR_INIT;
-	int rc;
-	l->seen[k - schema_keys] = true;
-	if (k->kind == SCHEMA_UINT) {
-		if (!is_integer(s)) {
-			problem(l, s, "%s: is %s, must be an integer (allowed: %s)", k->full,
-				type_name(config_setting_type(s)), k->allowed);
-			return;
-		}
-		rc = schema_set_number(k, l->c, config_setting_get_int64(s), &inner);
-	} else {
-		if (config_setting_type(s) != CONFIG_TYPE_STRING) {
-			problem(l, s, "%s: is %s, must be a string in quotes (allowed: %s)", k->full,
-				type_name(config_setting_type(s)), k->allowed);
-			return;
-		}
-		rc = schema_set_text(k, l->c, config_setting_get_string(s), &inner);
-	}
-	if (rc < 0)
-		problem(l, s, "%s: %s (allowed: %s)", k->full, inner.text, k->allowed);
-}
-
-/* The names that are known at this level: keys of the group, or top-level keys and groups. */
-static size_t known_names(const char *group, const char **out, size_t max)
-{
-	size_t n = 0;
-	for (size_t i = 0; i < schema_n_keys && n < max; i++) {
-		const struct schema_key *k = &schema_keys[i];
-		if (group ? k->group && strcmp(k->group, group) == 0 : !k->group)
-			out[n++] = k->name;
-		else if (!group && (n == 0 || strcmp(out[n - 1], k->group) != 0))
-			out[n++] = k->group;
-	}
-	if (!group && n < max)
-		out[n++] = "peers";
-	if (group && strcmp(group, "kafka") == 0 && n < max)
-		out[n++] = "properties";
-	return n;
-}
-
-/* One { name = "..."; value = "..."; } of kafka.properties. */
-static void load_property(struct loader *l, unsigned index, const config_setting_t *s)
-{
-	char where[40];
-	snprintf(where, sizeof(where), "kafka.properties[%u]", index);
-	if (config_setting_type(s) != CONFIG_TYPE_GROUP) {
-		problem(l, s, "%s: is %s, must be a group { name = ...; value = ...; }", where, type_name(config_setting_type(s)));
-		return;
-	}
-	struct config_property *p = &l->c->kafka.properties[l->c->kafka.n_properties++];
-	unsigned before = l->problems;
-	int n = config_setting_length(s);
-	for (int i = 0; i < n; i++) {
-		const config_setting_t *member = config_setting_get_elem(s, (unsigned)i);
-		const char *key = config_setting_name(member), *text = config_setting_get_string(member);
-		char **to = strcmp(key, "name") == 0 ? &p->name : strcmp(key, "value") == 0 ? &p->value : NULL;
-		if (!to) {
-			MEM_AUTO char *full = mem_printf("%s.%s", where, key);
-			unknown_key(l, member, full, property_keys, 2);
-		} else if (!text) {
-			problem(l, member, "%s.%s: is %s, must be a string in quotes", where, key,
-				type_name(config_setting_type(member)));
-		} else {
-			free(*to);
-			*to = mem_strdup(text);
-		}
-	}
-	if (l->problems == before && (!p->name || !*p->name || !p->value))
-		problem(l, s, "%s: lacks its %s (allowed: name and value, both strings)", where,
-			p->name && *p->name ? "value" : "name");
-	if (!p->name)
-		p->name = mem_strdup("");
-	if (!p->value)
-		p->value = mem_strdup("");
-}
-
-static void load_properties(struct loader *l, const config_setting_t *s)
-{
-	int n = config_setting_length(s);
-	if (config_setting_type(s) != CONFIG_TYPE_LIST) {
-		problem(l, s, "kafka.properties: is %s, must be a list ( { ... }, { ... } )", type_name(config_setting_type(s)));
-		return;
-	}
-	if (n > CONFIG_MAX_PROPERTIES) {
-		problem(l, s, "kafka.properties: %d entries are too many (allowed: at most %d)", n, CONFIG_MAX_PROPERTIES);
-		return;
-	}
-	if (n <= 0)
-		return;
-	l->c->kafka.properties = mem_alloc_array((size_t)n, sizeof(*l->c->kafka.properties));
-	for (int i = 0; i < n; i++)
-		load_property(l, (unsigned)i, config_setting_get_elem(s, (unsigned)i));
-}
-
-static void load_group(struct loader *l, const char *group, const config_setting_t *s);
-
-static void load_member(struct loader *l, const char *group, const config_setting_t *s)
-{
-	const char *name = config_setting_name(s);
-	const struct schema_key *k = schema_find(group, name);
-	if (k) {
-		load_value(l, k, s);
-		return;
-	}
-	if (group && strcmp(group, "kafka") == 0 && strcmp(name, "properties") == 0) {
-		load_properties(l, s);
-		return;
-	}
-	if (!group && schema_has_group(name)) {
-		if (config_setting_type(s) != CONFIG_TYPE_GROUP)
-			problem(l, s, "%s: is %s, must be a group { ... }", name, type_name(config_setting_type(s)));
-		else
-			load_group(l, name, s);
-		return;
-	}
-	const char *known[64];
-	size_t n = known_names(group, known, sizeof(known) / sizeof(known[0]));
-	MEM_AUTO char *full = group ? mem_printf("%s.%s", group, name) : mem_strdup(name);
-	unknown_key(l, s, full, known, n);
-}
-
-static void load_group(struct loader *l, const char *group, const config_setting_t *s)
-{
-	int n = config_setting_length(s);
-	for (int i = 0; i < n; i++) {
-		const config_setting_t *member = config_setting_get_elem(s, (unsigned)i);
-		if (!group && strcmp(config_setting_name(member), "peers") == 0)
-			continue;
-		load_member(l, group, member);
-	}
-}
 
 static void load_roles(struct loader *l, struct config_peer *p, const char *where, const config_setting_t *s)
 {
 	int type = config_setting_type(s);
 	if (type != CONFIG_TYPE_ARRAY && type != CONFIG_TYPE_LIST) {
-		problem(l, s,
-			"%s.roles: is %s, must be an array [ ... ] (allowed: any of \"migrate-in\", "
-			"\"replicate-in\", \"operate\")",
-			where, type_name(type));
+		loader_problem(l, s,
+			       "%s.roles: is %s, must be an array [ ... ] (allowed: any of \"migrate-in\", "
+			       "\"replicate-in\", \"operate\")",
+			       where, loader_type_name(s));
 		return;
 	}
 	int n = config_setting_length(s);
@@ -239,11 +35,10 @@ static void load_roles(struct loader *l, struct config_peer *p, const char *wher
 		const char *name = config_setting_get_string(item);
 		unsigned bit = name ? config_role_from_name(name) : 0;
 		if (!bit) {
-			problem(l, item,
-				"%s.roles: %s%s%s is not a role (allowed: \"migrate-in\", \"replicate-in\", "
-				"\"operate\")",
-				where, name ? "\"" : "", name ? name : type_name(config_setting_type(item)),
-				name ? "\"" : "");
+			loader_problem(l, item,
+				       "%s.roles: %s%s%s is not a role (allowed: \"migrate-in\", \"replicate-in\", "
+				       "\"operate\")",
+				       where, name ? "\"" : "", name ? name : loader_type_name(item), name ? "\"" : "");
 			continue;
 		}
 		p->roles |= bit;
@@ -252,14 +47,14 @@ static void load_roles(struct loader *l, struct config_peer *p, const char *wher
 
 static void load_peer_port(struct loader *l, struct config_peer *p, const char *where, const config_setting_t *s)
 {
-	if (!is_integer(s)) {
-		problem(l, s, "%s.port: is %s, must be an integer (allowed: 1 to 65535)", where,
-			type_name(config_setting_type(s)));
+	if (!loader_is_integer(s)) {
+		loader_problem(l, s, "%s.port: is %s, must be an integer (allowed: 1 to 65535)", where,
+			       loader_type_name(s));
 		return;
 	}
 	long long port = config_setting_get_int64(s);
 	if (port < 1 || port > 65535)
-		problem(l, s, "%s.port: %lld is out of range (allowed: 1 to 65535)", where, port);
+		loader_problem(l, s, "%s.port: %lld is out of range (allowed: 1 to 65535)", where, port);
 	else
 		p->port = (unsigned)port;
 }
@@ -270,10 +65,10 @@ static void load_peer_text(struct loader *l, char **to, const char *where, const
 	const char *name = config_setting_name(s), *text = config_setting_get_string(s);
 	struct err inner = ERR_INIT;
 	if (!text)
-		problem(l, s, "%s.%s: is %s, must be a string in quotes (allowed: %s)", where, name,
-			type_name(config_setting_type(s)), allowed);
+		loader_problem(l, s, "%s.%s: is %s, must be a string in quotes (allowed: %s)", where, name,
+			       loader_type_name(s), allowed);
 	else if (check(text, &inner) < 0)
-		problem(l, s, "%s.%s: %s (allowed: %s)", where, name, inner.text, allowed);
+		loader_problem(l, s, "%s.%s: %s (allowed: %s)", where, name, inner.text, allowed);
 	else {
 		free(*to);
 		*to = mem_strdup(text);
@@ -294,7 +89,7 @@ static void load_peer_member(struct loader *l, struct config_peer *p, const char
 		load_roles(l, p, where, s);
 	} else {
 		MEM_AUTO char *full = mem_printf("%s.%s", where, name);
-		unknown_key(l, s, full, peer_keys, sizeof(peer_keys) / sizeof(peer_keys[0]));
+		loader_unknown_key(l, s, full, peer_keys, sizeof(peer_keys) / sizeof(peer_keys[0]));
 	}
 }
 
@@ -303,7 +98,7 @@ static void load_peer(struct loader *l, unsigned index, const config_setting_t *
 	char where[32];
 	snprintf(where, sizeof(where), "peers[%u]", index);
 	if (config_setting_type(s) != CONFIG_TYPE_GROUP) {
-		problem(l, s, "%s: is %s, must be a group { name = ...; }", where, type_name(config_setting_type(s)));
+		loader_problem(l, s, "%s: is %s, must be a group { name = ...; }", where, loader_type_name(s));
 		return;
 	}
 	struct config_peer *p = &l->c->peers[l->c->n_peers++];
@@ -314,7 +109,7 @@ static void load_peer(struct loader *l, unsigned index, const config_setting_t *
 		load_peer_member(l, p, where, config_setting_get_elem(s, (unsigned)i));
 	if (!p->name) {
 		if (l->problems == before)
-			problem(l, s, "%s: has no name (allowed: the DNS name in the peer's certificate)", where);
+			loader_problem(l, s, "%s: has no name (allowed: the DNS name in the peer's certificate)", where);
 		p->name = mem_strdup("");
 	}
 	if (!p->address)
@@ -324,12 +119,12 @@ static void load_peer(struct loader *l, unsigned index, const config_setting_t *
 static void load_peers(struct loader *l, const config_setting_t *s)
 {
 	if (config_setting_type(s) != CONFIG_TYPE_LIST) {
-		problem(l, s, "peers: is %s, must be a list ( { ... }, { ... } )", type_name(config_setting_type(s)));
+		loader_problem(l, s, "peers: is %s, must be a list ( { ... }, { ... } )", loader_type_name(s));
 		return;
 	}
 	int n = config_setting_length(s);
 	if (n > CONFIG_MAX_PEERS) {
-		problem(l, s, "peers: %d entries are too many (allowed: at most %d)", n, CONFIG_MAX_PEERS);
+		loader_problem(l, s, "peers: %d entries are too many (allowed: at most %d)", n, CONFIG_MAX_PEERS);
 		return;
 	}
 	if (n <= 0)
@@ -341,9 +136,83 @@ static void load_peers(struct loader *l, const config_setting_t *s)
 		const char *name = l->c->peers[i].name;
 		const config_setting_t *at = config_setting_get_elem(s, (unsigned)i);
 		if (*name && config_peer_find(l->c, name) != &l->c->peers[i])
-			problem(l, at, "peers[%zu].name: \"%s\" is there twice (allowed: one entry per peer)", i, name);
+			loader_problem(l, at, "peers[%zu].name: \"%s\" is there twice (allowed: one entry per peer)", i,
+				       name);
 		if (*name && l->c->name && strcmp(name, l->c->name) == 0)
-			problem(l, at, "peers[%zu].name: \"%s\" is this host itself (allowed: other hosts)", i, name);
+			loader_problem(l, at, "peers[%zu].name: \"%s\" is this host itself (allowed: other hosts)", i,
+				       name);
+	}
+}
+
+/* Settings that are no single value; loaded after all others, in this order. */
+static const struct {
+	const char *group, *name;
+	void (*load)(struct loader *l, const config_setting_t *s);
+} lists[] = {
+	{ NULL, "peers", load_peers },
+	{ "replication", "fencing_command", config_replicate_fencing },
+	{ NULL, "protections", config_replicate_protections },
+	{ NULL, "restore", config_replicate_restore },
+	{ "kafka", "properties", config_kafka_properties },
+};
+
+static bool is_list(const char *group, const char *name)
+{
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+		if (strcmp(lists[i].name, name) == 0 &&
+		    (group ? lists[i].group && strcmp(lists[i].group, group) == 0 : !lists[i].group))
+			return true;
+	return false;
+}
+
+/* The names that are known at this level: keys of the group, or top-level keys and groups. */
+static size_t known_names(const char *group, const char **out, size_t max)
+{
+	size_t n = 0;
+	for (size_t i = 0; i < schema_n_keys && n < max; i++) {
+		const struct schema_key *k = &schema_keys[i];
+		if (group ? k->group && strcmp(k->group, group) == 0 : !k->group)
+			out[n++] = k->name;
+		else if (!group && (n == 0 || strcmp(out[n - 1], k->group) != 0))
+			out[n++] = k->group;
+	}
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+		if (n < max && (group ? lists[i].group && strcmp(lists[i].group, group) == 0 : !lists[i].group))
+			out[n++] = lists[i].name;
+	return n;
+}
+
+static void load_group(struct loader *l, const char *group, const config_setting_t *s);
+
+static void load_member(struct loader *l, const char *group, const config_setting_t *s)
+{
+	const char *name = config_setting_name(s);
+	const struct schema_key *k = schema_find(group, name);
+	if (k) {
+		l->seen[k - schema_keys] = true;
+		loader_value(l, k, l->c, k->full, s);
+		return;
+	}
+	if (!group && schema_has_group(name)) {
+		if (config_setting_type(s) != CONFIG_TYPE_GROUP)
+			loader_problem(l, s, "%s: is %s, must be a group { ... }", name, loader_type_name(s));
+		else
+			load_group(l, name, s);
+		return;
+	}
+	const char *known[64];
+	size_t n = known_names(group, known, sizeof(known) / sizeof(known[0]));
+	MEM_AUTO char *full = group ? mem_printf("%s.%s", group, name) : mem_strdup(name);
+	loader_unknown_key(l, s, full, known, n);
+}
+
+static void load_group(struct loader *l, const char *group, const config_setting_t *s)
+{
+	int n = config_setting_length(s);
+	for (int i = 0; i < n; i++) {
+		const config_setting_t *member = config_setting_get_elem(s, (unsigned)i);
+		if (!is_list(group, config_setting_name(member)))
+			load_member(l, group, member);
 	}
 }
 
@@ -353,9 +222,9 @@ static void default_name(struct loader *l)
 	char host[256] = "";
 	struct err inner = ERR_INIT;
 	if (gethostname(host, sizeof(host) - 1) < 0 || schema_check_host(host, &inner) < 0)
-		problem(l, NULL,
-			"name: is not set, and this host's own name \"%s\" cannot stand in for it (allowed: %s)", host,
-			schema_find(NULL, "name")->allowed);
+		loader_problem(l, NULL,
+			       "name: is not set, and this host's own name \"%s\" cannot stand in for it (allowed: %s)",
+			       host, schema_find(NULL, "name")->allowed);
 	else
 		l->c->name = mem_strdup(host);
 }
@@ -372,6 +241,9 @@ static void apply_presets(struct loader *l)
 		default_name(l);
 	if (!l->seen[schema_find("control", "socket") - schema_keys])
 		l->c->control.socket = mem_printf("%s/control.sock", l->c->run_dir ? l->c->run_dir : "/run/vmferry");
+	if (!l->seen[schema_find("replication", "replica_dir") - schema_keys])
+		l->c->replication.replica_dir = mem_printf("%s/replicas",
+							   l->c->state_dir ? l->c->state_dir : "/var/lib/vmferry");
 }
 
 static struct config *load_tree(const config_t *tree, const char *label, config_report report, void *ctx, struct err *e)
@@ -383,9 +255,13 @@ static struct config *load_tree(const config_t *tree, const char *label, config_
 	const config_setting_t *root = config_root_setting(tree);
 	load_group(&l, NULL, root);
 	apply_presets(&l);
-	const config_setting_t *peers = config_setting_get_member(root, "peers");
-	if (peers)
-		load_peers(&l, peers);
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		const config_setting_t *in = lists[i].group ? config_setting_get_member(root, lists[i].group) : root;
+		bool is_group = in && config_setting_type(in) == CONFIG_TYPE_GROUP;
+		const config_setting_t *s = is_group ? config_setting_get_member(in, lists[i].name) : NULL;
+		if (s)
+			lists[i].load(&l, s);
+	}
 	if (l.problems == 0)
 		return l.c;
 	if (l.problems > 1 && !report)

@@ -1,5 +1,6 @@
 /* Results as people read them, and options as the agent gets them. */
 #include "tools/vmferry/move_options.h"
+#include "tools/vmferry/replication.h"
 #include "tools/vmferry/report.h"
 
 #include "tools/vmferry/exit_code.h"
@@ -50,6 +51,77 @@ START_TEST(a_migration_that_says_little)
 	expect(report_migration, "{}", "the VM is now on ? (running).\n");
 	expect(report_migration, "{\"vm\":\"a\\u001b\",\"runs_on\":\"b\",\"passthrough\":\"unknown flag\"}",
 	       "a? is now on b (running).\n  note            not compressed by pages: unknown flag\n");
+}
+END_TEST
+
+START_TEST(a_failover)
+{
+	setenv("TZ", "UTC", 1);
+	expect(report_failover,
+	       "{\"vm\":\"web1\",\"runs_on\":\"dr1\",\"state\":\"running\",\"planned\":false,\"rpo_ms\":812,\"rto_ms\":"
+	       "640.4,"
+	       "\"point_age_ms\":9000,\"command_ms\":650,\"epoch\":4,\"phases\":{\"look_ms\":12,\"start_ms\":400.0,"
+	       "\"x\":1},"
+	       "\"point\":{\"id\":\"20261126T001502.123Z-ab12\",\"instant_ns\":1795652102123000000},\"warnings\":["
+	       "\"w\"],"
+	       "\"findings\":[{\"severity\":\"warning\",\"text\":\"br0 is not "
+	       "here\",\"remedy\":\"restore.networks\"}]}",
+	       "web1 now runs on dr1 (running).\n"
+	       "  failover        unplanned, from what had arrived here\n"
+	       "  measured RPO    812 ms: what the guest did in it is lost\n"
+	       "  point           20261126T001502.123Z-ab12, of 2026-11-26 00:15:02\n"
+	       "  time to running 640 ms\n"
+	       "  of which        look 12 ms, start 400 ms\n"
+	       "  whole command   650 ms\n"
+	       "  epoch           4\n"
+	       "  warning         w\n"
+	       "  warning: br0 is not here\n"
+	       "      what to do: restore.networks\n");
+	/* When the source ended is not known: an upper bound, and said to be one. */
+	expect(report_failover,
+	       "{\"vm\":\"a\",\"host\":\"b\",\"point_age_ms\":9000,\"point\":{\"id\":\"i\",\"kind\":\"disk\"}}",
+	       "a now runs on b (running).\n"
+	       "  failover        unplanned, from what had arrived here\n"
+	       "  RPO             at most 9.0 s: what the guest did in it is lost\n"
+	       "  point           i; without memory: the guest boots\n");
+	expect(report_failover,
+	       "{\"vm\":\"a\",\"host\":\"b\",\"planned\":true,\"state\":\"promoted\",\"paused\":true,\"rpo_ms\":3}",
+	       "a now runs on b (paused).\n  failover        planned: a last checkpoint was made, nothing is lost\n");
+	expect(report_failover, "{\"vm\":\"a\\u001b\"}",
+	       "a? now runs on ? (running).\n  failover        unplanned, from what had arrived here\n");
+}
+END_TEST
+
+START_TEST(pauses_are_exact_where_they_can_be)
+{
+	static const struct {
+		const char *row, *shown;
+	} rows[] = {
+		{ "{\"pause_p50_ms\":0,\"pause_p99_ms\":3,\"pause_p50_us\":412,\"pause_p99_us\":2900}",
+		  "412 us / 3 ms" },
+		{ "{\"pause_p50_ms\":4,\"pause_p99_ms\":12.5}", "4 ms / 13 ms" },
+		{ "{\"pause_p50_ms\":null,\"pause_p99_us\":1}", "-" },
+	};
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		char text[80];
+		json_t *row = json_loads(rows[i].row, 0, NULL);
+		ck_assert_ptr_nonnull(row);
+		ck_assert_str_eq(replication_pause(row, text, sizeof(text)), rows[i].shown);
+		json_decref(row);
+	}
+}
+END_TEST
+
+START_TEST(a_verification)
+{
+	json_t *damaged = json_loads("{\"vm\":\"a\",\"verified\":false}", 0, NULL),
+	       *good = json_loads("{\"problems\":[]}", 0, NULL);
+	ck_assert(!report_verified(damaged));
+	ck_assert(report_verified(good));
+	json_decref(damaged);
+	json_decref(good);
+	expect(report_verify, "{\"vm\":\"a\",\"problems\":[{\"text\":\"x\"},\"y\"]}",
+	       "The replica of a is damaged.\n  does not verify x\n  does not verify y\n");
 }
 END_TEST
 
@@ -186,6 +258,9 @@ int main(void)
 	TCase *t = tcase_create("all");
 	tcase_add_test(t, a_migration);
 	tcase_add_test(t, a_migration_that_says_little);
+	tcase_add_test(t, a_failover);
+	tcase_add_test(t, pauses_are_exact_where_they_can_be);
+	tcase_add_test(t, a_verification);
 	tcase_add_test(t, findings);
 	tcase_add_test(t, forecasts);
 	tcase_add_loop_test(t, options, 0, (int)(sizeof(cases) / sizeof(cases[0])));

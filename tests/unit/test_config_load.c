@@ -50,6 +50,17 @@ START_TEST(defaults_of_an_empty_file)
 	ck_assert_int_eq(c->migration.max_downtime, 300 * INT64_C(1000000));
 	ck_assert_uint_eq(c->n_peers, 0);
 	ck_assert_int_eq(c->log.level, LOG_LEVEL_INFO);
+	ck_assert_str_eq(c->replication.replica_dir, "/var/lib/vmferry/replicas");
+	ck_assert_uint_eq(c->replication.delta_cache, 256u << 20);
+	ck_assert_uint_eq(c->replication.staging, 256u << 20);
+	ck_assert_uint_eq(c->replication.channels, 2);
+	ck_assert_uint_eq(c->replication.bandwidth, 0);
+	ck_assert_uint_eq(c->replication.n_fencing_command, 0);
+	ck_assert_ptr_null(c->replication.fencing_command);
+	ck_assert_int_eq(c->replication.fencing_timeout, 30 * INT64_C(1000000000));
+	ck_assert_int_eq(c->replication.max_pause, 100 * INT64_C(1000000));
+	ck_assert_uint_eq(c->n_protections, 0);
+	ck_assert_uint_eq(c->restore.n_networks + c->restore.n_disks, 0);
 	config_free(c);
 }
 END_TEST
@@ -68,11 +79,11 @@ START_TEST(the_example_says_the_defaults)
 	/* Every key that exists is in the example, if only behind a comment. */
 	FILE *f = fopen(EXAMPLE, "r");
 	ck_assert_ptr_nonnull(f);
-	static char text[20000];
+	static char text[40000];
 	size_t len = fread(text, 1, sizeof(text) - 1, f);
 	text[len] = '\0';
 	fclose(f);
-	static char man[20000];
+	static char man[40000];
 	f = fopen(TESTS_DIR "/../tools/man/vmferryd.conf.5", "r");
 	ck_assert_ptr_nonnull(f);
 	man[fread(man, 1, sizeof(man) - 1, f)] = '\0';
@@ -130,6 +141,92 @@ START_TEST(a_full_file)
 	config_free(c);
 }
 END_TEST
+
+START_TEST(replication_in_full)
+{
+	const int64_t ms = 1000000;
+	struct config *c = must_load(
+		"name = \"a\"; state_dir = \"/srv/v\"; peers = ( { name = \"dr1\"; } );\n"
+		"replication = { delta_cache = \"0\"; staging = \"64MiB\"; channels = 1; bandwidth = \"1G\"; max_pause "
+		"= \"40ms\";\n"
+		"  fencing_command = [ \"/bin/fence\", \"off\" ]; fencing_timeout = \"5s\"; };\n"
+		"protections = ( { vm = \"web 1\"; to = \"dr1\"; rpo = \"1s\"; mode = \"colo\"; quiesce = true;\n"
+		"    keep = { last = 3; hourly = 0; size = \"50GiB\"; }; max_pause = \"20ms\"; bandwidth = \"200M\";\n"
+		"    schedule = { every = \"5s\"; windows = ( { from = \"22:00\"; to = \"06:30\"; bandwidth = "
+		"\"unlimited\"; },\n"
+		"      { from = \"00:00\"; to = \"23:59\"; every = \"1m\"; } ); }; },\n"
+		"  { vm = \"db\"; to = \"dr1\"; } );\n"
+		"restore = { networks = ( { from = \"br0\"; to = \"br-dr\"; } );\n"
+		"  disks = ( { from = \"/var/lib/libvirt/images\"; to = \"/srv/images\"; } ); };\n");
+	ck_assert_str_eq(c->replication.replica_dir, "/srv/v/replicas");
+	ck_assert_uint_eq(c->replication.n_fencing_command, 2);
+	ck_assert_str_eq(c->replication.fencing_command[0], "/bin/fence");
+	ck_assert_str_eq(c->replication.fencing_command[1], "off");
+	ck_assert_ptr_null(c->replication.fencing_command[2]);
+	ck_assert_uint_eq(c->n_protections, 2);
+	const struct config_protection *p = config_protection_find(c, "web 1");
+	ck_assert_ptr_eq(p, &c->protections[0]);
+	ck_assert_str_eq(p->to, "dr1");
+	ck_assert_int_eq(p->rpo, 1000 * ms);
+	ck_assert_str_eq(p->mode, "colo");
+	ck_assert(p->quiesce);
+	ck_assert_int_eq(p->max_pause, 20 * ms);
+	ck_assert_uint_eq(p->bandwidth, 25000000);
+	ck_assert_uint_eq(p->keep.last, 3);
+	ck_assert_uint_eq(p->keep.hourly, 0);
+	ck_assert_uint_eq(p->keep.daily, 7);
+	ck_assert_uint_eq(p->keep.size, UINT64_C(50) << 30);
+	ck_assert_int_eq(p->every, 5000 * ms);
+	ck_assert_uint_eq(p->n_windows, 2);
+	ck_assert_uint_eq(p->windows[0].from, 22 * 60);
+	ck_assert_uint_eq(p->windows[0].to, 6 * 60 + 30);
+	ck_assert_int_eq(p->windows[0].every, 0);
+	ck_assert_uint_eq(p->windows[0].bandwidth, 0);
+	ck_assert_int_eq(p->windows[1].every, 60000 * ms);
+	ck_assert_uint_eq(p->windows[1].bandwidth, CONFIG_AS_OUTSIDE);
+	p = config_protection_find(c, "db");
+	ck_assert_ptr_nonnull(p);
+	ck_assert_int_eq(p->rpo, 5000 * ms);
+	ck_assert_str_eq(p->mode, "auto");
+	ck_assert(!p->quiesce);
+	ck_assert_int_eq(p->max_pause, 0);
+	ck_assert_int_eq(p->every, 0);
+	ck_assert_uint_eq(p->bandwidth, CONFIG_AS_OUTSIDE);
+	ck_assert_uint_eq(p->keep.last, 10);
+	ck_assert_uint_eq(p->n_windows, 0);
+	ck_assert_ptr_null(config_protection_find(c, "web1"));
+	ck_assert_str_eq(c->restore.networks[0].to, "br-dr");
+	ck_assert_str_eq(c->restore.disks[0].from, "/var/lib/libvirt/images");
+	MEM_AUTO char *described = config_describe(c);
+	ck_assert_msg(strstr(described, "replication.fencing_command = [ \"/bin/fence\", \"off\" ]\n") != NULL, "%s",
+		      described);
+	ck_assert_msg(strstr(described, "protection web 1 = to \"dr1\" rpo \"1s\" mode \"colo\" quiesce true") != NULL,
+		      "%s", described);
+	ck_assert_msg(strstr(described, "window: from \"22:00\" to \"06:30\" bandwidth \"unlimited\"") != NULL, "%s",
+		      described);
+	ck_assert_msg(strstr(described, "restore network br0 = br-dr\n") != NULL, "%s", described);
+	config_free(c);
+}
+END_TEST
+
+START_TEST(a_fencing_command_is_a_path_or_an_array)
+{
+	struct config *c = must_load("replication = { fencing_command = \"/bin/fence\"; };");
+	ck_assert_uint_eq(c->replication.n_fencing_command, 1);
+	config_free(c);
+	c = must_load("replication = { fencing_command = \"\"; };");
+	ck_assert_uint_eq(c->replication.n_fencing_command, 0);
+	config_free(c);
+	c = must_load("replication = { fencing_command = [ ]; };");
+	ck_assert_uint_eq(c->replication.n_fencing_command, 0);
+	config_free(c);
+}
+END_TEST
+
+#define FENCING "(allowed: an absolute path, or an array [ \"/path\", \"argument\", ... ]; \"\" or [ ] for none)"
+#define DR1 "name = \"a\"; peers = ( { name = \"dr1\"; } );"
+#define PROTECT(more) DR1 "\nprotections = ( { vm = \"web1\"; to = \"dr1\"; " more " } );"
+#define WINDOW(text) PROTECT("schedule = { windows = (\n" text " ); };")
 
 static const struct {
 	const char *text, *expected;
@@ -217,6 +314,115 @@ static const struct {
 	  "test.conf:2: peers[1].name: \"b\" is there twice (allowed: one entry per peer)" },
 	{ "name = \"b\"; peers = ( { name = \"b\"; } );",
 	  "test.conf:1: peers[0].name: \"b\" is this host itself (allowed: other hosts)" },
+	{ "replication = 5;", "test.conf:1: replication: is an integer, must be a group { ... }" },
+	{ "replication = { replica_dri = \"/x\"; };",
+	  "test.conf:1: replication.replica_dri: unknown key; did you mean \"replica_dir\"?" },
+	{ "replication = { fencing_comand = \"/x\"; };",
+	  "test.conf:1: replication.fencing_comand: unknown key; did you mean \"fencing_command\"?" },
+	{ "replication = { replica_dir = \"xy\"; };",
+	  "test.conf:1: replication.replica_dir: \"xy\" is not an absolute path (allowed: an absolute path)" },
+	{ "replication = { delta_cache = \"65GiB\"; };",
+	  "test.conf:1: replication.delta_cache: 65GiB is out of range (allowed: 0 to 64GiB)" },
+	{ "replication = { staging = \"1MiB\"; };",
+	  "test.conf:1: replication.staging: 1MiB is out of range (allowed: 16MiB to 64GiB)" },
+	{ "replication = { channels = 0; };",
+	  "test.conf:1: replication.channels: 0 is out of range (allowed: 1 to 16)" },
+	{ "replication = { bandwidth = \"1kbit\"; };",
+	  "test.conf:1: replication.bandwidth: 1kbit is out of range (allowed: "
+	  "\"unlimited\", or a rate of at least \"1Mbit\")" },
+	{ "replication = { fencing_timeout = \"11m\"; };",
+	  "test.conf:1: replication.fencing_timeout: 11m is out of range (allowed: 1s to 10m)" },
+	{ "replication = { max_pause = \"11s\"; };",
+	  "test.conf:1: replication.max_pause: 11s is out of range (allowed: 1ms to 10s)" },
+	{ "replication = { fencing_command = \"fence\"; };",
+	  "test.conf:1: replication.fencing_command: \"fence\" is not an absolute path " FENCING },
+	{ "replication = { fencing_command = [\n \"fence\" ]; };",
+	  "test.conf:2: replication.fencing_command: \"fence\" is not an absolute path " FENCING },
+	{ "replication = { fencing_command = 3; };",
+	  "test.conf:1: replication.fencing_command: is an integer " FENCING },
+	{ "replication = { fencing_command = ( \"/x\", 3 ); };",
+	  "test.conf:1: replication.fencing_command: is an integer " FENCING },
+	{ "protection = ( );", "test.conf:1: protection: unknown key; did you mean \"protections\"?" },
+	{ "protections = 5;", "test.conf:1: protections: is an integer, must be a list ( { ... }, { ... } )" },
+	{ "protections = ( 5 );", "test.conf:1: protections[0]: is an integer, must be a group { ... }" },
+	{ DR1 "protections = ( { to = \"dr1\"; } );",
+	  "test.conf:1: protections[0]: has no vm (allowed: the name or UUID of a VM of this host)" },
+	{ "protections = ( { vm = \"web1\"; } );",
+	  "test.conf:1: protections[0]: has no to (allowed: the name of a host in peers)" },
+	{ "protections = ( { vm = \"a/b\"; } );",
+	  "test.conf:1: protections[0].vm: has a control character or a \"/\" in it "
+	  "(allowed: the name or UUID of a VM of this host)" },
+	{ DR1 "protections = ( { vm = \"web1\";\n to = \"dr2\"; } );",
+	  "test.conf:2: protections[0].to: \"dr2\" is not in peers; did you mean \"dr1\"? (allowed: the name of a host "
+	  "in "
+	  "peers)" },
+	{ DR1 "protections = ( { vm = \"web1\"; to = \"elsewhere\"; } );",
+	  "test.conf:1: protections[0].to: \"elsewhere\" is not in peers (allowed: the name of a host in peers)" },
+	{ DR1 "protections = ( { vm = \"web1\"; to = \"a\"; } );",
+	  "test.conf:1: protections[0].to: \"a\" is this host itself (allowed: the name of a host in peers)" },
+	{ DR1 "protections = ( { vm = \"web1\"; to = \"dr1\"; },\n { vm = \"web1\"; to = \"dr1\"; } );",
+	  "test.conf:2: protections[1].vm: \"web1\" is there twice (allowed: one entry per VM)" },
+	{ PROTECT("rpo = \"50ms\";"), "test.conf:2: protections[0].rpo: 50ms is out of range (allowed: 100ms to 1d)" },
+	{ PROTECT("rpo = 1;"),
+	  "test.conf:2: protections[0].rpo: is an integer, must be a string in quotes (allowed: 100ms to 1d)" },
+	{ PROTECT("rop = \"1s\";"), "test.conf:2: protections[0].rop: unknown key; did you mean \"rpo\"?" },
+	{ PROTECT("mode = \"cool\";"), "test.conf:2: protections[0].mode: there is no \"cool\"; did you mean \"colo\"? "
+				       "(allowed: \"auto\", \"colo\", \"background\" or \"disk\")" },
+	{ PROTECT("mode = \"x\";"), "test.conf:2: protections[0].mode: there is no \"x\" (allowed: \"auto\", \"colo\", "
+				    "\"background\" or \"disk\")" },
+	{ PROTECT("quiesce = 1;"), "test.conf:2: protections[0].quiesce: is an integer (allowed: true or false)" },
+	{ PROTECT("max_pause = \"0\";"),
+	  "test.conf:2: protections[0].max_pause: 0 is out of range (allowed: 1ms to 10s)" },
+	{ PROTECT("bandwidth = \"1kbit\";"), "test.conf:2: protections[0].bandwidth: 1kbit is out of range (allowed: "
+					     "\"unlimited\", or a rate of at least \"1Mbit\")" },
+	{ PROTECT("keep = 10;"), "test.conf:2: protections[0].keep: is an integer, must be a group { ... }" },
+	{ PROTECT("keep = { last = 0; };"),
+	  "test.conf:2: protections[0].keep.last: 0 is out of range (allowed: 1 to 10000)" },
+	{ PROTECT("keep = { hourly = 10001; };"),
+	  "test.conf:2: protections[0].keep.hourly: 10001 is out of range (allowed: 0 to 10000)" },
+	{ PROTECT("keep = { daily = -1; };"),
+	  "test.conf:2: protections[0].keep.daily: -1 is out of range (allowed: 0 to 10000)" },
+	{ PROTECT("keep = { size = \"2000TiB\"; };"),
+	  "test.conf:2: protections[0].keep.size: 2000TiB is out of range (allowed: 0 (no limit) to 1PiB)" },
+	{ PROTECT("keep = { weekly = 3; };"), "test.conf:2: protections[0].keep.weekly: unknown key" },
+	{ PROTECT("schedule = { evry = \"5s\"; };"),
+	  "test.conf:2: protections[0].schedule.evry: unknown key; did you mean \"every\"?" },
+	{ PROTECT("schedule = { window = ( ); };"),
+	  "test.conf:2: protections[0].schedule.window: unknown key; did you mean \"windows\"?" },
+	{ PROTECT("schedule = { every = \"25h\"; };"),
+	  "test.conf:2: protections[0].schedule.every: 25h is out of range (allowed: 100ms to 1d)" },
+	{ WINDOW("5"), "test.conf:3: protections[0].schedule.windows[0]: is an integer, must be a group { ... }" },
+	{ WINDOW("{ from = \"24:00\"; to = \"06:00\"; every = \"1s\"; }"),
+	  "test.conf:3: protections[0].schedule.windows[0].from: \"24:00\" is not a time of the day (allowed: "
+	  "\"00:00\" to "
+	  "\"23:59\")" },
+	{ WINDOW("{ from = \"6:00\"; to = \"07:00\"; every = \"1s\"; }"),
+	  "test.conf:3: protections[0].schedule.windows[0].from: \"6:00\" is not a time of the day (allowed: \"00:00\" "
+	  "to "
+	  "\"23:59\")" },
+	{ WINDOW("{ to = \"07:00\"; every = \"1s\"; }"),
+	  "test.conf:3: protections[0].schedule.windows[0]: has no \"from\" (allowed: \"00:00\" to \"23:59\")" },
+	{ WINDOW("{ from = \"07:00\"; every = \"1s\"; }"),
+	  "test.conf:3: protections[0].schedule.windows[0]: has no \"to\" (allowed: \"00:00\" to \"23:59\")" },
+	{ WINDOW("{ from = \"07:00\"; to = \"07:00\"; every = \"1s\"; }"),
+	  "test.conf:3: protections[0].schedule.windows[0]: from and to are the same time (allowed: two different "
+	  "ones; to "
+	  "may be the next day's)" },
+	{ WINDOW("{ from = \"07:00\"; to = \"08:00\"; }"), "test.conf:3: protections[0].schedule.windows[0]: says "
+							   "neither every nor bandwidth, so that it changes nothing "
+							   "(allowed: one or both)" },
+	{ "restore = ( );", "test.conf:1: restore: is a list ( ... ), must be a group { ... }" },
+	{ "restore = { disk = ( ); };", "test.conf:1: restore.disk: unknown key; did you mean \"disks\"?" },
+	{ "restore = { networks = ( { from = \"br0\"; } ); };",
+	  "test.conf:1: restore.networks[0]: has no to (allowed: the name of a bridge or network here)" },
+	{ "restore = { disks = ( { from = \"images\"; to = \"/x\"; } ); };",
+	  "test.conf:1: restore.disks[0].from: \"images\" is not an absolute path (allowed: the absolute path of a "
+	  "folder at "
+	  "the source)" },
+	{ "restore = { disks = ( { from = \"/a\"; to = \"/b\"; },\n { from = \"/a\"; to = \"/c\"; } ); };",
+	  "test.conf:2: restore.disks[1].from: \"/a\" is there twice (allowed: one rule for each)" },
+	{ "restore = { disks = 5; };",
+	  "test.conf:1: restore.disks: is an integer, must be a list ( { ... }, { ... } )" },
 	{ "kafka: { brokers = \"host\"; };",
 	  "test.conf:1: kafka.brokers: \"host\" has no port (allowed: \"host:port\", more of them after commas, or \"\" for none)" },
 	{ "kafka: { brokers = \"a:1,,b:2\"; };",
@@ -232,11 +438,17 @@ static const struct {
 	{ "kafka: { properties = { acks = \"all\"; }; };",
 	  "test.conf:1: kafka.properties: is a group { ... }, must be a list ( { ... }, { ... } )" },
 	{ "kafka: { properties = ( \"a\" ); };",
-	  "test.conf:1: kafka.properties[0]: is a string in quotes, must be a group { name = ...; value = ...; }" },
+	  "test.conf:1: kafka.properties[0]: is a string in quotes, must be a group { ... }" },
 	{ "kafka: { properties = ( { name = \"a\"; value = 1; } ); };",
-	  "test.conf:1: kafka.properties[0].value: is an integer, must be a string in quotes" },
+	  "test.conf:1: kafka.properties[0].value: is an integer, must be a string in quotes (allowed: at most "
+	  "65535 characters)" },
 	{ "kafka: { properties = ( { value = \"1\"; } ); };",
-	  "test.conf:1: kafka.properties[0]: lacks its name (allowed: name and value, both strings)" },
+	  "test.conf:1: kafka.properties[0]: has no name (allowed: the name of a property of librdkafka)" },
+	{ "kafka: { properties = ( { name = \"a\"; value = \"\"; },\n { name = \"b\"; } ); };",
+	  "test.conf:2: kafka.properties[1]: has no value (allowed: at most 65535 characters)" },
+	{ "kafka: { properties = ( { name = \"\"; value = \"1\"; } ); };",
+	  "test.conf:1: kafka.properties[0].name: is empty (allowed: the name of a property of librdkafka)" },
+	{ "kafak: { };", "test.conf:1: kafak: unknown key; did you mean \"kafka\"?" },
 	{ "kafka: { properties = ( { name = \"a\"; valu = \"1\"; } ); };",
 	  "test.conf:1: kafka.properties[0].valu: unknown key; did you mean \"value\"?" },
 	{ "listen: {\n", "test.conf:2: syntax error" },
@@ -311,6 +523,8 @@ int main(void)
 	tcase_add_test(t, defaults_of_an_empty_file);
 	tcase_add_test(t, the_example_says_the_defaults);
 	tcase_add_test(t, a_full_file);
+	tcase_add_test(t, replication_in_full);
+	tcase_add_test(t, a_fencing_command_is_a_path_or_an_array);
 	tcase_add_loop_test(t, refused_with_line_and_range, 0, (int)(sizeof(refusals) / sizeof(refusals[0])));
 	tcase_add_test(t, every_problem_is_reported);
 	tcase_add_test(t, files_that_cannot_be_read);

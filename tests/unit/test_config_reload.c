@@ -19,7 +19,7 @@ static const struct {
 	bool needs_restart;
 } changes[] = {
 	{ "name = \"other\";", "name", true },
-	{ "state_dir = \"/srv\";", "state_dir", true },
+	{ "state_dir = \"/srv\"; replication: { replica_dir = \"/var/lib/vmferry/replicas\"; };", "state_dir", true },
 	{ "listen: { address = \"127.0.0.1\"; };", "listen.address", true },
 	{ "listen: { port = 7; };", "listen.port", true },
 	{ "tls: { ca = \"/x\"; };", "tls.ca", false },
@@ -39,6 +39,16 @@ static const struct {
 	{ "control: { socket = \"/x\"; };", "control.socket", true },
 	{ "log: { level = \"warn\"; };", "log.level", false },
 	{ "peers = ( { name = \"b\"; } );", "peers", false },
+	{ "replication: { replica_dir = \"/x\"; };", "replication.replica_dir", true },
+	{ "replication: { delta_cache = \"0\"; };", "replication.delta_cache", true },
+	{ "replication: { staging = \"16MiB\"; };", "replication.staging", true },
+	{ "replication: { channels = 1; };", "replication.channels", true },
+	{ "replication: { bandwidth = \"1G\"; };", "replication.bandwidth", false },
+	{ "replication: { fencing_command = \"/x\"; };", "replication.fencing_command", false },
+	{ "replication: { fencing_timeout = \"1s\"; };", "replication.fencing_timeout", false },
+	{ "replication: { max_pause = \"1s\"; };", "replication.max_pause", false },
+	{ "restore: { networks = ( { from = \"a\"; to = \"b\"; } ); };", "restore", false },
+	{ "restore: { disks = ( { from = \"/a\"; to = \"/b\"; } ); };", "restore", false },
 };
 
 START_TEST(each_key_is_live_or_fixed)
@@ -71,6 +81,64 @@ START_TEST(peers_differ_by_content_not_order)
 	config_free(x);
 	config_free(y);
 	config_free(z);
+}
+END_TEST
+
+#define PEER "name = \"one\"; peers = ( { name = \"b\"; } );"
+
+START_TEST(properties_differ_by_order_too)
+{
+#define ACKS "{ name = \"acks\"; value = \"all\"; }"
+#define LINGER(ms) "{ name = \"linger.ms\"; value = \"" ms "\"; }"
+#define PROPERTIES(list) "name = \"n\"; kafka: { properties = ( " list " ); };"
+	struct config *x = load(PROPERTIES(ACKS ", " LINGER("5")));
+	static const char *const other[] = {
+		PROPERTIES(LINGER("5") ", " ACKS),
+		PROPERTIES(ACKS ", " LINGER("6")),
+		PROPERTIES(ACKS),
+	};
+	ck_assert_uint_eq(config_reload_diff(x, x, NULL, 0), 0);
+	for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++) {
+		struct config *y = load(other[i]);
+		ck_assert_uint_eq(config_reload_diff(x, y, NULL, 0), 1);
+		config_free(y);
+	}
+	config_free(x);
+}
+END_TEST
+
+START_TEST(protections_differ_by_content_not_order)
+{
+	static const char *const same[] = {
+		PEER
+		"protections = ( { vm = \"x\"; to = \"b\"; }, { vm = \"y\"; to = \"b\"; keep = { last = 3; }; } );",
+		PEER "protections = ( { vm = \"y\"; to = \"b\"; keep = { last = 3; }; }, { vm = \"x\"; to = \"b\"; rpo "
+		     "= \"5s\"; } );",
+	};
+	static const char *const other[] = {
+		PEER
+		"protections = ( { vm = \"x\"; to = \"b\"; }, { vm = \"y\"; to = \"b\"; keep = { last = 4; }; } );",
+		PEER "protections = ( { vm = \"x\"; to = \"b\"; rpo = \"1s\"; }, { vm = \"y\"; to = \"b\"; keep = { "
+		     "last = 3; }; } );",
+		PEER "protections = ( { vm = \"x\"; to = \"b\"; schedule = { windows = ( { from = \"01:00\"; to = "
+		     "\"02:00\"; "
+		     "every = \"9s\"; } ); }; }, { vm = \"y\"; to = \"b\"; keep = { last = 3; }; } );",
+		PEER "protections = ( { vm = \"x\"; to = \"b\"; } );",
+		PEER
+		"protections = ( { vm = \"x\"; to = \"b\"; }, { vm = \"z\"; to = \"b\"; keep = { last = 3; }; } );",
+	};
+	struct config_change out[4];
+	struct config *a = load(same[0]), *b = load(same[1]);
+	ck_assert_uint_eq(config_reload_diff(a, b, out, 4), 0);
+	config_free(b);
+	for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++) {
+		b = load(other[i]);
+		ck_assert_uint_eq(config_reload_diff(a, b, out, 4), 1);
+		ck_assert_str_eq(out[0].key, "protections");
+		ck_assert(!out[0].needs_restart);
+		config_free(b);
+	}
+	config_free(a);
 }
 END_TEST
 
@@ -111,6 +179,8 @@ int main(void)
 	TCase *t = tcase_create("all");
 	tcase_add_loop_test(t, each_key_is_live_or_fixed, 0, (int)(sizeof(changes) / sizeof(changes[0])));
 	tcase_add_test(t, peers_differ_by_content_not_order);
+	tcase_add_test(t, properties_differ_by_order_too);
+	tcase_add_test(t, protections_differ_by_content_not_order);
 	tcase_add_test(t, roles_have_names);
 	tcase_add_test(t, nearest_names);
 	suite_add_tcase(s, t);

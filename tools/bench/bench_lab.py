@@ -46,7 +46,12 @@ class Host:
     def __init__(self, lab, name):
         self.lab, self.name = lab, name
         self.address = lab.lab("address", name).strip()
-        self.init = int(read(f"{lab.folder}/{name}/init.pid").split()[0])
+        self.init = self.ns = None
+        self.refresh()
+
+    def refresh(self):
+        """When it has come up: its processes are new ones."""
+        self.init = int(read(f"{self.lab.folder}/{self.name}/init.pid").split()[0])
         self.ns = os.readlink(f"/proc/{self.init}/ns/pid")
 
     @property
@@ -115,9 +120,10 @@ def machine_seconds():
 
 
 class Lab:
-    """Two hosts, for as long as the `with` block lasts."""
+    """Two hosts, for as long as the `with` block lasts. `flavour`: ":qemu10" or none."""
 
-    def __init__(self, root, build, folder, net):
+    def __init__(self, root, build, folder, net, flavour=""):
+        self.flavour = flavour
         self.root, self.build, self.folder = root, build, folder
         self.env = dict(os.environ, VMFERRY_LAB=folder, VMFERRY_BUILD=build, LAB_NET=net)
         self.hosts = []
@@ -139,7 +145,7 @@ class Lab:
         try:
             if os.path.isdir(self.folder):  # of one that was killed
                 self.lab("purge")
-            self.lab("up", "host1", "host2")
+            self.lab("up", f"host1{self.flavour}", f"host2{self.flavour}")
             self.lab("agent", "start", "host1", "host2")
             self.hosts = [Host(self, "host1"), Host(self, "host2")]
         except BaseException:

@@ -71,7 +71,8 @@ int client_call(struct client *c, const char *method, json_t *args, int64_t with
 		return 0;
 	if (e->cls == ERR_PEER && !rpc_alive(c->rpc)) {
 		err_wrap(e, "the agent of this host ended or was lost while it was at work");
-		err_remedy(e, "a VM that was on its way stays where it is, or is settled when the agent is back: see 'systemctl status "
+		err_remedy(e, "a VM that was on its way stays where it is, or is settled when the agent is back: see "
+			      "'systemctl status "
 			      "vmferryd', then 'vmferry vms' on both hosts");
 	}
 	return -1;

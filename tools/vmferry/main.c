@@ -35,7 +35,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static char *describe_commands(void)
 {
-	char *doc = mem_strdup("Move running virtual machines between KVM hosts.\v");
+	char *doc = mem_strdup("Move running virtual machines between KVM hosts, and keep replicas of them.\v");
 	for (const struct cli_command *c = cli_commands; c->name; c++) {
 		char *longer = mem_printf("%s  %-14s%s\n", doc, c->name, c->summary);
 		free(doc);

@@ -19,6 +19,16 @@ static const struct {
 	{ "switchover", "switching over" },
 	{ "undecided", "asking the target" },
 	{ "post-copy", "post-copy" },
+	{ "seed", "first copy" },
+	{ "compare", "comparing" },
+	{ "verify", "verifying" },
+	{ "look", "checking" },
+	{ "hand", "last checkpoint" },
+	{ "epoch", "raising the epoch" },
+	{ "fence", "fencing" },
+	{ "restore", "restoring" },
+	{ "start", "starting" },
+	{ "export", "writing" },
 	{ "done", "done" },
 };
 

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "tools/vmferryd/control.h"
 #include "tools/vmferryd/listener.h"
+#include "tools/vmferryd/takeover.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -170,6 +171,7 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->replicator = start_replicator(a, c, e);
 	if (!a->replicator)
 		return -1;
+	takeover_recover(a);
 	a->control = control_start(a, e);
 	if (!a->control)
 		return -1;

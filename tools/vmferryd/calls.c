@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/takeover.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -218,6 +219,8 @@ enum {
 	X(REPLICA_COMMIT, "replica.commit", call_replica_commit, RIN, WHILE_STOPPING)                 \
 	X(REPLICA_END, "replica.end", call_replica_end, RIN, CHANGES | WHILE_STOPPING)                \
 	X(REPLICA_RELEASE, "replica.release", call_replica_release, RIN, CHANGES)                     \
+	X(FAILOVER, "failover", takeover_failover, OP, CHANGES)                                       \
+	X(EXPORT, "export", takeover_export, OP, CHANGES)                                             \
 	X(SOURCE_HANDOVER, "source.handover", call_source_handover, ANYONE, CHANGES)
 
 struct call_entry {

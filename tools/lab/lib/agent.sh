@@ -89,7 +89,7 @@ agent_configure() { # HOST: every other host of the lab may do everything here
 		echo "peers = ("
 		for peer in $(hosts_known); do
 			[ "$peer" = "$host" ] && continue
-			printf '%s  { name = "%s"; address = "%s"; roles = [ "migrate-in", "operate" ]; }' "$comma" "$peer" \
+			printf '%s  { name = "%s"; address = "%s"; roles = [ "migrate-in", "operate", "replicate-in" ]; }' "$comma" "$peer" \
 				"$(host_address "$peer")"
 			comma=$',\n'
 		done

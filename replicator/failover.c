@@ -1,0 +1,452 @@
+#include "replicator/failover.h"
+
+#include "base/child.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "replicator/failover_disks.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SETTLE_NS (60 * NS_PER_S)
+#define START_BASE_NS (60 * NS_PER_S)
+/* A gigabyte of memory in ten seconds is a host in trouble, and still no reason to give up. */
+#define START_BYTES_PER_S (UINT64_C(100) << 20)
+#define RECOVER_NS (15 * NS_PER_S)
+
+struct failover {
+	const struct failover_opts *o;
+	struct store *store;
+	int64_t start_ns, phase_ns; /* monotonic */
+	json_t *record;             /* as it was at first */
+	const char *uuid, *vm, *from;
+	uint64_t epoch; /* the raised one */
+	struct store_view *view;
+	char *xml;
+	bool memory;
+	struct failover_disks disks;
+	json_t *findings;
+	json_t *phases;
+	bool handed, raised, unknown;
+};
+
+static void note(struct failover *f, const char *phase)
+{
+	log_info("failover_phase", "vm=%s phase=%s", f->vm, phase);
+	if (f->o->note)
+		f->o->note(f->o->ctx, json_pack("{s:s}", "phase", phase));
+}
+
+/* The phase that ends here took so long. */
+static void timed(struct failover *f, const char *phase)
+{
+	char key[32];
+	int64_t now = clock_mono_ns();
+
+	snprintf(key, sizeof(key), "%s_ms", phase);
+	json_object_set_new(f->phases, key, json_real((double)(now - f->phase_ns) / (double)NS_PER_MS));
+	f->phase_ns = now;
+}
+
+static int stopped(const struct failover *f, struct err *e)
+{
+	return f->o->cancel && *f->o->cancel ? err_set(e, ERR_CANCELLED, "cancelled") : 0;
+}
+
+static int feed(void *ctx, image_write write, void *wctx, struct err *e)
+{
+	return image_write_stream(ctx, write, wctx, e);
+}
+
+static struct promote_spec spec_of(struct failover *f)
+{
+	struct promote_spec s = { .uuid = f->uuid,
+				  .name = f->vm,
+				  .xml = f->xml,
+				  .disks = f->disks.disk,
+				  .n_disks = f->disks.n,
+				  .paused = f->o->paused,
+				  .feed = f->memory ? feed : NULL,
+				  .feed_ctx = f->view,
+				  .cancel = f->o->cancel };
+	return s;
+}
+
+/* ---- look ---- */
+
+static int open_point(struct failover *f, struct err *e)
+{
+	store_view_close(f->view);
+	free(f->xml);
+	failover_disks_fini(&f->disks);
+	f->xml = NULL;
+	/* The head is only the point's once all is applied. */
+	f->view = NULL;
+	if (store_settle(f->store, clock_mono_ns() + SETTLE_NS, e) < 0)
+		return -1;
+	f->view = store_view_open(f->store, f->o->seq, e);
+	if (!f->view)
+		return -1;
+	f->xml = store_view_file(f->view, "xml", NULL, e);
+	if (!f->xml)
+		return err_wrap(e, "the point has no definition of the VM");
+	const char *kind = json_string_value(json_object_get(store_view_meta(f->view), "kind"));
+	f->memory = kind && strcmp(kind, "memory") == 0;
+	return failover_disks_plan(&f->disks, f->view, f->vm, f->epoch, f->xml, f->o->ops, f->o->ops_ctx, e);
+}
+
+static int check_record(struct failover *f, struct err *e)
+{
+	const char *state = json_string_value(json_object_get(f->record, "state"));
+	json_int_t epoch = json_integer_value(json_object_get(f->record, "epoch"));
+
+	f->uuid = json_string_value(json_object_get(f->record, "uuid"));
+	f->vm = json_string_value(json_object_get(f->record, "vm"));
+	f->from = json_string_value(json_object_get(f->record, "from"));
+	if (!f->vm || !f->uuid || !state || epoch < 0)
+		return err_set(e, ERR_CORRUPT, "replica.json: no name, UUID or state, or an impossible epoch");
+	f->epoch = (uint64_t)epoch + 1;
+	if (strcmp(state, "replica") == 0)
+		return 0;
+	err_set(e, ERR_REFUSED, "the replica of %s is %s", f->vm, strcmp(state, "promoting") == 0 ? "being promoted" : state);
+	return err_remedy(e, strcmp(state, "promoted") == 0 ? "the VM runs on this host: see 'virsh list'; 'vmferry failback' takes it home" :
+							      "wait until that is settled: see 'vmferry status' and the agent's log");
+}
+
+static int look(struct failover *f, struct err *e)
+{
+	const struct promote_ops *ops = f->o->ops;
+	enum promote_where where;
+
+	f->record = f->o->records->load(f->o->records->ctx, e);
+	if (!f->record || check_record(f, e) < 0 || ops->where(f->o->ops_ctx, f->uuid, &where, e) < 0)
+		return -1;
+	if (where != PROMOTE_ABSENT) {
+		err_set(e, ERR_REFUSED, "VM %s is on this host already", f->vm);
+		return err_remedy(e, "see 'virsh list'");
+	}
+	if (open_point(f, e) < 0)
+		return -1;
+	struct promote_spec s = spec_of(f);
+	MEM_AUTO char *mapped = ops->map(f->o->ops_ctx, &s, NULL, e);
+	return mapped ? 0 : -1;
+}
+
+/* ---- epoch ---- */
+
+/* Steals changes. */
+static int change(const struct failover_records *records, const char *expect, json_t *changes, struct err *e)
+{
+	int rc = records->change(records->ctx, expect, changes, e);
+	json_decref(changes);
+	return rc;
+}
+
+static int raise_epoch(struct failover *f, struct err *e)
+{
+	f->raised = true; /* also when saving fails: it may be on disk all the same */
+	if (change(f->o->records, "replica", json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)f->epoch), e) < 0) {
+		/* Another failover of this VM was faster. */
+		f->raised = e->cls != ERR_REFUSED;
+		return -1;
+	}
+	log_info("failover_epoch", "vm=%s epoch=%llu", f->vm, (unsigned long long)f->epoch);
+	return fault_point(FAULT_FAILOVER_EPOCH, e);
+}
+
+/* ---- fence ---- */
+
+static int fence(struct failover *f, struct err *e)
+{
+	const char *argv[64] = { "env" };
+	size_t n = 1, given = 0;
+	MEM_AUTO char *vm = mem_printf("VMFERRY_VM=%s", f->vm), *uuid = mem_printf("VMFERRY_UUID=%s", f->uuid);
+	MEM_AUTO char *from = mem_printf("VMFERRY_FROM=%s", f->from ? f->from : "");
+	MEM_AUTO char *to = mem_printf("VMFERRY_TO=%s", f->o->host ? f->o->host : "");
+	MEM_AUTO char *out = NULL;
+
+	if (fault_point(FAULT_FAILOVER_FENCE, e) < 0)
+		return -1;
+	if (!f->o->fence || !f->o->fence[0])
+		return 0;
+	argv[n++] = vm;
+	argv[n++] = uuid;
+	argv[n++] = from;
+	argv[n++] = to;
+	while (f->o->fence[given] && n < 63)
+		argv[n++] = f->o->fence[given++];
+	if (f->o->fence[given])
+		return err_set(e, ERR_CONFIG, "the fencing command has too many arguments");
+	int rc = child_run(argv, clock_mono_ns() + f->o->fence_within_ns, f->o->cancel, &out, e);
+	log_info("failover_fence", "vm=%s from=%s command=%s ok=%s output=%s", f->vm, f->from ? f->from : "-", f->o->fence[0],
+		 rc == 0 ? "yes" : "no", LOG_Q(out ? out : ""));
+	if (rc == 0)
+		return 0;
+	err_wrap(e, "fencing command %s", f->o->fence[0]);
+	return err_remedy(e, "nothing was started: the command must exit with 0 once the other host is sure to be off");
+}
+
+/* ---- start ---- */
+
+static int write_files(struct failover *f, struct err *e)
+{
+	static const char *const kinds[] = { "nvram", "tpm" };
+	struct promote_spec s = spec_of(f);
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct err why = ERR_INIT;
+		size_t len;
+		MEM_AUTO char *data = store_view_file(f->view, kinds[i], &len, &why);
+		if (!data && why.cls == ERR_CONFIG)
+			continue;
+		if (!data) {
+			*e = why;
+			return -1;
+		}
+		MEM_AUTO char *path = f->o->ops->file_path(f->o->ops_ctx, &s, kinds[i], &why);
+		if (!path && err_is_set(&why)) {
+			*e = why;
+			return -1;
+		}
+		if (!path)
+			continue;
+		MEM_AUTO char *copy = mem_strdup(path);
+		if (file_mkdirs(dirname(copy), 0711, e) < 0 || file_write_durable(path, data, len, 0600, e) < 0)
+			return err_wrap(e, "%s file", kinds[i]);
+	}
+	return 0;
+}
+
+static uint64_t memory_bytes(struct store_view *v)
+{
+	struct store_volume *vol = mem_alloc_array(STORE_MAX_VOLUMES, sizeof(*vol));
+	size_t n = store_view_volumes(v, vol, STORE_MAX_VOLUMES);
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < n && i < STORE_MAX_VOLUMES; i++)
+		sum += vol[i].kind == STORE_RAM ? vol[i].size_bytes : 0;
+	free(vol);
+	return sum;
+}
+
+static int start(struct failover *f, struct err *e)
+{
+	struct promote_spec s = spec_of(f);
+	uint64_t seconds = memory_bytes(f->view) / START_BYTES_PER_S;
+
+	s.deadline_ns = clock_mono_ns() + START_BASE_NS + (int64_t)(seconds < 86400 ? seconds : 86400) * NS_PER_S;
+	if (fault_point(FAULT_FAILOVER_START, e) < 0)
+		return -1;
+	MEM_AUTO char *mapped = f->o->ops->map(f->o->ops_ctx, &s, f->findings, e);
+	if (!mapped)
+		return -1;
+	if (f->o->ops->start(f->o->ops_ctx, &s, e) < 0) {
+		f->unknown = e->cls == ERR_SYS && e->errnum == ETIMEDOUT;
+		return -1;
+	}
+	return 0;
+}
+
+static json_t *disks_json(const struct failover *f)
+{
+	json_t *disks = json_array();
+
+	for (size_t i = 0; i < f->disks.n; i++)
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:s*}", "target", f->disks.disk[i].target, "path",
+						       f->disks.disk[i].path, "format", f->disks.disk[i].format, "base",
+						       f->disks.base[i]));
+	return disks;
+}
+
+/* What is about to be made, on disk before it is. */
+static json_t *promotion_json(const struct failover *f)
+{
+	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
+
+	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:o}}", "promotion", "seq", (json_int_t)store_view_seq(f->view), "id", id,
+			 "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made",
+			 failover_disks_paths(&f->disks));
+}
+
+static json_t *promoted_json(void)
+{
+	return json_pack("{s:s, s:I}", "state", "promoted", "promoted_ns", (json_int_t)clock_wall_ns());
+}
+
+/* It runs: from here on nothing is undone, and what cannot be written now is found by failover_recover. */
+static void record_done(struct failover *f)
+{
+	struct err e = ERR_INIT;
+
+	if (fault_point(FAULT_FAILOVER_DONE, &e) < 0 || change(f->o->records, "promoting", promoted_json(), &e) < 0)
+		log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+}
+
+/* ---- the whole ---- */
+
+static int step(struct failover *f, const char *name, int (*fn)(struct failover *f, struct err *e), struct err *e)
+{
+	if (stopped(f, e) < 0)
+		return -1;
+	note(f, name);
+	int rc = fn(f, e);
+	timed(f, name);
+	return rc;
+}
+
+static int hand_over(struct failover *f, struct err *e)
+{
+	if (f->o->hand_over(f->o->ctx, f->epoch, e) < 0)
+		return err_wrap(e, "the source's last checkpoint");
+	f->handed = true;
+	return open_point(f, e);
+}
+
+static int make_disks(struct failover *f, struct err *e)
+{
+	/* Points may have come until the epoch was raised; none does now. */
+	if (open_point(f, e) < 0 || change(f->o->records, "promoting", promotion_json(f), e) < 0)
+		return -1;
+	if (failover_disks_make(&f->disks, f->view, f->o->cancel, e) < 0 || write_files(f, e) < 0)
+		return -1;
+	return fault_point(FAULT_FAILOVER_DISKS, e);
+}
+
+static int run(struct failover *f, struct err *e)
+{
+	if (step(f, "look", look, e) < 0)
+		return -1;
+	if (f->o->hand_over && step(f, "hand", hand_over, e) < 0)
+		return -1;
+	if (step(f, "epoch", raise_epoch, e) < 0 || step(f, "fence", fence, e) < 0 || step(f, "disks", make_disks, e) < 0 ||
+	    step(f, "start", start, e) < 0)
+		return -1;
+	record_done(f);
+	timed(f, "done");
+	return 0;
+}
+
+/* A replica again, with the raised epoch. */
+static int undo(const struct failover_records *records, struct err *e)
+{
+	json_t *record = records->load(records->ctx, e);
+
+	if (!record)
+		return -1;
+	failover_disks_remove(json_object_get(json_object_get(record, "promotion"), "made"));
+	json_decref(record);
+	return change(records, "promoting", json_pack("{s:s, s:n}", "state", "replica", "promotion"), e);
+}
+
+static void give_up(struct failover *f, struct err *e)
+{
+	struct err late = ERR_INIT;
+
+	if (f->unknown) {
+		err_remedy(e, "whether it runs is found out by asking libvirt again: see 'virsh list' and 'vmferry status'");
+		return;
+	}
+	if (undo(f->o->records, &late) < 0)
+		log_error("failover_undo", "vm=%s msg=%s", f->vm, LOG_Q(late.text));
+	err_remedy(e, "the replica is as it was, nothing runs here; 'vmferry failover %s' tries again", f->vm);
+}
+
+static json_t *report_of(struct failover *f)
+{
+	json_t *point = json_deep_copy(store_view_meta(f->view));
+
+	if (!point)
+		point = json_object();
+	json_object_set_new(point, "seq", json_integer((json_int_t)store_view_seq(f->view)));
+	return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:o, s:O, s:O, s:f}", "vm", f->vm, "uuid", f->uuid, "point", point, "epoch",
+			 (json_int_t)f->epoch, "state", f->o->paused ? "paused" : "running", "started_from",
+			 f->memory ? "memory" : "disks", "disks", disks_json(f), "findings", f->findings, "phases",
+			 f->phases, "rto_ms", (double)(clock_mono_ns() - f->start_ns) / (double)NS_PER_MS);
+}
+
+int failover_run(struct store *s, const struct failover_opts *o, json_t **report, struct err *e)
+{
+	struct failover f = { .o = o, .store = s, .findings = json_array(), .phases = json_object() };
+
+	f.start_ns = f.phase_ns = clock_mono_ns();
+	int rc = run(&f, e);
+	if (rc < 0 && f.raised)
+		give_up(&f, e);
+	else if (rc < 0 && f.handed)
+		err_remedy(e, "the VM is paused at %s, which has given it up; 'vmferry failover %s' goes on from there", f.from, f.vm);
+	if (rc == 0 && report)
+		*report = report_of(&f);
+	if (rc == 0)
+		log_info("failover_done", "vm=%s epoch=%llu from=%s rto_ms=%.0f", f.vm, (unsigned long long)f.epoch,
+			 f.memory ? "memory" : "disks", (double)(clock_mono_ns() - f.start_ns) / (double)NS_PER_MS);
+	store_view_close(f.view);
+	failover_disks_fini(&f.disks);
+	free(f.xml);
+	json_decref(f.record);
+	json_decref(f.findings);
+	json_decref(f.phases);
+	return rc;
+}
+
+/* A QEMU that waits for a state which nobody sends ends by itself, as its stream has ended; clear helps. */
+static int where_settled(const struct promote_ops *ops, void *ctx, const char *uuid, enum promote_where *where, struct err *e)
+{
+	int64_t until = clock_mono_ns() + RECOVER_NS;
+
+	for (;;) {
+		struct timespec moment = { .tv_nsec = 100 * NS_PER_MS };
+		if (ops->where(ctx, uuid, where, e) < 0)
+			return -1;
+		if (*where != PROMOTE_INCOMING)
+			return 0;
+		if (clock_mono_ns() > until)
+			return err_set(e, ERR_LIBVIRT, "VM %s still waits for its state", uuid);
+		if (ops->clear(ctx, uuid, e) < 0)
+			return -1;
+		nanosleep(&moment, NULL);
+	}
+}
+
+static int recover(const struct failover_records *records, const char *uuid, const struct promote_ops *ops, void *ctx,
+		   enum failover_found *found, struct err *e)
+{
+	enum promote_where where;
+
+	if (where_settled(ops, ctx, uuid, &where, e) < 0)
+		return -1;
+	if (where == PROMOTE_ABSENT) {
+		if (ops->clear(ctx, uuid, e) < 0 || undo(records, e) < 0)
+			return -1;
+		*found = FAILOVER_UNDONE;
+		return 0;
+	}
+	if (ops->settle(ctx, uuid, e) < 0 || change(records, "promoting", promoted_json(), e) < 0)
+		return -1;
+	*found = FAILOVER_PROMOTED;
+	return 0;
+}
+
+int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ctx, enum failover_found *found,
+		     struct err *e)
+{
+	json_t *record = records->load(records->ctx, e);
+	const char *state = json_string_value(json_object_get(record, "state"));
+	const char *uuid = json_string_value(json_object_get(record, "uuid"));
+	int rc = 0;
+
+	if (!record)
+		return -1;
+	*found = FAILOVER_NOTHING;
+	if (state && uuid && strcmp(state, "promoting") == 0)
+		rc = recover(records, uuid, ops, ctx, found, e);
+	if (rc == 0 && *found != FAILOVER_NOTHING)
+		log_info("failover_recovered", "uuid=%s outcome=%s", uuid, *found == FAILOVER_PROMOTED ? "promoted" : "undone");
+	json_decref(record);
+	return rc;
+}

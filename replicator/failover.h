@@ -1,0 +1,63 @@
+/*
+ * failover.h - a replica becomes the running VM, in durable steps:
+ *
+ *	look    is the point whole enough to start, can the definition run here, is the VM not here already; nothing is changed
+ *	hand    planned alone: the source takes its last checkpoint and stays paused
+ *	epoch   replica.json: promoting, epoch + 1. From here on the source is refused
+ *	fence   the fencing command, if there is one, must exit 0 in time
+ *	disks   an image for each disk: qcow2 over the store's head (newest point), or filled from the point (older ones)
+ *	start   memory points: restored; disk points: started
+ *	done    replica.json: promoted
+ *
+ * What fails before `start` has succeeded is undone: images removed, state "replica" again, with the raised epoch; the next try works. A crash
+ * at any step is settled by failover_recover, which asks libvirt and guesses nothing.
+ *
+ * Older points get a raw file filled from the view and not an overlay of what differs: which blocks differ is not known without reading
+ * all of both, and a file that does not depend on the head stays good whatever happens to the store.
+ *
+ * The head images become backing files of a running VM's disks. A store whose replica is promoted must not be written to.
+ */
+#ifndef VMFERRY_REPLICATOR_FAILOVER_H
+#define VMFERRY_REPLICATOR_FAILOVER_H
+
+#include "base/err.h"
+#include "replicator/failover_record.h"
+#include "replicator/promote.h"
+#include "snapshot/store.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct failover_opts {
+	const struct failover_records *records;
+	const char *host; /* this host, for logs and the fencing command */
+	uint64_t seq;     /* point; 0: the latest */
+	bool paused;
+	/* Program and arguments, NULL-terminated; NULL: none. VMFERRY_VM, _UUID, _FROM, _TO are in its environment. */
+	const char *const *fence;
+	int64_t fence_within_ns;
+	/* Planned: asks the source for its last checkpoint, which is committed when it returns 0, and to stay paused at `epoch`. NULL: unplanned. */
+	int (*hand_over)(void *ctx, uint64_t epoch, struct err *e);
+	/* {"phase", ...}; steals. May be NULL. */
+	void (*note)(void *ctx, json_t *note);
+	void *ctx;
+	const struct promote_ops *ops;
+	void *ops_ctx;
+	const volatile bool *cancel; /* heeded until the VM is started; may be NULL */
+};
+
+/* The store stays open and the caller's. *report (may be NULL), new reference: {"point":{seq,id,...}, "epoch", "state", "disks":[...],
+ * "findings":[...], "phases":{"look_ms",...}, "rto_ms"}. */
+int failover_run(struct store *s, const struct failover_opts *o, json_t **report, struct err *e);
+
+enum failover_found {
+	FAILOVER_NOTHING,  /* it was not promoting */
+	FAILOVER_PROMOTED, /* it runs here: recorded now */
+	FAILOVER_UNDONE,   /* it does not: a replica again */
+};
+/* At agent start, for every replica. Fails (libvirt cannot be asked, ...) with everything as it was: call again. */
+int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx, enum failover_found *found,
+		     struct err *e);
+
+#endif

@@ -1,0 +1,141 @@
+#include "replicator/failover_disks.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "replicator/image_fill.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void failover_disks_fini(struct failover_disks *d)
+{
+	for (size_t i = 0; i < d->n; i++) {
+		free(d->disk[i].path);
+		free(d->head[i]);
+		free(d->base[i]);
+	}
+	d->n = 0;
+}
+
+/* FOLDER/VM-TARGET.EXT, or with the epoch in it where that name is taken: an earlier promotion's image may still hold what somebody wants. */
+static char *free_name(const char *folder, const char *vm, const char *target, uint64_t epoch, const char *ext)
+{
+	char *path = mem_printf("%s/%s-%s.%s", folder, vm, target, ext);
+
+	for (unsigned n = 0; access(path, F_OK) == 0 && n < 1000; n++) {
+		free(path);
+		path = n == 0 ? mem_printf("%s/%s-%s.%" PRIu64 ".%s", folder, vm, target, epoch, ext) :
+				mem_printf("%s/%s-%s.%" PRIu64 "-%u.%s", folder, vm, target, epoch, n, ext);
+	}
+	return path;
+}
+
+static int plan_one(struct failover_disks *d, const struct store_volume *vol, uint32_t index, struct store_view *v, const char *vm,
+		    uint64_t epoch, const char *folder, struct err *e)
+{
+	struct promote_disk *disk = &d->disk[d->n];
+	struct err why = ERR_INIT;
+
+	if (strlen(vol->name) >= sizeof(disk->target) || strchr(vol->name, '/') || strchr(vm, '/'))
+		return err_set(e, ERR_CORRUPT, "'%s' is no name of a disk of '%s'", vol->name, vm);
+	memcpy(disk->target, vol->name, strlen(vol->name) + 1);
+	char *head = store_view_head_path(v, index, &why);
+	if (!head && why.cls != ERR_REFUSED) {
+		*e = why;
+		return -1;
+	}
+	disk->format = head ? "qcow2" : "raw";
+	disk->path = free_name(folder, vm, vol->name, epoch, disk->format);
+	d->head[d->n] = head;
+	d->base[d->n] = head ? free_name(folder, vm, vol->name, epoch, "base") : NULL;
+	d->volume[d->n] = index;
+	d->size_bytes[d->n] = vol->size_bytes;
+	d->n++;
+	return 0;
+}
+
+int failover_disks_plan(struct failover_disks *d, struct store_view *v, const char *vm, uint64_t epoch, const char *xml,
+			const struct promote_ops *ops, void *ops_ctx, struct err *e)
+{
+	struct store_volume *vol = mem_alloc_array(STORE_MAX_VOLUMES, sizeof(*vol));
+	size_t n = store_view_volumes(v, vol, STORE_MAX_VOLUMES);
+	int rc = 0;
+
+	for (size_t i = 0; i < n && i < STORE_MAX_VOLUMES && rc == 0; i++) {
+		if (vol[i].kind != STORE_DISK)
+			continue;
+		MEM_AUTO char *folder = ops->disk_dir(ops_ctx, xml, vol[i].name, e);
+		rc = folder ? plan_one(d, &vol[i], (uint32_t)i, v, vm, epoch, folder, e) : -1;
+	}
+	if (rc < 0)
+		failover_disks_fini(d);
+	free(vol);
+	return rc;
+}
+
+json_t *failover_disks_paths(const struct failover_disks *d)
+{
+	json_t *all = json_array();
+
+	for (size_t i = 0; i < d->n; i++) {
+		json_array_append_new(all, json_string(d->disk[i].path));
+		if (d->base[i])
+			json_array_append_new(all, json_string(d->base[i]));
+	}
+	return all;
+}
+
+static bool go_on(void *ctx, uint64_t done, uint64_t total)
+{
+	const volatile bool *cancel = ctx;
+	(void)done;
+	(void)total;
+	return !cancel || !*cancel;
+}
+
+static int make_one(struct failover_disks *d, size_t i, struct store_view *v, const volatile bool *cancel, struct err *e)
+{
+	/* progress only looks at it; its ctx is not const */
+	union {
+		const volatile bool *in;
+		void *out;
+	} ctx = { .in = cancel };
+	struct image_fill_opts fill = { .progress = go_on, .ctx = ctx.out };
+
+	if (!d->head[i])
+		return image_fill_raw(v, d->volume[i], d->size_bytes[i], d->disk[i].path, &fill, e);
+	/* A link of its own keeps the image good whatever becomes of the store's folder, and QEMU's user need not be let into that. Another file
+	 * system: the head where it is. */
+	if (link(d->head[i], d->base[i]) != 0) {
+		if (errno != EXDEV && errno != EPERM && errno != EOPNOTSUPP)
+			return err_sys(e, "link %s to %s", d->head[i], d->base[i]);
+		free(d->base[i]);
+		d->base[i] = NULL;
+	}
+	return image_fill_overlay(d->base[i] ? d->base[i] : d->head[i], d->size_bytes[i], d->disk[i].path, e);
+}
+
+int failover_disks_make(struct failover_disks *d, struct store_view *v, const volatile bool *cancel, struct err *e)
+{
+	for (size_t i = 0; i < d->n; i++)
+		if (make_one(d, i, v, cancel, e) < 0)
+			return err_wrap(e, "disk %s", d->disk[i].target);
+	return 0;
+}
+
+void failover_disks_remove(const json_t *paths)
+{
+	size_t i;
+	json_t *path;
+
+	json_array_foreach(paths, i, path)
+	{
+		const char *p = json_string_value(path);
+		if (p && unlink(p) != 0 && errno != ENOENT)
+			log_warn("failover_left", "file=%s msg=%s", p, LOG_Q(strerror(errno)));
+	}
+}

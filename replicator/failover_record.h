@@ -1,0 +1,27 @@
+/*
+ * failover_record.h - replica.json (epoch.h) as a failover needs it: read, and changed durably from a state that it must be in. The agent's replicas
+ * implement it (replicas_change); here it is by the file alone.
+ *
+ * While a replica is being promoted, and after, the record has
+ *
+ *	"promotion": {"seq", "id", "paused", "started_ns", "disks": [{"target", "path", "format", "base"}], "made": [PATH]}
+ */
+#ifndef VMFERRY_REPLICATOR_FAILOVER_RECORD_H
+#define VMFERRY_REPLICATOR_FAILOVER_RECORD_H
+
+#include "base/err.h"
+
+#include <jansson.h>
+
+struct failover_records {
+	/* A copy, new reference. ERR_CORRUPT: there is one, and it cannot be read. */
+	json_t *(*load)(void *ctx, struct err *e);
+	/* Durable when it returns 0. ERR_REFUSED if its state is not `expect`. A source's session has ended once the state is another than "replica". */
+	int (*change)(void *ctx, const char *expect, const json_t *changes, struct err *e);
+	void *ctx;
+};
+
+/* By the file in that folder, which is borrowed. */
+struct failover_records failover_record_files(const char *replica_dir);
+
+#endif

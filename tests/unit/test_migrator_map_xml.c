@@ -1,0 +1,217 @@
+#include "base/mem.h"
+#include "migrator/domain.h"
+#include "migrator/map_xml.h"
+
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What virsh dumpxml --migratable prints of a running VM, shortened where nothing depends on it. */
+static const char live[] =
+	"<domain type='kvm' id='3'><name>web1</name><uuid>11111111-2222-3333-4444-555555555555</uuid>"
+	"<memory unit='KiB'>1048576</memory>"
+	"<vcpu placement='static' cpuset='0-15'>2</vcpu>"
+	"<cputune><vcpupin vcpu='0' cpuset='2'/><vcpupin vcpu='1' cpuset='12'/><emulatorpin cpuset='0-1'/></cputune>"
+	"<numatune><memory mode='strict' nodeset='1'/></numatune>"
+	"<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type>"
+	"<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>/var/lib/libvirt/qemu/nvram/web1_VARS.fd</nvram></os>"
+	"<cpu mode='custom' match='exact' check='full'><model fallback='forbid'>Skylake-Server-IBRS</model></cpu>"
+	"<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>"
+	"<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' io='native'/>"
+	"<source file='/vms/gold/web1.qcow2' index='2'/><backingStore/><target dev='vda' bus='virtio'/>"
+	"<serial>S1</serial><alias name='virtio-disk0'/>"
+	"<address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/></disk>"
+	"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg0/data'/><target dev='vdb' bus='virtio'/></disk>"
+	"<disk type='network' device='disk'><driver name='qemu' type='raw'/><auth username='admin'><secret type='ceph' usage='c'/></auth>"
+	"<source protocol='rbd' name='pool/image'><host name='mon1' port='6789'/></source><target dev='vdc' bus='virtio'/></disk>"
+	"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/iso/debian.iso'/><target dev='sda' bus='sata'/><readonly/></disk>"
+	"<interface type='network'><mac address='52:54:00:00:00:01'/><source network='prod' portid='9d2e' bridge='virbr0'/>"
+	"<target dev='vnet3'/><model type='virtio'/></interface>"
+	"<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br-lan'/><model type='virtio'/></interface>"
+	"<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br-same'/><model type='virtio'/></interface>"
+	"<lease><lockspace>x</lockspace><key>y</key><target path='/z'/></lease>"
+	"</devices></domain>";
+
+static const struct map_disk disks[] = {
+	{ "vda", "/here/web1-vda.qcow2", "qcow2" },
+	{ "vdb", "/here/web1-vdb.qcow2", "qcow2" },
+	{ "vdc", "/here/web1-vdc.raw", "raw" },
+};
+static const struct map_rule networks[] = { { "prod", "dr" }, { "br-lan", "network:isolated" } };
+
+static bool only_qemu(void *ctx, const char *path)
+{
+	(void)ctx;
+	return strcmp(path, "/usr/bin/qemu-system-x86_64") == 0;
+}
+
+static struct map_opts plain(void)
+{
+	return (struct map_opts){ .disks = disks, .n_disks = 3, .networks = networks, .n_networks = 2, .cpus = 4, .exists = only_qemu };
+}
+
+static bool has_finding(const json_t *findings, const char *what)
+{
+	size_t i;
+	json_t *f;
+	json_array_foreach(findings, i, f) if (strcmp(json_string_value(json_object_get(f, "what")), what) == 0) return true;
+	return false;
+}
+
+START_TEST(disks_become_files_here)
+{
+	struct err e = ERR_INIT;
+	struct map_opts o = plain();
+	json_t *findings = json_array();
+	MEM_AUTO char *xml = map_xml(live, &o, findings, &e);
+	ck_assert_msg(xml != NULL, "%s", e.text);
+	DOMAIN_AUTO struct domain *d = domain_parse(xml, &e);
+	ck_assert_msg(d != NULL, "%s", e.text);
+	for (size_t i = 0; i < 3; i++) {
+		const struct domain_disk *disk = domain_disk_by_target(d, disks[i].target);
+		ck_assert_int_eq(disk->source, DOMAIN_SOURCE_FILE);
+		ck_assert_str_eq(disk->path, disks[i].path);
+		ck_assert_str_eq(disk->format, disks[i].format);
+	}
+	ck_assert_ptr_nonnull(strstr(xml, "<serial>S1</serial>"));
+	ck_assert_ptr_nonnull(strstr(xml, "bus=\"0x04\""));
+	ck_assert_ptr_nonnull(strstr(xml, "cache=\"none\""));
+	ck_assert_ptr_null(strstr(xml, "/vms/gold"));
+	ck_assert_ptr_null(strstr(xml, "/dev/vg0"));
+	ck_assert_ptr_null(strstr(xml, "mon1"));
+	ck_assert_ptr_null(strstr(xml, "<auth"));
+	ck_assert_ptr_null(strstr(xml, "virtio-disk0"));
+	ck_assert_ptr_null(strstr(xml, "id=\"3\""));
+	ck_assert(has_finding(findings, "disk-source"));
+	ck_assert_ptr_null(domain_disk_by_target(d, "sda")->path);
+	ck_assert(has_finding(findings, "drive-empty"));
+	json_decref(findings);
+}
+END_TEST
+
+START_TEST(networks_by_rule_mac_kept)
+{
+	struct err e = ERR_INIT;
+	struct map_opts o = plain();
+	MEM_AUTO char *xml = map_xml(live, &o, NULL, &e);
+	ck_assert_msg(xml != NULL, "%s", e.text);
+	DOMAIN_AUTO struct domain *d = domain_parse(xml, &e);
+	ck_assert_uint_eq(d->n_ifaces, 3);
+	ck_assert_str_eq(d->ifaces[0].network, "dr");
+	ck_assert_str_eq(d->ifaces[0].mac, "52:54:00:00:00:01");
+	ck_assert_str_eq(d->ifaces[1].type, "network");
+	ck_assert_str_eq(d->ifaces[1].network, "isolated");
+	ck_assert_str_eq(d->ifaces[1].mac, "52:54:00:00:00:02");
+	ck_assert_str_eq(d->ifaces[2].bridge, "br-same");
+	ck_assert_ptr_null(strstr(xml, "br-lan"));
+	ck_assert_ptr_null(strstr(xml, "vnet3"));
+}
+END_TEST
+
+START_TEST(what_belongs_to_the_other_host_is_left_out)
+{
+	struct err e = ERR_INIT;
+	struct map_opts o = plain();
+	json_t *findings = json_array();
+	MEM_AUTO char *xml = map_xml(live, &o, findings, &e);
+	ck_assert_msg(xml != NULL, "%s", e.text);
+	ck_assert_ptr_null(strstr(xml, "cpuset=\"12\""));
+	ck_assert_ptr_null(strstr(xml, "0-15"));
+	ck_assert_ptr_nonnull(strstr(xml, "cpuset=\"2\""));
+	ck_assert_ptr_nonnull(strstr(xml, "emulatorpin"));
+	ck_assert_ptr_null(strstr(xml, "numatune"));
+	ck_assert_ptr_null(strstr(xml, "<lease"));
+	ck_assert_ptr_nonnull(strstr(xml, "Skylake-Server-IBRS"));
+	ck_assert(has_finding(findings, "cpu-pinning"));
+	ck_assert(has_finding(findings, "numa-pinning"));
+	ck_assert(has_finding(findings, "lease"));
+	json_decref(findings);
+	/* A host that is as large keeps the pinning. */
+	o.cpus = 16;
+	MEM_AUTO char *large = map_xml(live, &o, NULL, &e);
+	ck_assert_ptr_nonnull(strstr(large, "0-15"));
+	ck_assert_ptr_nonnull(strstr(large, "cpuset=\"12\""));
+}
+END_TEST
+
+START_TEST(identity)
+{
+	struct err e = ERR_INIT;
+	struct map_opts o = plain();
+	o.nvram = "/here/web1_VARS.fd";
+	o.name = "web1-drill";
+	o.uuid = "99999999-2222-3333-4444-555555555555";
+	o.links_down = true;
+	MEM_AUTO char *xml = map_xml(live, &o, NULL, &e);
+	ck_assert_msg(xml != NULL, "%s", e.text);
+	DOMAIN_AUTO struct domain *d = domain_parse(xml, &e);
+	ck_assert_str_eq(d->name, "web1-drill");
+	ck_assert_str_eq(d->uuid, o.uuid);
+	ck_assert_str_eq(d->nvram, o.nvram);
+	ck_assert_str_eq(d->nvram_template, "/usr/share/OVMF/OVMF_VARS_4M.fd");
+	size_t downs = 0;
+	for (const char *p = xml; (p = strstr(p, "<link state=\"down\"/>")) != NULL; p++)
+		downs++;
+	ck_assert_uint_eq(downs, 3);
+}
+END_TEST
+
+START_TEST(refusals)
+{
+	struct err e = ERR_INIT;
+	struct map_opts o = plain();
+	const char *at = strstr(live, "<lease>");
+	MEM_AUTO char *hostdev =
+		mem_printf("%.*s<hostdev mode='subsystem' type='pci'><source/></hostdev>%s", (int)(at - live), live, at);
+	ck_assert_ptr_null(map_xml(hostdev, &o, NULL, &e));
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_ptr_nonnull(strstr(e.text, "device of the host"));
+	/* A disk that was not replicated and is not here. */
+	e = (struct err)ERR_INIT;
+	o.n_disks = 1;
+	ck_assert_ptr_null(map_xml(live, &o, NULL, &e));
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_ptr_nonnull(strstr(e.text, "vdb"));
+	/* A disk of the replica that the definition does not know. */
+	static const struct map_disk other[] = { { "vdx", "/here/x", "raw" } };
+	e = (struct err)ERR_INIT;
+	o = (struct map_opts){ .disks = other, .n_disks = 1 };
+	ck_assert_ptr_null(map_xml("<domain type='kvm'><name>a</name><devices/></domain>", &o, NULL, &e));
+	ck_assert_int_eq(e.cls, ERR_CORRUPT);
+	e = (struct err)ERR_INIT;
+	ck_assert_ptr_null(map_xml("<network/>", &o, NULL, &e));
+	ck_assert_int_eq(e.cls, ERR_CORRUPT);
+}
+END_TEST
+
+START_TEST(folders)
+{
+	static const struct map_rule rules[] = { { "/vms", "/pool" }, { "/vms/gold/", "/fast" }, { "/vms/go", "/no" } };
+	struct err e = ERR_INIT;
+	MEM_AUTO char *longest = map_image_dir(live, "vda", rules, 3, "/images", &e);
+	ck_assert_str_eq(longest, "/fast");
+	MEM_AUTO char *below = map_image_dir(live, "vda", rules, 1, "/images", &e);
+	ck_assert_str_eq(below, "/pool/gold");
+	MEM_AUTO char *none = map_image_dir(live, "vdb", rules, 3, "/images", &e);
+	ck_assert_str_eq(none, "/images");
+	ck_assert_ptr_null(map_image_dir(live, "vdz", rules, 3, "/images", &e));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("migrator/map_xml");
+	TCase *tc = tcase_create("map");
+	tcase_add_test(tc, disks_become_files_here);
+	tcase_add_test(tc, networks_by_rule_mac_kept);
+	tcase_add_test(tc, what_belongs_to_the_other_host_is_left_out);
+	tcase_add_test(tc, identity);
+	tcase_add_test(tc, refusals);
+	tcase_add_test(tc, folders);
+	suite_add_tcase(s, tc);
+	SRunner *sr = srunner_create(s);
+	srunner_run_all(sr, CK_NORMAL);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

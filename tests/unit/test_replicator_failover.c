@@ -1,0 +1,475 @@
+#include "base/fault.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "replicator/failover.h"
+#include "replicator/failover_record.h"
+#include "tests/stand-in/image.h"
+
+#include <check.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* A folder with the replica (dir/replica), heads (dir/heads), images (dir/images), and a libvirt: the file dir/runs says what runs. */
+static char dir[64];
+static struct store *store;
+
+static char *in_dir(const char *name)
+{
+	return mem_printf("%s/%s", dir, name);
+}
+static bool there(const char *name)
+{
+	MEM_AUTO char *p = in_dir(name);
+	return access(p, F_OK) == 0;
+}
+static void put_file(const char *name, const char *text)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *p = in_dir(name);
+	ck_assert_msg(file_write_durable(p, text, strlen(text), 0600, &e) == 0, "%s", e.text);
+}
+
+/* ---- a libvirt ---- */
+static int start_fails; /* 1: fails, 2: does not come back */
+static uint64_t fed;
+static bool was_paused, had_memory;
+static unsigned cleared, settled;
+
+static char *fake_disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
+{
+	(void)ctx, (void)xml, (void)target, (void)e;
+	return in_dir("images");
+}
+static char *fake_file_path(void *ctx, const struct promote_spec *s, const char *kind, struct err *e)
+{
+	(void)ctx, (void)s, (void)e;
+	return strcmp(kind, "nvram") == 0 ? in_dir("images/web1_VARS.fd") : NULL;
+}
+static bool map_refuses;
+static char *fake_map(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e)
+{
+	(void)ctx, (void)findings;
+	if (map_refuses) {
+		err_set(e, ERR_REFUSED, "a host device");
+		return NULL;
+	}
+	return mem_strdup(s->xml);
+}
+static int count(void *ctx, const void *p, size_t n, struct err *e)
+{
+	(void)ctx, (void)p, (void)e;
+	fed += n;
+	return 0;
+}
+static int fake_start(void *ctx, const struct promote_spec *s, struct err *e)
+{
+	(void)ctx;
+	for (size_t i = 0; i < s->n_disks; i++)
+		if (access(s->disks[i].path, R_OK) != 0)
+			return err_sys(e, "%s", s->disks[i].path);
+	if (s->feed && s->feed(s->feed_ctx, count, NULL, e) < 0)
+		return -1;
+	if (start_fails == 1)
+		return err_set(e, ERR_LIBVIRT, "no");
+	put_file("runs", s->paused ? "paused" : "running");
+	was_paused = s->paused;
+	had_memory = s->feed != NULL;
+	if (start_fails == 2) {
+		err_set(e, ERR_SYS, "no answer");
+		e->errnum = ETIMEDOUT;
+		return -1;
+	}
+	return 0;
+}
+static int fake_where(void *ctx, const char *uuid, enum promote_where *out, struct err *e)
+{
+	(void)ctx, (void)uuid, (void)e;
+	*out = there("runs") ? PROMOTE_RUNNING : there("incoming") ? PROMOTE_INCOMING : PROMOTE_ABSENT;
+	return 0;
+}
+static int fake_settle(void *ctx, const char *uuid, struct err *e)
+{
+	(void)ctx, (void)uuid, (void)e;
+	settled++;
+	return 0;
+}
+static int fake_clear(void *ctx, const char *uuid, struct err *e)
+{
+	(void)ctx, (void)uuid, (void)e;
+	ck_assert(!there("runs"));
+	MEM_AUTO char *p = in_dir("incoming");
+	(void)unlink(p);
+	cleared++;
+	return 0;
+}
+static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_map, fake_start, fake_where, fake_settle, fake_clear };
+
+static char replica_dir[128], heads[128];
+static struct failover_records records;
+static struct failover_opts plain(void)
+{
+	return (struct failover_opts){ .records = &records, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000) };
+}
+
+static void make_heads(void)
+{
+	for (size_t v = 0; v < store->n_volumes; v++) {
+		if (store->volumes[v].kind != STORE_DISK)
+			continue;
+		MEM_AUTO char *p = mem_printf("%s/%s.raw", heads, store->volumes[v].name);
+		int fd = open(p, O_CREAT | O_WRONLY, 0600);
+		ck_assert_int_ge(fd, 0);
+		uint64_t n = (store->volumes[v].size_bytes + STORE_BLOCK - 1) / STORE_BLOCK;
+		ck_assert_int_eq(ftruncate(fd, (off_t)(n * STORE_BLOCK)), 0);
+		for (uint64_t b = 0; b < n; b++)
+			if (store->blocks[v][b])
+				ck_assert_int_eq(pwrite(fd, store->blocks[v][b], STORE_BLOCK, (off_t)(b * STORE_BLOCK)), STORE_BLOCK);
+		close(fd);
+	}
+}
+
+static void setup(void)
+{
+	log_set_level(LOG_LEVEL_ERROR);
+	snprintf(dir, sizeof(dir), "/var/tmp/vmferry-failover-XXXXXX");
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	snprintf(replica_dir, sizeof(replica_dir), "%s/replica", dir);
+	records = failover_record_files(replica_dir);
+	snprintf(heads, sizeof(heads), "%s/heads", dir);
+	MEM_AUTO char *images = in_dir("images");
+	mkdir(replica_dir, 0700);
+	mkdir(heads, 0700);
+	mkdir(images, 0700);
+	put_file("replica/replica.json", "{\"uuid\":\"11111111-2222-3333-4444-555555555555\",\"vm\":\"web1\",\"from\":\"src1\",\"epoch\":3,"
+					 "\"role\":\"target\",\"state\":\"replica\"}");
+	store = stand_in_vm();
+	store->heads = heads;
+	make_heads();
+	start_fails = 0;
+	fed = 0;
+	map_refuses = false;
+	cleared = settled = 0;
+}
+static void teardown(void)
+{
+	char command[128];
+	ck_assert_uint_eq(store->views, 0);
+	stand_in_free(store);
+	fault_arm(NULL, &(struct err)ERR_INIT);
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	ck_assert_int_eq(system(command), 0);
+}
+
+static void assert_state(const char *state, json_int_t epoch)
+{
+	struct err e = ERR_INIT;
+	json_t *r = records.load(records.ctx, &e);
+	ck_assert_msg(r != NULL, "%s", e.text);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), state);
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), epoch);
+	json_decref(r);
+}
+static unsigned images(void)
+{
+	unsigned n = 0;
+	MEM_AUTO char *p = in_dir("images");
+	DIR *d = opendir(p);
+	for (struct dirent *en; (en = readdir(d)) != NULL;)
+		n += en->d_name[0] != '.' && !strstr(en->d_name, "VARS");
+	closedir(d);
+	return n;
+}
+/* The guest's disk through that image, against the point. */
+static void assert_disk(uint32_t v, const char *image, const char *format)
+{
+	MEM_AUTO char *out = in_dir("out.raw");
+	MEM_AUTO char *command = mem_printf("qemu-img convert -q -f %s -O raw %s/images/%s %s", format, dir, image, out);
+	ck_assert_int_eq(system(command), 0);
+	uint8_t have[STORE_BLOCK], want[STORE_BLOCK];
+	struct stat st;
+	int fd = open(out, O_RDONLY);
+	ck_assert_int_eq(fstat(fd, &st), 0);
+	ck_assert_uint_eq((uint64_t)st.st_size, store->volumes[v].size_bytes);
+	for (uint64_t b = 0; b * STORE_BLOCK < store->volumes[v].size_bytes; b++) {
+		ssize_t n = pread(fd, have, STORE_BLOCK, (off_t)(b * STORE_BLOCK));
+		memset(want, 0, sizeof(want));
+		if (store->blocks[v][b])
+			memcpy(want, store->blocks[v][b], STORE_BLOCK);
+		ck_assert_int_gt(n, 0);
+		ck_assert_mem_eq(have, want, (size_t)n);
+	}
+	close(fd);
+	unlink(out);
+}
+
+START_TEST(latest_point)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	json_t *report = NULL;
+	stand_in_file(store, "nvram", "vars", 4);
+	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
+	assert_state("promoted", 4);
+	ck_assert(there("runs"));
+	ck_assert(had_memory && !was_paused);
+	ck_assert_uint_gt(fed, 200 * STORE_BLOCK);
+	assert_disk(1, "web1-vda.qcow2", "qcow2");
+	assert_disk(3, "web1-vdb.qcow2", "qcow2");
+	ck_assert(there("images/web1_VARS.fd"));
+	ck_assert_int_eq(json_integer_value(json_object_get(report, "epoch")), 4);
+	ck_assert_str_eq(json_string_value(json_object_get(report, "started_from")), "memory");
+	json_t *phases = json_object_get(report, "phases");
+	static const char *const names[] = { "look_ms", "epoch_ms", "fence_ms", "disks_ms", "start_ms", "done_ms" };
+	for (size_t i = 0; i < 6; i++)
+		ck_assert_msg(json_is_real(json_object_get(phases, names[i])), "%s", names[i]);
+	json_decref(report);
+	/* Not twice. */
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	enum failover_found found;
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
+	ck_assert_int_eq(found, FAILOVER_NOTHING);
+}
+END_TEST
+
+START_TEST(older_point_paused)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	o.seq = 5;
+	o.paused = true;
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	ck_assert(was_paused);
+	assert_disk(1, "web1-vda.raw", "raw");
+	assert_disk(3, "web1-vdb.raw", "raw");
+}
+END_TEST
+
+START_TEST(disks_alone)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	json_object_set_new(store->meta, "kind", json_string("disk"));
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	ck_assert(there("runs") && !had_memory);
+}
+END_TEST
+
+START_TEST(taken_names_are_left_alone)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	put_file("images/web1-vda.qcow2", "precious");
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	MEM_AUTO char *p = in_dir("images/web1-vda.qcow2");
+	MEM_AUTO char *text = file_read_all(p, 100, NULL, &e);
+	ck_assert_str_eq(text, "precious");
+	assert_disk(1, "web1-vda.4.qcow2", "qcow2");
+}
+END_TEST
+
+START_TEST(refused_before_anything_changes)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	map_refuses = true;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	assert_state("replica", 3);
+	map_refuses = false;
+	put_file("runs", "running");
+	e = (struct err)ERR_INIT;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	assert_state("replica", 3);
+	ck_assert_uint_eq(images(), 0);
+}
+END_TEST
+
+START_TEST(fencing)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	MEM_AUTO char *out = in_dir("fenced");
+	MEM_AUTO char *script = mem_printf("echo $VMFERRY_VM $VMFERRY_UUID $VMFERRY_FROM $VMFERRY_TO >%s", out);
+	const char *const good[] = { "sh", "-c", script, NULL };
+	const char *const bad[] = { "false", NULL };
+	const char *const slow[] = { "sleep", "20", NULL };
+	o.fence = bad;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_ptr_nonnull(strstr(e.text, "fencing"));
+	assert_state("replica", 4);
+	ck_assert(!there("runs"));
+	o.fence = slow;
+	o.fence_within_ns = 100000000;
+	e = (struct err)ERR_INIT;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 5);
+	ck_assert(!there("runs"));
+	o.fence = good;
+	o.fence_within_ns = INT64_C(5000000000);
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), 0);
+	MEM_AUTO char *text = file_read_all(out, 1000, NULL, &e);
+	ck_assert_str_eq(text, "web1 11111111-2222-3333-4444-555555555555 src1 dr1\n");
+}
+END_TEST
+
+static uint64_t handed_epoch;
+static bool hand_fails;
+static int hand_over(void *ctx, uint64_t epoch, struct err *e)
+{
+	(void)ctx;
+	handed_epoch = epoch;
+	store->latest++; /* the last checkpoint has come */
+	return hand_fails ? err_set(e, ERR_PEER, "the source is gone") : 0;
+}
+START_TEST(planned)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	json_t *report = NULL;
+	o.hand_over = hand_over;
+	hand_fails = true;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 3);
+	hand_fails = false;
+	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
+	ck_assert_uint_eq(handed_epoch, 4);
+	ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(report, "point"), "seq")), 9);
+	json_decref(report);
+}
+END_TEST
+
+START_TEST(start_fails_then_works)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	start_fails = 1;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 4);
+	ck_assert_uint_eq(images(), 0);
+	start_fails = 0;
+	e = (struct err)ERR_INIT;
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	assert_state("promoted", 5);
+}
+END_TEST
+
+START_TEST(libvirt_does_not_come_back)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	enum failover_found found;
+	start_fails = 2;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("promoting", 4); /* nothing is removed under a VM that may run */
+	ck_assert_uint_eq(images(), 4);
+	e = (struct err)ERR_INIT;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
+	ck_assert_int_eq(found, FAILOVER_PROMOTED);
+	ck_assert_uint_eq(settled, 1);
+	assert_state("promoted", 4);
+}
+END_TEST
+
+static const struct {
+	const char *point;
+	bool runs; /* a crash there leaves the VM running here */
+} points[] = {
+	{ "failover.epoch", false }, { "failover.fence", false }, { "failover.disks", false }, { "failover.start", false }, { "failover.done", true },
+};
+
+/* The agent dies at each step: at most one owner, nothing lost, the next try works. */
+START_TEST(crash)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	enum failover_found found;
+	MEM_AUTO char *spec = mem_printf("%s=kill", points[_i].point);
+	int status;
+	pid_t pid = fork();
+	if (pid == 0) {
+		if (fault_arm(spec, &e) < 0)
+			_exit(3);
+		(void)failover_run(store, &o, NULL, &e);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	assert_state("promoting", 4);
+	if (!points[_i].runs)
+		put_file("incoming", ""); /* its QEMU may still wait */
+	ck_assert_msg(failover_recover(&records, &ops, NULL, &found, &e) == 0, "%s", e.text);
+	ck_assert(there("runs") == points[_i].runs);
+	ck_assert(!there("incoming"));
+	if (points[_i].runs) {
+		ck_assert_int_eq(found, FAILOVER_PROMOTED);
+		assert_state("promoted", 4);
+		assert_disk(1, "web1-vda.qcow2", "qcow2");
+		return;
+	}
+	ck_assert_int_eq(found, FAILOVER_UNDONE);
+	assert_state("replica", 4);
+	ck_assert_uint_eq(images(), 0);
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	assert_state("promoted", 5);
+	ck_assert(there("runs"));
+}
+END_TEST
+
+/* The same with an error instead of a death. */
+START_TEST(fault)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	MEM_AUTO char *spec = mem_printf("%s=fail", points[_i].point);
+	ck_assert_int_eq(fault_arm(spec, &e), 0);
+	if (points[_i].runs) { /* a record that cannot be written does not undo a VM that runs */
+		enum failover_found found;
+		ck_assert_int_eq(failover_run(store, &o, NULL, &e), 0);
+		assert_state("promoting", 4);
+		ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
+		assert_state("promoted", 4);
+		return;
+	}
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 4);
+	ck_assert_uint_eq(images(), 0);
+	ck_assert(!there("runs"));
+	e = (struct err)ERR_INIT;
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	assert_state("promoted", 5);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("replicator/failover");
+	TCase *tc = tcase_create("failover");
+	tcase_add_checked_fixture(tc, setup, teardown);
+	tcase_add_test(tc, latest_point);
+	tcase_add_test(tc, older_point_paused);
+	tcase_add_test(tc, disks_alone);
+	tcase_add_test(tc, taken_names_are_left_alone);
+	tcase_add_test(tc, refused_before_anything_changes);
+	tcase_add_test(tc, fencing);
+	tcase_add_test(tc, planned);
+	tcase_add_test(tc, start_fails_then_works);
+	tcase_add_test(tc, libvirt_does_not_come_back);
+	tcase_add_loop_test(tc, crash, 0, 5);
+	tcase_add_loop_test(tc, fault, 0, 5);
+	suite_add_tcase(s, tc);
+	SRunner *sr = srunner_create(s);
+	srunner_run_all(sr, CK_NORMAL);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,29 @@
+/* vmferry resume VM */
+#include "tools/vmferry/vm_argument.h"
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	(void)arg;
+	if (key != ARGP_KEY_INIT)
+		return ARGP_ERR_UNKNOWN;
+	state->child_inputs[0] = state->input;
+	return 0;
+}
+
+static const struct argp argp = {
+	.parser = parse,
+	.args_doc = "VM",
+	.doc = "Go on with replicating VM after `vmferry pause'.\v"
+	       "What has changed meanwhile is found by comparing, and only that is sent. A protection that was fenced, "
+	       "since its VM "
+	       "was failed over, does not resume: see `vmferry status' and `vmferry failback'.",
+	.children = vm_argument_children,
+};
+
+int cmd_resume(struct cli *cli, int argc, char **argv)
+{
+	struct vm_argument vm = { .cli = cli };
+	if (argp_parse(&argp, argc, argv, 0, NULL, &vm) != 0)
+		return EXIT_CODE_USAGE;
+	return vm_argument_call(&vm, "protection.resume", NULL, "Replication of %s goes on.");
+}

@@ -1,0 +1,229 @@
+#include "tools/vmferryd/promote.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "migrator/domain.h"
+#include "migrator/restore_virt.h"
+#include "migrator/virt.h"
+#include "migrator/where.h"
+#include "snapshot/image.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_IMAGES "/var/lib/libvirt/images"
+#define SWTPM_STATE "/var/lib/libvirt/swtpm/%s/tpm2/tpm2-00.permall"
+
+struct promote_host {
+	/* fixed */
+	struct virt *virt;
+	char *run_dir, *qemu_group, *image_dir;
+	struct map_rule *networks, *folders;
+	size_t n_networks, n_folders;
+};
+
+static void free_const(const char *s)
+{
+	union {
+		const char *in;
+		char *out;
+	} p = { .in = s };
+	free(p.out);
+}
+
+static struct map_rule *copy_rules(const struct map_rule *r, size_t n)
+{
+	struct map_rule *copy = mem_alloc_array(n, sizeof(*copy));
+	for (size_t i = 0; i < n; i++)
+		copy[i] = (struct map_rule){ .from = mem_strdup(r[i].from), .to = mem_strdup(r[i].to) };
+	return copy;
+}
+
+static void free_rules(struct map_rule *r, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		free_const(r[i].from);
+		free_const(r[i].to);
+	}
+	free(r);
+}
+
+struct promote_host *promote_host_new(const struct promote_host_opts *o, struct err *e)
+{
+	struct promote_host *p = mem_alloc(sizeof(*p));
+
+	p->run_dir = mem_strdup(o->run_dir);
+	p->qemu_group = mem_strdup(o->qemu_group);
+	p->image_dir = mem_strdup(o->image_dir && *o->image_dir ? o->image_dir : DEFAULT_IMAGES);
+	p->networks = copy_rules(o->networks, o->n_networks);
+	p->n_networks = o->n_networks;
+	p->folders = copy_rules(o->folders, o->n_folders);
+	p->n_folders = o->n_folders;
+	if (virt_init(e) < 0 || !(p->virt = virt_new(o->libvirt_uri, e))) {
+		promote_host_free(p);
+		return NULL;
+	}
+	return p;
+}
+
+void promote_host_free(struct promote_host *p)
+{
+	if (!p)
+		return;
+	virt_free(p->virt);
+	free_rules(p->networks, p->n_networks);
+	free_rules(p->folders, p->n_folders);
+	free(p->run_dir);
+	free(p->qemu_group);
+	free(p->image_dir);
+	free(p);
+}
+
+static char *disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	return map_image_dir(xml, target, p->folders, p->n_folders, p->image_dir, e);
+}
+
+static char *file_path(void *ctx, const struct promote_spec *s, const char *kind, struct err *e)
+{
+	(void)ctx;
+	DOMAIN_AUTO struct domain *d = domain_parse(s->xml, e);
+	if (!d)
+		return NULL;
+	if (strcmp(kind, "nvram") == 0)
+		return mem_strdup(s->nvram ? s->nvram : d->nvram);
+	if (strcmp(kind, "tpm") == 0 && d->tpm_emulator)
+		return mem_printf(SWTPM_STATE, s->uuid);
+	return NULL;
+}
+
+static char *map(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	struct map_disk *disks = mem_alloc_array(s->n_disks, sizeof(*disks));
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+
+	for (size_t i = 0; i < s->n_disks; i++)
+		disks[i] = (struct map_disk){ s->disks[i].target, s->disks[i].path, s->disks[i].format };
+	struct map_opts o = { .disks = disks,
+			      .n_disks = s->n_disks,
+			      .networks = p->networks,
+			      .n_networks = p->n_networks,
+			      .nvram = s->nvram,
+			      .name = s->name,
+			      .uuid = s->uuid,
+			      .links_down = s->links_down,
+			      .cpus = cpus > 0 ? (unsigned)cpus : 0 };
+	char *xml = map_xml(s->xml, &o, findings, e);
+	free(disks);
+	return xml;
+}
+
+/* image_write and restore_write are the same. */
+struct fed {
+	const struct promote_spec *spec;
+};
+
+static int feed(void *ctx, restore_write write, void *wctx, struct err *e)
+{
+	const struct promote_spec *s = ((const struct fed *)ctx)->spec;
+	return s->feed(s->feed_ctx, write, wctx, e);
+}
+
+static int start(void *ctx, const struct promote_spec *s, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	MEM_AUTO char *xml = map(ctx, s, NULL, e);
+	struct fed fed = { s };
+	size_t head_len = 0;
+	MEM_AUTO uint8_t *head = xml ? image_save_header(xml, !s->paused, &head_len, e) : NULL;
+	struct restore_times times = { 0 };
+
+	if (!head)
+		return -1;
+	struct restore_opts o = { .uuid = s->uuid,
+				  .xml = xml,
+				  .paused = s->paused,
+				  .transient = s->transient,
+				  .head = head,
+				  .head_len = head_len,
+				  .feed = s->feed ? feed : NULL,
+				  .ctx = &fed,
+				  .run_dir = p->run_dir,
+				  .qemu_group = p->qemu_group,
+				  .deadline_ns = s->deadline_ns,
+				  .cancel = s->cancel };
+	if (restore_virt_start(p->virt, &o, &times, e) < 0)
+		return -1;
+	log_info("promote_started", "vm=%s opened_ms=%lld fed_ms=%lld total_ms=%lld", s->name, (long long)(times.opened / NS_PER_MS),
+		 (long long)(times.fed / NS_PER_MS), (long long)(times.total / NS_PER_MS));
+	return 0;
+}
+
+static int where(void *ctx, const char *uuid, enum promote_where *out, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	enum where w;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, e);
+
+	if (!conn || where_is(conn, uuid, &w, NULL, e) < 0)
+		return -1;
+	switch (w) {
+	case WHERE_ABSENT:
+	case WHERE_SHUTOFF:
+		*out = PROMOTE_ABSENT;
+		break;
+	case WHERE_INCOMING:
+		*out = PROMOTE_INCOMING;
+		break;
+	case WHERE_PAUSED:
+	case WHERE_LEFT:
+		*out = PROMOTE_PAUSED;
+		break;
+	case WHERE_RUNNING:
+		*out = PROMOTE_RUNNING;
+		break;
+	}
+	return 0;
+}
+
+static int settle(void *ctx, const char *uuid, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	return restore_virt_persist(p->virt, uuid, e);
+}
+
+/* A definition that a cold start left stays: it is off, and the next try replaces it. */
+static int clear(void *ctx, const char *uuid, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	enum where w;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, e);
+
+	if (!conn || where_is(conn, uuid, &w, NULL, e) < 0)
+		return -1;
+	if (w != WHERE_INCOMING)
+		return 0;
+	VIRT_DOM_AUTO virDomainPtr dom = virDomainLookupByUUIDString(conn, uuid);
+	if (dom && virDomainDestroy(dom) != 0) {
+		virt_err(e, "end the QEMU of VM %s, which waits for its state", uuid);
+		if (!virt_err_is(e, VIR_ERR_NO_DOMAIN) && !virt_err_is(e, VIR_ERR_OPERATION_INVALID))
+			return -1;
+		err_clear(e);
+	}
+	return 0;
+}
+
+const struct promote_ops promote_host_ops = {
+	.disk_dir = disk_dir,
+	.file_path = file_path,
+	.map = map,
+	.start = start,
+	.where = where,
+	.settle = settle,
+	.clear = clear,
+};

@@ -1,0 +1,295 @@
+#include "tools/vmferryd/takeover.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "migrator/restore_virt.h"
+#include "replicator/epoch.h"
+#include "replicator/export.h"
+#include "replicator/failover.h"
+#include "replicator/replicator.h"
+#include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/promote.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A last checkpoint and its way here; a guest that writes fast over a slow link takes its time. */
+#define HAND_OVER_NS (300 * NS_PER_S)
+
+struct takeover {
+	struct agent *agent;
+	struct rpc_call *call;
+	struct replicas *replicas;
+	char *uuid;
+	char *from;
+	struct store *store;
+	json_t *record;
+	struct promote_host *host;
+	volatile bool cancel;
+};
+
+/* ---- the record, as the agent's replicas keep it ---- */
+
+static json_t *load(void *ctx, struct err *e)
+{
+	struct takeover *t = ctx;
+	json_t *record = NULL;
+	struct store *s = replicas_get(t->replicas, t->uuid, &record, e);
+
+	if (!s)
+		return NULL;
+	replicas_put(t->replicas, s);
+	return record;
+}
+
+static int change(void *ctx, const char *expect, const json_t *changes, struct err *e)
+{
+	struct takeover *t = ctx;
+	return replicas_change(t->replicas, t->uuid, expect, changes, e);
+}
+
+static const char *text_of(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+	return s ? s : "";
+}
+
+static struct promote_host *open_host(struct agent *a, struct err *e)
+{
+	const struct settings_view *view = settings_get(a->settings);
+	const struct config *c = view->config;
+	struct map_rule *networks = mem_alloc_array(c->restore.n_networks, sizeof(*networks));
+	struct map_rule *folders = mem_alloc_array(c->restore.n_disks, sizeof(*folders));
+
+	for (size_t i = 0; i < c->restore.n_networks; i++)
+		networks[i] = (struct map_rule){ c->restore.networks[i].from, c->restore.networks[i].to };
+	for (size_t i = 0; i < c->restore.n_disks; i++)
+		folders[i] = (struct map_rule){ c->restore.disks[i].from, c->restore.disks[i].to };
+	const struct promote_host_opts o = { .libvirt_uri = c->libvirt.uri,
+					     .run_dir = c->run_dir,
+					     .qemu_group = c->libvirt.qemu_group && *c->libvirt.qemu_group ? c->libvirt.qemu_group : NULL,
+					     .image_dir = c->migration.image_dir,
+					     .networks = networks,
+					     .n_networks = c->restore.n_networks,
+					     .folders = folders,
+					     .n_folders = c->restore.n_disks };
+	struct promote_host *p = promote_host_new(&o, e);
+	free(networks);
+	free(folders);
+	settings_put(a->settings, view);
+	return p;
+}
+
+static void finish(struct takeover *t)
+{
+	promote_host_free(t->host);
+	if (t->store)
+		replicas_put(t->replicas, t->store);
+	json_decref(t->record);
+	free(t->uuid);
+	free(t->from);
+}
+
+static int begin(struct takeover *t, struct agent *a, struct rpc_call *call, const json_t *args, struct err *e)
+{
+	const char *vm = text_of(args, "vm");
+
+	*t = (struct takeover){ .agent = a, .call = call, .replicas = replicator_replicas(a->replicator) };
+	if (!*vm)
+		return err_set(e, ERR_PROTOCOL, "no vm");
+	t->store = replicas_get(t->replicas, vm, &t->record, e);
+	if (!t->store)
+		return -1;
+	t->uuid = mem_strdup(text_of(t->record, "uuid"));
+	t->from = mem_strdup(text_of(t->record, "from"));
+	t->host = open_host(a, e);
+	return t->host ? 0 : -1;
+}
+
+/* The number of the point of that id, or given as a number; 0: the latest. */
+static int find_point(struct store *s, const char *id, uint64_t *seq, struct err *e)
+{
+	struct store_point *p = NULL;
+	size_t n = 0;
+	char *end;
+
+	*seq = 0;
+	if (!*id)
+		return 0;
+	uint64_t number = strtoull(id, &end, 10);
+	if (store_points(s, &p, &n, e) < 0)
+		return -1;
+	for (size_t i = 0; i < n && *seq == 0; i++)
+		if (strcmp(text_of(p[i].meta, "id"), id) == 0 || (!*end && p[i].seq == number))
+			*seq = p[i].seq;
+	store_points_free(p, n);
+	if (*seq != 0)
+		return 0;
+	err_set(e, ERR_REFUSED, "there is no point %.80s", id);
+	return err_remedy(e, "'vmferry points' lists them");
+}
+
+static void note(void *ctx, json_t *n)
+{
+	struct takeover *t = ctx;
+	rpc_note(t->call, n);
+	t->cancel = rpc_cancelled(t->call);
+}
+
+/* ---- failover ---- */
+
+static int hand_over(void *ctx, uint64_t epoch, struct err *e)
+{
+	struct takeover *t = ctx;
+	struct rpc *peer = peers_connect(t->agent->peers, t->from, e);
+
+	if (!peer)
+		return -1;
+	int rc = rpc_call(peer, "source.handover", json_pack("{s:s, s:I}", "uuid", t->uuid, "epoch", (json_int_t)epoch),
+			  clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel, NULL, e);
+	rpc_unref(peer);
+	if (rc < 0)
+		err_remedy(e, "'vmferry failover --force' goes on without it, from the last point that is here");
+	return rc;
+}
+
+static bool source_answers(struct takeover *t)
+{
+	struct err ignored = ERR_INIT;
+	struct rpc *peer = peers_connect(t->agent->peers, t->from, &ignored);
+	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + 3 * NS_PER_S, NULL, NULL, NULL, NULL, &ignored) == 0;
+
+	if (peer)
+		rpc_unref(peer);
+	return there;
+}
+
+/* A promotion that an earlier agent left, or libvirt did not answer to, first. */
+static int settle(struct takeover *t, const struct failover_records *records, struct err *e)
+{
+	enum failover_found found;
+	return failover_recover(records, &promote_host_ops, t->host, &found, e);
+}
+
+static int run(struct takeover *t, const json_t *args, json_t **result, struct err *e)
+{
+	const struct failover_records records = { .load = load, .change = change, .ctx = t };
+	const struct settings_view *view = settings_get(t->agent->settings);
+	const struct config *c = view->config;
+	const char *fence[64] = { NULL };
+	bool force = json_is_true(json_object_get(args, "force"));
+	struct failover_opts o = { .records = &records,
+				   .host = c->name,
+				   .paused = json_is_true(json_object_get(args, "paused")),
+				   .fence_within_ns = c->replication.fencing_timeout,
+				   .note = note,
+				   .ctx = t,
+				   .ops = &promote_host_ops,
+				   .ops_ctx = t->host,
+				   .cancel = &t->cancel };
+	int rc = -1;
+
+	for (size_t i = 0; i < c->replication.n_fencing_command && i < 63; i++)
+		fence[i] = c->replication.fencing_command[i];
+	if (fence[0])
+		o.fence = fence;
+	if (settle(t, &records, e) < 0 || find_point(t->store, text_of(args, "point"), &o.seq, e) < 0)
+		goto end;
+	if (!force && source_answers(t)) {
+		if (o.seq != 0) {
+			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
+			err_remedy(e, "--force does that");
+			goto end;
+		}
+		o.hand_over = hand_over;
+		o.fence = NULL; /* it has stopped the VM itself */
+	}
+	rc = failover_run(t->store, &o, result, e);
+	if (rc == 0)
+		json_object_set_new(*result, "planned", json_boolean(o.hand_over != NULL));
+end:
+	settings_put(t->agent->settings, view);
+	return rc;
+}
+
+int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	struct takeover t;
+	int rc = begin(&t, a, call, args, e);
+
+	if (rc == 0) {
+		const char *vm = text_of(t.record, "vm");
+		agent_event(a, "failover.started", t.uuid, json_pack("{s:s, s:s}", "vm", vm, "from", t.from));
+		rc = run(&t, args, result, e);
+		if (rc == 0)
+			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
+		else
+			agent_event(a, "failover.failed", t.uuid, json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
+	}
+	finish(&t);
+	return rc;
+}
+
+/* ---- export ---- */
+
+int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	struct takeover t;
+	int rc = begin(&t, a, call, args, e);
+
+	if (rc == 0) {
+		const struct settings_view *view = settings_get(a->settings);
+		struct export_opts o = { .dir = text_of(args, "dir"),
+					 .run_dir = view->config->run_dir,
+					 .note = note,
+					 .ctx = &t,
+					 .cancel = &t.cancel,
+					 .ops = &promote_host_ops,
+					 .ops_ctx = t.host };
+		rc = find_point(t.store, text_of(args, "point"), &o.seq, e);
+		if (rc == 0)
+			rc = export_point(t.store, &o, result, e);
+		settings_put(a->settings, view);
+	}
+	finish(&t);
+	return rc;
+}
+
+/* ---- start ---- */
+
+static void recover_one(struct agent *a, const char *uuid)
+{
+	struct err e = ERR_INIT;
+	struct takeover t;
+	json_t *args = json_pack("{s:s}", "vm", uuid);
+
+	if (begin(&t, a, NULL, args, &e) == 0) {
+		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
+		(void)settle(&t, &records, &e);
+	}
+	if (err_is_set(&e))
+		log_warn("failover_unsettled", "uuid=%s msg=%s", uuid, LOG_Q(e.text));
+	finish(&t);
+	json_decref(args);
+}
+
+void takeover_recover(struct agent *a)
+{
+	struct err e = ERR_INIT;
+	const struct settings_view *view = settings_get(a->settings);
+	json_t *all = epoch_load_replicas(view->config->state_dir, &e), *record;
+	size_t i;
+
+	restore_virt_clean_up(view->config->run_dir);
+	settings_put(a->settings, view);
+	if (!all)
+		log_warn("failover_unsettled", "msg=%s", LOG_Q(e.text));
+	json_array_foreach(all, i, record)
+	{
+		if (strcmp(text_of(record, "state"), "promoting") == 0)
+			recover_one(a, text_of(record, "uuid"));
+	}
+	json_decref(all);
+}
