@@ -12,9 +12,11 @@
 #include "snapshot/store.h"
 
 #include <check.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MODEL_VOLUMES 4u
@@ -61,6 +63,23 @@ static inline void model_folder(char *out)
 {
 	strcpy(out, access("/dev/shm", W_OK) == 0 ? "/dev/shm/test_store_XXXXXX" : "/tmp/test_store_XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(out));
+}
+
+/* The folder of a store, made if need be, with nothing in it: quicker than a process that removes it. */
+static inline void model_clear(const char *dir)
+{
+	static const char *const folders[] = { "", "/journal", "/heads", "/files", "/undo" };
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		char path[512];
+		snprintf(path, sizeof(path), "%s%s", dir, folders[i]);
+		ck_assert(mkdir(path, 0700) == 0 || access(path, W_OK) == 0);
+		DIR *d = opendir(path);
+		ck_assert_ptr_nonnull(d);
+		for (const struct dirent *entry; (entry = readdir(d)) != NULL;)
+			unlinkat(dirfd(d), entry->d_name, 0);
+		closedir(d);
+	}
 }
 
 static inline uint64_t model_random(struct model *m)
