@@ -6,10 +6,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <fcntl.h>
 
 static struct store_head *head_of(struct store *s, uint32_t id)
 {
@@ -65,8 +65,8 @@ static int write_files(struct store *s, const struct store_pending *p, struct er
 	return all.len > 0 ? file_write_durable(path, all.data, all.len, 0600, e) : 0;
 }
 
-static int write_extent(struct store *s, const struct store_head *h, const struct store_extent *x, uint64_t size_bytes, uint8_t *data,
-			struct err *e)
+static int write_extent(struct store *s, const struct store_head *h, const struct store_extent *x, uint64_t size_bytes,
+			uint8_t *data, struct err *e)
 {
 	uint64_t sums[STORE_RUN];
 

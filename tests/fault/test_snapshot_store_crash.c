@@ -1,9 +1,7 @@
-/*
- * Power cuts: everything a store does to its folder is recorded, and for every moment the folder is put together as a disk could have it then: all
- * that was done, or with some of what was not synced missing. Then it is opened: no acknowledged transaction is lost, and every point reads right.
- *
- * Data of a file is certain once the file was synced after it; names are certain once their folder was, and come about in order.
- */
+/* Power cuts: everything a store does to its folder is recorded, and for every moment the folder is put together as a disk could
+ * have it then: all that was done, or with some of what was not synced missing. Then it is opened: no acknowledged transaction
+ * is lost, and every point reads right.  Data of a file is certain once the file was synced after it; names are certain once
+ * their folder was, and come about in order. */
 #include "tests/unit/store_model.h"
 
 #include <errno.h>
@@ -337,7 +335,8 @@ static bool certain(size_t i, size_t moment)
 	for (size_t k = i + 1; k < moment; k++) {
 		if (ops[i].kind <= HOLE && ops[k].kind == SYNC && ops[k].inode == ops[i].inode)
 			return true;
-		if (ops[i].kind >= NAME && ops[i].kind <= UNNAME && ops[k].kind == FOLDER_SYNC && in_folder(ops[i].name, ops[k].name))
+		if (ops[i].kind >= NAME && ops[i].kind <= UNNAME && ops[k].kind == FOLDER_SYNC &&
+		    in_folder(ops[i].name, ops[k].name))
 			return true;
 	}
 	return false;
@@ -370,7 +369,9 @@ static void cut_power(size_t moment, bool lossy, struct model *rnd)
 			const bool keep = !lossy || certain(i, moment) || model_below(rnd, 2);
 			const bool torn = lossy && !certain(i, moment) && o->len > 512 && model_below(rnd, 4) == 0;
 			if (keep)
-				disk_data(&d, o, torn && o->kind == DATA ? 512u * model_below(rnd, (uint32_t)(o->len / 512)) : o->len);
+				disk_data(&d, o,
+					  torn && o->kind == DATA ? 512u * model_below(rnd, (uint32_t)(o->len / 512))
+								  : o->len);
 		} else if (o->kind <= UNNAME && o->kind >= NAME && (i < named || certain(i, moment))) {
 			disk_name(&d, o);
 		}
@@ -404,7 +405,8 @@ static void check(size_t moment, bool lossy)
 		bool there[64] = { false };
 		for (size_t i = 0; i < n; i++) {
 			there[p[i].seq] = true;
-			ck_assert_msg(states[p[i].seq] && is_point[p[i].seq], "moment %zu: point %d was never made", moment, (int)p[i].seq);
+			ck_assert_msg(states[p[i].seq] && is_point[p[i].seq], "moment %zu: point %d was never made",
+				      moment, (int)p[i].seq);
 			struct store_view *v = store_view_open(s, p[i].seq, &e);
 			ck_assert_msg(v != NULL, "moment %zu: %s", moment, e.text);
 			model_compare(states[p[i].seq], v);
@@ -418,7 +420,8 @@ static void check(size_t moment, bool lossy)
 		if (store_view_seq(v) > 0)
 			model_compare(states[store_view_seq(v)], v);
 		store_view_close(v);
-		ck_assert_msg(store_settle(s, clock_mono_ns() + 10 * NS_PER_S, &e) == 0, "moment %zu: %s", moment, e.text);
+		ck_assert_msg(store_settle(s, clock_mono_ns() + 10 * NS_PER_S, &e) == 0, "moment %zu: %s", moment,
+			      e.text);
 	}
 	ck_assert_msg(store_verify(s, NULL, NULL, &e) == 0, "moment %zu: %s", moment, e.text);
 	store_close(s);

@@ -1,7 +1,5 @@
-/*
- * FORMAT.md: its example is what the store writes and reads; cut at every byte and with a bit flipped in every byte it is refused or ends at the last good
- * commit, and never gives wrong data. The same for every file of a small store.
- */
+/* FORMAT.md: its example is what the store writes and reads; cut at every byte and with a bit flipped in every byte it is
+ * refused or ends at the last good commit, and never gives wrong data. The same for every file of a small store. */
 #include "hexdoc.h"
 
 #include "snapshot/store_impl.h"
@@ -70,9 +68,12 @@ static void write_sealed(const char *name, const char *json)
 static void write_store(const uint8_t *journal, size_t len)
 {
 	model_clear(dir);
-	write_sealed("vm.json", "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
-	write_sealed("catalogue.json", "{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
-				       "\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
+	write_sealed("vm.json",
+		     "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
+	write_sealed(
+		"catalogue.json",
+		"{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
+		"\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
 	write_file("journal/00000001.wal", journal, len);
 }
 

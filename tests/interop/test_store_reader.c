@@ -38,7 +38,8 @@ static void tear_down(void)
 /* What it prints; the caller frees. */
 static uint8_t *reader(const char *verb, uint64_t seq, const char *name, size_t max, size_t *len)
 {
-	MEM_AUTO char *command = mem_printf("python3 -B %s %s %s %llu '%s'", READER, dir, verb, (unsigned long long)seq, name);
+	MEM_AUTO char *command = mem_printf("python3 -B %s %s %s %llu '%s'", READER, dir, verb, (unsigned long long)seq,
+					    name);
 	uint8_t *out = mem_alloc(max + 1);
 	FILE *f = popen(command, "r");
 
@@ -52,15 +53,16 @@ static void compare_point(const struct model_state *want)
 {
 	uint8_t block[STORE_BLOCK];
 	size_t len = 0, at = 0;
-	MEM_AUTO uint8_t *all = reader("extract", want->seq, "ALL", (MODEL_VOLUMES * MODEL_BLOCKS + 1) * STORE_BLOCK, &len);
+	MEM_AUTO uint8_t *all = reader("extract", want->seq, "ALL", (MODEL_VOLUMES * MODEL_BLOCKS + 1) * STORE_BLOCK,
+				       &len);
 
 	for (uint32_t i = 0; i < want->n; i++) {
 		const struct model_volume *mv = &want->vol[i];
 		ck_assert_uint_le(at + mv->v.size_bytes, len);
 		for (size_t b = 0; b < model_blocks(mv); b++) {
 			model_fill(mv->tag[b], block, model_len(mv, b));
-			ck_assert_msg(memcmp(block, all + at + b * STORE_BLOCK, model_len(mv, b)) == 0, "point %d: block %zu of %s",
-				      (int)want->seq, b, mv->v.name);
+			ck_assert_msg(memcmp(block, all + at + b * STORE_BLOCK, model_len(mv, b)) == 0,
+				      "point %d: block %zu of %s", (int)want->seq, b, mv->v.name);
 		}
 		at += mv->v.size_bytes;
 	}
@@ -126,7 +128,8 @@ int main(void)
 	const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 
 	if (code == 127 || code == 77) {
-		printf("skipped: %s\n", code == 127 ? "there is no python3 here" : "there is no libxxhash for python here");
+		printf("skipped: %s\n",
+		       code == 127 ? "there is no python3 here" : "there is no libxxhash for python here");
 		return 77;
 	}
 	Suite *s = suite_create("store reader");

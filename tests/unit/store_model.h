@@ -153,7 +153,8 @@ static inline int model_volumes(struct model *m, struct store_txn *t, struct err
 	return store_txn_volumes(t, list, s->n, e);
 }
 
-static inline int model_block(struct model *m, struct store_txn *t, uint32_t v, uint64_t block, uint32_t tag, struct err *e)
+static inline int model_block(struct model *m, struct store_txn *t, uint32_t v, uint64_t block, uint32_t tag,
+			      struct err *e)
 {
 	uint8_t data[STORE_BLOCK];
 	struct model_volume *mv = &m->next.vol[v];
@@ -250,8 +251,9 @@ static inline void model_compare_volume(const struct model_volume *mv, struct st
 	OK(store_view_read(v, volume, 0, blocks, all, zero, &e), e);
 	for (size_t b = 0; b < blocks; b++) {
 		model_fill(mv->tag[b], data, model_len(mv, b));
-		ck_assert_msg(memcmp(data, all + b * STORE_BLOCK, STORE_BLOCK) == 0, "seq %llu: block %zu of %s is not version %u",
-			      (unsigned long long)store_view_seq(v), b, mv->v.name, mv->tag[b]);
+		ck_assert_msg(memcmp(data, all + b * STORE_BLOCK, STORE_BLOCK) == 0,
+			      "seq %llu: block %zu of %s is not version %u", (unsigned long long)store_view_seq(v), b,
+			      mv->v.name, mv->tag[b]);
 		ck_assert_msg(zero[b] == (mv->tag[b] == 0), "block %zu of %s: zero %d", b, mv->v.name, zero[b]);
 	}
 }
