@@ -165,12 +165,12 @@ static bool is_full(const struct err *e)
 }
 
 /* Under lock. Waits for a reason to try again. */
-static void wait_for_space(struct store *s, const struct err *e)
+static void wait_for_space(struct store *s, uint64_t poke, const struct err *e)
 {
-	const uint64_t poke = s->poke;
 	const int64_t until = clock_mono_ns() + NS_PER_S;
 
 	s->stalled = *e;
+	s->tried = poke;
 	pthread_cond_broadcast(&s->changed);
 	while (!s->stopping && s->poke == poke && thread_cond_wait_until(&s->changed, &s->lock, until) == 0)
 		;
@@ -194,7 +194,7 @@ void *store_apply_main(void *arg)
 		struct err e = ERR_INIT;
 		struct store_pending *p = unsaved ? NULL : s->pending[0];
 		s->busy = true;
-		const uint64_t applied = s->applied;
+		const uint64_t applied = s->applied, poke = s->poke;
 		pthread_mutex_unlock(&s->lock);
 		pthread_mutex_lock(&s->applying);
 		const int rc = apply(s, p, &e);
@@ -208,7 +208,7 @@ void *store_apply_main(void *arg)
 		if (is_full(&e) && s->stopping)
 			break;
 		if (is_full(&e))
-			wait_for_space(s, &e);
+			wait_for_space(s, poke, &e);
 		else
 			store_poison(s, &e);
 	}

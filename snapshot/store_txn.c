@@ -27,8 +27,7 @@ static uint64_t pending_bytes(const struct store *s)
 /* Waits until the applier has caught up far enough. Under lock. */
 static int wait_for_room(struct store *s, struct err *e)
 {
-	s->poke++;
-	err_clear(&s->stalled);
+	const uint64_t poke = ++s->poke;
 	pthread_cond_broadcast(&s->changed);
 	for (;;) {
 		if (err_is_set(&s->poison)) {
@@ -39,7 +38,8 @@ static int wait_for_room(struct store *s, struct err *e)
 		}
 		if (s->n_pending < STORE_PENDING_TXNS && pending_bytes(s) < STORE_PENDING_BYTES)
 			return 0;
-		if (err_is_set(&s->stalled)) {
+		/* An attempt that began after we came: not one that was failing already. */
+		if (err_is_set(&s->stalled) && s->tried >= poke) {
 			*e = s->stalled;
 			return err_wrap(e, "apply");
 		}
