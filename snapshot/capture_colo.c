@@ -273,7 +273,7 @@ int capture_colo_start(struct capture *c, const struct capture_sink *sink, struc
 	c->relax_ns = clock_mono_ns() + RELAX_NS;
 	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth",
 				   (json_int_t)1 << 40, "downtime-limit", DOWNTIME_MS);
-	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_begin(c, e))
+	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_open(c, e) || capture_migration_begin(c, e))
 		return -1;
 	c->pump = pump_new(PUMP_BYTES);
 	guest_watch_on_stop(c->watch, vm_stopped, c->pump);

@@ -94,7 +94,8 @@ int capture_not_now(struct err *e, const char *why);
 /* ---- capture_migration.c ---- */
 /* Sets exactly these capabilities (two at most; NULL: none) and parameters (stolen), remembering how they were. */
 int capture_migration_set_up(struct capture *c, const char *capability, json_t *params, struct err *e);
-/* Our end in c->sock, with a reader on it; QEMU's migration has begun. */
+/* Our end in c->sock, with a reader on it; QEMU has the other. */
+int capture_migration_open(struct capture *c, struct err *e);
 int capture_migration_begin(struct capture *c, struct err *e);
 /* The stream is closed, the migration over, capabilities and parameters as they were. Best effort, bounded. */
 void capture_migration_end(struct capture *c);
