@@ -379,7 +379,8 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 	out->instant_mono_ns = clock_mono_ns();
 	if (read_all(c, e))
 		return -1;
-	if (say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
+	c->held = c->last;
+	if (!c->last && say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
 		return -1;
 	out->pause_ns = clock_mono_ns() - stopped_ns;
 	return 0;
@@ -415,4 +416,9 @@ int capture_colo_take(struct capture *c, struct capture_point *out, struct err *
 		return capture_migration_why(c, e); /* still armed: whoever cleans up lets it run */
 	capture_arm(c, false);
 	return 0;
+}
+
+int capture_colo_let_go(struct capture *c, struct err *e)
+{
+	return say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e);
 }

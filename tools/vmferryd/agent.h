@@ -26,6 +26,7 @@ struct agent {
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
+	struct guarding *guarding;
 	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;
