@@ -3,6 +3,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "config/config_kafka.h"
 #include "config/config_replicate.h"
 #include "config/schema.h"
 
@@ -31,12 +32,8 @@ void config_free(struct config *c)
 		free(c->peers[i].address);
 	}
 	free(c->peers);
-	for (size_t i = 0; i < c->kafka.n_properties; i++) {
-		free(c->kafka.properties[i].name);
-		free(c->kafka.properties[i].value);
-	}
-	free(c->kafka.properties);
 	config_replicate_free(c);
+	config_kafka_free(c);
 	free(c);
 }
 
@@ -81,19 +78,6 @@ static bool peers_equal(const struct config *a, const struct config *b)
 	return true;
 }
 
-/* librdkafka goes by their order. */
-static bool properties_equal(const struct config *a, const struct config *b)
-{
-	if (a->kafka.n_properties != b->kafka.n_properties)
-		return false;
-	for (size_t i = 0; i < a->kafka.n_properties; i++) {
-		const struct config_property *p = &a->kafka.properties[i], *q = &b->kafka.properties[i];
-		if (strcmp(p->name, q->name) != 0 || strcmp(p->value, q->value) != 0)
-			return false;
-	}
-	return true;
-}
-
 struct diff {
 	struct config_change *out;
 	size_t n, max;
@@ -118,11 +102,10 @@ size_t config_reload_diff(const struct config *running, const struct config *loa
 	for (size_t i = 0; i < schema_n_keys; i++)
 		if (!schema_equal(&schema_keys[i], running, loaded))
 			add_change(&d, schema_keys[i].full, !schema_keys[i].live);
-	if (!properties_equal(running, loaded))
-		add_change(&d, "kafka.properties", false);
 	if (!peers_equal(running, loaded))
 		add_change(&d, "peers", false);
 	config_replicate_diff(running, loaded, list_differs, &d);
+	config_kafka_diff(running, loaded, list_differs, &d);
 	return d.n;
 }
 
@@ -140,14 +123,12 @@ char *config_describe(const struct config *c)
 		MEM_AUTO char *value = schema_format(&schema_keys[i], c);
 		buf_printf(&b, "%s = %s\n", schema_keys[i].full, value);
 	}
-	/* Names alone: some values are passwords. */
-	for (size_t i = 0; i < c->kafka.n_properties; i++)
-		buf_printf(&b, "kafka.properties: %s\n", c->kafka.properties[i].name);
 	for (size_t i = 0; i < c->n_peers; i++) {
 		char roles[64];
 		buf_printf(&b, "peer %s = %s port %u, may: %s\n", c->peers[i].name, c->peers[i].address,
 			   c->peers[i].port, config_roles_format(c->peers[i].roles, roles, sizeof(roles)));
 	}
 	config_replicate_describe(c, &b);
+	config_kafka_describe(c, &b);
 	return (char *)b.data; /* at least one line, so never NULL */
 }

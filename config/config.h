@@ -39,16 +39,11 @@ struct config_peer {
 	unsigned roles; /* bits of enum role */
 };
 
-#define CONFIG_MAX_PROPERTIES 100
 #define CONFIG_MAX_PROTECTIONS 1000
 #define CONFIG_MAX_WINDOWS 16
 #define CONFIG_MAX_RULES 64
 #define CONFIG_MAX_COMMAND 32
 #define CONFIG_AS_OUTSIDE UINT64_MAX
-
-struct config_property {
-	char *name, *value; /* librdkafka's to judge */
-};
 
 /* Hours of the day, local time, in which a protection runs differently. */
 struct config_window {
@@ -82,6 +77,13 @@ struct config_protection {
 /* What a name at the source is called here when a VM is restored; the longest `from` wins, for disks by whole folders. */
 struct config_rule {
 	char *from, *to;
+};
+
+#define CONFIG_MAX_PROPERTIES 100
+
+/* A setting of librdkafka, which judges it. */
+struct config_property {
+	char *name, *value;
 };
 
 struct config {

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "config/config_kafka.h"
 #include "config/config_replicate.h"
 #include "config/loader.h"
 #include "config/nearest.h"
@@ -17,7 +18,6 @@
 #define CONFIG_MAX_BYTES (1u << 20)
 
 static const char *const peer_keys[] = { "name", "address", "port", "roles" };
-static const char *const property_keys[] = { "name", "value" };
 
 static void load_roles(struct loader *l, struct config_peer *p, const char *where, const config_setting_t *s)
 {
@@ -144,61 +144,16 @@ static void load_peers(struct loader *l, const config_setting_t *s)
 	}
 }
 
-/* One { name = "..."; value = "..."; } of kafka.properties. */
-static void load_property(struct loader *l, unsigned index, const config_setting_t *s)
-{
-	char where[40];
-	snprintf(where, sizeof(where), "kafka.properties[%u]", index);
-	if (config_setting_type(s) != CONFIG_TYPE_GROUP) {
-		loader_problem(l, s, "%s: is %s, must be a group { name = ...; value = ...; }", where,
-			       loader_type_name(s));
-		return;
-	}
-	struct config_property *p = &l->c->kafka.properties[l->c->kafka.n_properties++];
-	unsigned before = l->problems;
-	int n = config_setting_length(s);
-	for (int i = 0; i < n; i++) {
-		const config_setting_t *member = config_setting_get_elem(s, (unsigned)i);
-		const char *key = config_setting_name(member), *text = config_setting_get_string(member);
-		char **to = strcmp(key, "name") == 0 ? &p->name : strcmp(key, "value") == 0 ? &p->value : NULL;
-		if (!to) {
-			MEM_AUTO char *full = mem_printf("%s.%s", where, key);
-			loader_unknown_key(l, member, full, property_keys, 2);
-		} else if (!text) {
-			loader_problem(l, member, "%s.%s: is %s, must be a string in quotes", where, key,
-				       loader_type_name(member));
-		} else {
-			free(*to);
-			*to = mem_strdup(text);
-		}
-	}
-	if (l->problems == before && (!p->name || !*p->name || !p->value))
-		loader_problem(l, s, "%s: lacks its %s (allowed: name and value, both strings)", where,
-			       p->name && *p->name ? "value" : "name");
-	if (!p->name)
-		p->name = mem_strdup("");
-	if (!p->value)
-		p->value = mem_strdup("");
-}
-
-static void load_properties(struct loader *l, const config_setting_t *s)
-{
-	size_t n = loader_list(l, "kafka.properties", s, CONFIG_MAX_PROPERTIES);
-	l->c->kafka.properties = n ? mem_alloc_array(n, sizeof(*l->c->kafka.properties)) : NULL;
-	for (size_t i = 0; i < n; i++)
-		load_property(l, (unsigned)i, config_setting_get_elem(s, (unsigned)i));
-}
-
 /* Settings that are no single value; loaded after all others, in this order. */
 static const struct {
 	const char *group, *name;
 	void (*load)(struct loader *l, const config_setting_t *s);
 } lists[] = {
 	{ NULL, "peers", load_peers },
-	{ "kafka", "properties", load_properties },
 	{ "replication", "fencing_command", config_replicate_fencing },
 	{ NULL, "protections", config_replicate_protections },
 	{ NULL, "restore", config_replicate_restore },
+	{ "kafka", "properties", config_kafka_properties },
 };
 
 static bool is_list(const char *group, const char *name)

@@ -61,12 +61,6 @@ const struct schema_key schema_keys[] = {
 	  false, NULL },
 	{ "migration", "image_dir", "migration.image_dir", SCHEMA_PATH_OPT, AT(migration.image_dir),
 	  "/var/lib/libvirt/images", 0, PATH_LIMIT, "an absolute path, or \"\" for any folder that exists", false, NULL },
-	{ "kafka", "brokers", "kafka.brokers", SCHEMA_BROKERS, AT(kafka.brokers), "", 0, 2000,
-	  "\"host:port\", more of them after commas, or \"\" for none", true, NULL },
-	{ "kafka", "topic", "kafka.topic", SCHEMA_TOPIC, AT(kafka.topic), "vmferry.events", 1, 249,
-	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true, NULL },
-	{ "kafka", "state_topic", "kafka.state_topic", SCHEMA_TOPIC, AT(kafka.state_topic), "vmferry.state", 1, 249,
-	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true, NULL },
 	{ "replication", "replica_dir", "replication.replica_dir", SCHEMA_PATH, AT(replication.replica_dir), NULL, 2,
 	  PATH_LIMIT, "an absolute path", false, NULL },
 	{ "replication", "delta_cache", "replication.delta_cache", SCHEMA_SIZE, AT(replication.delta_cache), "256MiB",
@@ -81,6 +75,12 @@ const struct schema_key schema_keys[] = {
 	  AT(replication.fencing_timeout), "30s", SEC, 600 * SEC, "1s to 10m", true, NULL },
 	{ "replication", "max_pause", "replication.max_pause", SCHEMA_DURATION, AT(replication.max_pause), "100ms", MS,
 	  10 * SEC, "1ms to 10s", true, NULL },
+	{ "kafka", "brokers", "kafka.brokers", SCHEMA_BROKERS, AT(kafka.brokers), "", 0, 2000,
+	  "\"host:port\", more of them after commas, or \"\" for none", true, NULL },
+	{ "kafka", "topic", "kafka.topic", SCHEMA_TOPIC, AT(kafka.topic), "vmferry.events", 1, 249,
+	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true, NULL },
+	{ "kafka", "state_topic", "kafka.state_topic", SCHEMA_TOPIC, AT(kafka.state_topic), "vmferry.state", 1, 249,
+	  "1 to 249 of the characters a-z, A-Z, 0-9, \".\", \"_\" and \"-\"", true, NULL },
 	{ "control", "socket", "control.socket", SCHEMA_PATH, AT(control.socket), NULL, 2, SOCKET_MAX,
 	  "an absolute path of at most 107 characters", false, NULL },
 	{ "control", "group", "control.group", SCHEMA_GROUP, AT(control.group), "", 0, 32,
@@ -150,9 +150,10 @@ static uint64_t number_of(const struct schema_key *k, const void *base)
 	case SCHEMA_URI:
 	case SCHEMA_BROKERS:
 	case SCHEMA_TOPIC:
-	case SCHEMA_NAME:
-	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
+	case SCHEMA_NAME:
+	case SCHEMA_TEXT:
+	case SCHEMA_CHOICE:
 		break;
 	}
 	abort();
@@ -188,9 +189,10 @@ static void store_number(const struct schema_key *k, void *base, uint64_t value)
 	case SCHEMA_URI:
 	case SCHEMA_BROKERS:
 	case SCHEMA_TOPIC:
-	case SCHEMA_NAME:
-	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
+	case SCHEMA_NAME:
+	case SCHEMA_TEXT:
+	case SCHEMA_CHOICE:
 		break;
 	}
 	abort();
@@ -378,12 +380,14 @@ static int check_text(const struct schema_key *k, const char *text, struct err *
 		return check_brokers(text, e);
 	case SCHEMA_TOPIC:
 		return check_topic(text, e);
-	case SCHEMA_NAME:
-		return check_name(text, e);
-	case SCHEMA_CHOICE:
-		return check_choice(k->choices, text, e);
 	case SCHEMA_GROUP:
 		return check_group(text, e);
+	case SCHEMA_NAME:
+		return check_name(text, e);
+	case SCHEMA_TEXT:
+		return 0;
+	case SCHEMA_CHOICE:
+		return check_choice(k->choices, text, e);
 	case SCHEMA_UINT:
 	case SCHEMA_SIZE:
 	case SCHEMA_RATE:
@@ -454,9 +458,10 @@ int schema_set_text(const struct schema_key *k, void *base, const char *text, st
 	case SCHEMA_URI:
 	case SCHEMA_BROKERS:
 	case SCHEMA_TOPIC:
-	case SCHEMA_NAME:
-	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
+	case SCHEMA_NAME:
+	case SCHEMA_TEXT:
+	case SCHEMA_CHOICE:
 		abort();
 	}
 	return store_in_range(k, base, value, text, e);
@@ -532,9 +537,10 @@ char *schema_format(const struct schema_key *k, const void *base)
 	case SCHEMA_URI:
 	case SCHEMA_BROKERS:
 	case SCHEMA_TOPIC:
-	case SCHEMA_NAME:
-	case SCHEMA_CHOICE:
 	case SCHEMA_GROUP:
+	case SCHEMA_NAME:
+	case SCHEMA_TEXT:
+	case SCHEMA_CHOICE:
 		break;
 	}
 	abort();

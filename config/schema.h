@@ -1,8 +1,8 @@
 /*
- * schema.h - every key of the configuration but the lists (`peers`, `protections`, `restore`, `kafka.properties`), as one table: where it
- * lives, what it may be, what it is when not given, and whether SIGHUP can change it. config_*.c walk it; nothing else
- * knows the keys. Elements of lists have tables of the same kind beside the code that loads them; `base` below is the
- * struct that a table is of, for schema_keys a struct config.
+ * schema.h - every key of the configuration but the lists (`peers`, `protections`, `restore`, `kafka.properties`), as
+ * one table: where it lives, what it may be, what it is when not given, and whether SIGHUP can change it. config_*.c
+ * walk it; nothing else knows the keys. Elements of lists have tables of the same kind beside the code that loads them;
+ * `base` below is the struct that a table is of, for schema_keys a struct config.
  */
 #ifndef VMFERRY_CONFIG_SCHEMA_H
 #define VMFERRY_CONFIG_SCHEMA_H
@@ -19,6 +19,7 @@ enum schema_kind {
 	SCHEMA_TOPIC,     /* name of a Kafka topic */
 	SCHEMA_GROUP,     /* name of a UNIX group or "" */
 	SCHEMA_NAME,      /* of a VM or a network, as libvirt has it */
+	SCHEMA_TEXT,      /* any, for others to judge */
 	SCHEMA_CHOICE,    /* one of `choices` */
 	SCHEMA_UINT,      /* unsigned; an integer in the file */
 	SCHEMA_BOOL,      /* bool; true or false in the file, all others are strings */

@@ -14,9 +14,9 @@
 /* Outlives the guest for as long as libvirt may still call it. */
 struct listener {
 	pthread_mutex_t lock;
-	unsigned refs;                                                   /* lock */
+	unsigned refs;                                                /* lock */
 	void (*fn)(void *arg, const char *event, const json_t *data); /* lock; NULL: nobody listens */
-	void *arg;                                                       /* lock */
+	void *arg;                                                    /* lock */
 };
 
 struct guest_virt {
@@ -45,7 +45,8 @@ static void listener_free(void *arg)
 	listener_unref(arg);
 }
 
-static void on_event(virConnectPtr conn, virDomainPtr dom, const char *event, long long seconds, unsigned int micros, const char *details, void *arg)
+static void on_event(virConnectPtr conn, virDomainPtr dom, const char *event, long long seconds, unsigned int micros,
+		     const char *details, void *arg)
 {
 	struct listener *l = arg;
 	(void)conn;
@@ -124,7 +125,8 @@ static int qmp_answer(const char *command, const char *text, json_t **result, st
 	if (!answer)
 		rc = err_set(e, ERR_LIBVIRT, "QMP %s: the answer is no JSON", command);
 	else if (error)
-		rc = err_set(e, ERR_LIBVIRT, "QMP %s: %s: %s", command, json_string_value(json_object_get(error, "class")) ?: "error",
+		rc = err_set(e, ERR_LIBVIRT, "QMP %s: %s: %s", command,
+			     json_string_value(json_object_get(error, "class")) ?: "error",
 			     json_string_value(json_object_get(error, "desc")) ?: "no reason given");
 	else if (result)
 		*result = json_incref(json_object_get(answer, "return"));
@@ -246,7 +248,8 @@ static void guest_virt_unlisten(void *ctx)
 	listener_unref(l);
 }
 
-static int guest_virt_listen(void *ctx, void (*fn)(void *arg, const char *event, const json_t *data), void *arg, struct err *e)
+static int guest_virt_listen(void *ctx, void (*fn)(void *arg, const char *event, const json_t *data), void *arg,
+			     struct err *e)
 {
 	struct guest_virt *g = ctx;
 	VIRT_DOM_AUTO virDomainPtr dom = get_domain(g, e);

@@ -35,7 +35,8 @@ static bool wanted(const struct domain_disk *d)
 	return disk && d->source != DOMAIN_SOURCE_NONE && d->target;
 }
 
-static int add_disk(struct guest_info *out, const struct domain_disk *d, xmlNodePtr node, const json_t *blocks, struct err *e)
+static int add_disk(struct guest_info *out, const struct domain_disk *d, xmlNodePtr node, const json_t *blocks,
+		    struct err *e)
 {
 	MEM_AUTO char *alias = xml_attr(xml_child(node, "alias"), "name");
 	const json_t *inserted = json_object_get(alias ? block_of(blocks, alias) : NULL, "inserted");
@@ -55,7 +56,8 @@ static int add_disk(struct guest_info *out, const struct domain_disk *d, xmlNode
 	return 0;
 }
 
-static int add_disks(struct guest_info *out, const struct domain *d, xmlNodePtr devices, const json_t *blocks, struct err *e)
+static int add_disks(struct guest_info *out, const struct domain *d, xmlNodePtr devices, const json_t *blocks,
+		     struct err *e)
 {
 	out->disks = mem_alloc_array(GUEST_MAX_DISKS, sizeof(*out->disks));
 	for (size_t i = 0; i < d->n_disks; i++) {
@@ -104,7 +106,8 @@ static bool agent_connected(xmlNodePtr devices)
 	return false;
 }
 
-int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *blocks, struct guest_info *out, struct err *e)
+int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *blocks, struct guest_info *out,
+			  struct err *e)
 {
 	DOMAIN_AUTO struct domain *d = domain_parse(xml, e);
 	XML_DOC_AUTO xmlDocPtr doc = d ? xml_parse(xml, DOMAIN_XML_MAX, "the VM's XML", e) : NULL;
@@ -136,8 +139,8 @@ int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *
 	return 0;
 }
 
-/* libvirt's API does not tell whether a lock manager is configured; leases in the XML are only those that somebody wrote there. So its configuration is read,
- * where we may: `lock_manager = "..."`. */
+/* libvirt's API does not tell whether a lock manager is configured; leases in the XML are only those that somebody
+ * wrote there. So its configuration is read, where we may: `lock_manager = "..."`. */
 static bool lock_manager_configured(void)
 {
 	FILE *f = fopen(QEMU_CONF, "re");
@@ -156,7 +159,8 @@ static bool lock_manager_configured(void)
 	return found;
 }
 
-int guest_virt_info_get(virDomainPtr dom, const json_t *version, const json_t *blocks, struct guest_info *out, struct err *e)
+int guest_virt_info_get(virDomainPtr dom, const json_t *version, const json_t *blocks, struct guest_info *out,
+			struct err *e)
 {
 	int state = 0, reason = 0;
 	VIRT_STR_AUTO char *live = virDomainGetXMLDesc(dom, 0);

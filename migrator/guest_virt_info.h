@@ -12,8 +12,10 @@
 #include <stdbool.h>
 
 /* version, blocks: query-version, query-block. *out is filled in on success. */
-int guest_virt_info_get(virDomainPtr dom, const json_t *version, const json_t *blocks, struct guest_info *out, struct err *e);
+int guest_virt_info_get(virDomainPtr dom, const json_t *version, const json_t *blocks, struct guest_info *out,
+			struct err *e);
 /* The same from XML as libvirt writes it of a running VM; without state, xml and lock manager. For tests. */
-int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *blocks, struct guest_info *out, struct err *e);
+int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *blocks, struct guest_info *out,
+			  struct err *e);
 
 #endif

@@ -16,8 +16,8 @@ static void add(struct cloud_event *ce, const char *name, const char *value)
 }
 
 /* All but the type. subject: "" for none. */
-static void fill(struct cloud_event *ce, uint64_t seq, const char *id, int64_t time_ns, const char *source, const char *subject,
-		 const json_t *data)
+static void fill(struct cloud_event *ce, uint64_t seq, const char *id, int64_t time_ns, const char *source,
+		 const char *subject, const json_t *data)
 {
 	snprintf(ce->sequence, sizeof(ce->sequence), "%020" PRIu64, seq);
 	clock_format_wall(time_ns, ce->when, sizeof(ce->when));

@@ -15,8 +15,9 @@
 #define BACKOFF_MAX_NS (60 * NS_PER_S)
 #define IDLE_NS (1 * NS_PER_S)
 #define BUSY_NS (100 * NS_PER_MS)
-#define SAVE_NS (500 * NS_PER_MS)   /* so many acknowledgements a power failure makes us ask for again */
-#define TRIMMED_NS (60 * NS_PER_S)  /* how often losses are said while they go on */
+#define SAVE_NS (500 * NS_PER_MS)  /* so many acknowledgements a power failure makes us ask for again */
+#define TRIMMED_NS (60 * NS_PER_S) /* how often losses are said while they go on */
+#define TOPIC_NS (2 * NS_PER_S)
 #define END_NS (2 * NS_PER_S)
 #define STATE_BIT (UINT64_C(1) << 63) /* of a tag; the rest is the sequence number */
 
@@ -32,11 +33,12 @@ struct forwarder {
 	struct producer *producer;
 	struct inflight events, states;
 	unsigned window, next_window;
-	bool loaded; /* the position was read */
-	bool failed; /* this producer has to go */
+	bool loaded;        /* the position was read */
+	bool failed;        /* this producer has to go */
+	bool topic_settled; /* the states' topic is there, or will not be made by us */
 	struct outbox_position saved;
 	int64_t saved_ns, trimmed_said_ns, backoff_ns;
-	bool stuck; /* librdkafka's queue was full */
+	bool stuck;  /* librdkafka's queue was full */
 	int said[8]; /* librdkafka's codes of errors that were logged, until things go well again */
 	unsigned n_said;
 
@@ -117,8 +119,8 @@ static bool stopping(struct forwarder *f)
 static void give_up(struct forwarder *f, bool state, uint64_t seq, const char *type, const struct err *why)
 {
 	struct err e = ERR_INIT;
-	log_error("kafka_refused", "kind=%s seq=%" PRIu64 " msg=%s remedy=%s", state ? "state" : "event", seq, LOG_Q(why->text),
-		  LOG_Q(why->remedy));
+	log_error("kafka_refused", "kind=%s seq=%" PRIu64 " msg=%s remedy=%s", state ? "state" : "event", seq,
+		  LOG_Q(why->text), LOG_Q(why->remedy));
 	uint64_t total = state ? 0 : note_dropped(f, 1);
 	/* That an event about events was refused is not told by another one. */
 	if (state || (type && strcmp(type, "events.dropped") == 0))
@@ -256,19 +258,39 @@ static int skip_trimmed(struct forwarder *f, struct err *e)
 	int64_t n = outbox_skip_trimmed(f->outbox, f->events.sent, note_dropped(f, 0), &up_to, e);
 	if (n <= 0)
 		return (int)n;
-	log_error("events_dropped", "count=%" PRId64 " first_seq=%" PRIu64 " last_seq=%" PRIu64 " msg=%s", n, f->events.sent + 1,
-		  up_to, LOG_Q("Kafka was away or slow for so long that the outbox is full: the oldest events are lost to it"));
+	log_error(
+		"events_dropped", "count=%" PRId64 " first_seq=%" PRIu64 " last_seq=%" PRIu64 " msg=%s", n,
+		f->events.sent + 1, up_to,
+		LOG_Q("Kafka was away or slow for so long that the outbox is full: the oldest events are lost to it"));
 	note_dropped(f, (uint64_t)n);
 	f->trimmed_said_ns = clock_mono_ns();
 	inflight_skip(&f->events, up_to);
 	return 0;
 }
 
+/* A broker that makes topics by itself makes them without compaction. False: not now. */
+static bool have_state_topic(struct forwarder *f)
+{
+	struct err e = ERR_INIT;
+	if (f->topic_settled || stopping(f))
+		return f->topic_settled;
+	int rc = producer_make_compacted(f->producer, f->opts.state_topic, TOPIC_NS, &e);
+	/* A broker that is there and says nothing to this has to be taken as it is. */
+	if (rc > 0 && producer_probe(f->producer, TOPIC_NS, &e) == 0)
+		rc = err_set(&e, ERR_PEER, "topic %s: the broker does not answer the request to make it",
+			     f->opts.state_topic);
+	if (rc < 0)
+		log_info("kafka_topic", "msg=%s remedy=%s", LOG_Q(e.text),
+			 LOG_Q("make the topic, with cleanup.policy=compact, if it is not there"));
+	f->topic_settled = rc <= 0;
+	return f->topic_settled;
+}
+
 static int fill_states(struct forwarder *f, struct err *e)
 {
 	unsigned n = room(f, &f->states);
 	uint64_t last = outbox_last_state(f->outbox);
-	if (n == 0 || last <= f->states.sent)
+	if (n == 0 || last <= f->states.sent || !have_state_topic(f))
 		return 0;
 	int given = outbox_read_states(f->outbox, f->states.sent, n, send_state, f, e);
 	if (given < 0)

@@ -41,7 +41,8 @@ static int commit(struct outbox *o, int rc, struct err *e)
 /* ---- states ---- */
 
 /* What is there under that key. *same: it says what data says. */
-static int look_up(struct outbox *o, const char *key, const char *data, bool *there, bool *known, bool *same, struct err *e)
+static int look_up(struct outbox *o, const char *key, const char *data, bool *there, bool *known, bool *same,
+		   struct err *e)
 {
 	STMT_AUTO sqlite3_stmt *st = prepare(o, "SELECT known, data FROM states WHERE key = ?", e);
 	if (!st)
@@ -112,8 +113,8 @@ int outbox_put_state(struct outbox *o, const char *key, const json_t *data, stru
 	if (data && (!text || !json_is_object(data)))
 		return err_set(e, ERR_PROTOCOL, "state %s: is not a JSON object", key);
 	if (text && strlen(text) > OUTBOX_MAX_DATA)
-		return err_set(e, ERR_PROTOCOL, "state %s: %zu bytes of data are too many (at most %u)", key, strlen(text),
-			       OUTBOX_MAX_DATA);
+		return err_set(e, ERR_PROTOCOL, "state %s: %zu bytes of data are too many (at most %u)", key,
+			       strlen(text), OUTBOX_MAX_DATA);
 	THREAD_LOCKED(&o->lock);
 	return put_locked(o, key, text, e);
 }
@@ -148,8 +149,8 @@ static void take_row(sqlite3_stmt *st, struct row *r)
 
 static int mark_known(struct outbox *o, uint64_t after, uint64_t last, struct err *e)
 {
-	STMT_AUTO sqlite3_stmt *st =
-		prepare(o, "UPDATE states SET known = 1 WHERE seq > ? AND seq <= ? AND known = 0", e);
+	STMT_AUTO sqlite3_stmt *st = prepare(o, "UPDATE states SET known = 1 WHERE seq > ? AND seq <= ? AND known = 0",
+					     e);
 	if (!st)
 		return -1;
 	sqlite3_bind_int64(st, 1, (sqlite3_int64)after);
@@ -160,8 +161,8 @@ static int mark_known(struct outbox *o, uint64_t after, uint64_t last, struct er
 static int take_rows(struct outbox *o, uint64_t after, unsigned max, struct row *rows, size_t *n, struct err *e)
 {
 	THREAD_LOCKED(&o->lock);
-	STMT_AUTO sqlite3_stmt *st = prepare(
-		o, "SELECT seq, key, id, time_ns, data FROM states WHERE seq > ? ORDER BY seq LIMIT ?", e);
+	STMT_AUTO sqlite3_stmt *st =
+		prepare(o, "SELECT seq, key, id, time_ns, data FROM states WHERE seq > ? ORDER BY seq LIMIT ?", e);
 	if (!st)
 		return -1;
 	sqlite3_bind_int64(st, 1, after > INT64_MAX ? INT64_MAX : (sqlite3_int64)after);

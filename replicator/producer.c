@@ -25,7 +25,7 @@ static const char *remedy_of(rd_kafka_resp_err_t code)
 	} table[] = {
 		{ RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, "see that a broker runs at kafka.brokers and can be reached from this host" },
 		{ RD_KAFKA_RESP_ERR__TRANSPORT, "see that a broker runs at kafka.brokers and can be reached from this host" },
-		{ RD_KAFKA_RESP_ERR__RESOLVE, "kafka.brokers, or the address that the broker advertises, is a name that this host cannot look up" },
+		{ RD_KAFKA_RESP_ERR__RESOLVE, "a name in kafka.brokers, or one that the broker advertises, cannot be looked up here" },
 		{ RD_KAFKA_RESP_ERR__TIMED_OUT, "see that the broker can be reached from this host, also at the address that it advertises" },
 		{ RD_KAFKA_RESP_ERR__SSL, "check security.protocol and ssl.* in kafka.properties against the broker's listener" },
 		{ RD_KAFKA_RESP_ERR__AUTHENTICATION, "check security.protocol and sasl.* in kafka.properties" },
@@ -120,7 +120,8 @@ static int set(rd_kafka_conf_t *conf, const char *name, const char *value, const
 	if (rd_kafka_conf_set(conf, name, value, text, sizeof(text)) == RD_KAFKA_CONF_OK)
 		return 0;
 	/* The text may quote the value, which may be a password. */
-	bool secret = *value && strstr(text, value) && (strstr(name, "password") || strstr(name, "secret") || strstr(name, ".pem"));
+	bool secret = *value && strstr(text, value) &&
+		      (strstr(name, "password") || strstr(name, "secret") || strstr(name, ".pem"));
 	err_set(e, ERR_CONFIG, "%s%s: %s", where, name, secret ? "invalid value" : text);
 	return err_remedy(e, "librdkafka's CONFIGURATION.md lists all properties and their values");
 }
@@ -207,13 +208,20 @@ void producer_free(struct producer *p)
 	free(p);
 }
 
+static int to_ms(int64_t ns)
+{
+	int64_t ms = (ns + NS_PER_MS - 1) / NS_PER_MS;
+	return ms > 60000 ? 60000 : (int)ms;
+}
+
 /* ---- messages ---- */
 
 static rd_kafka_headers_t *make_headers(const struct producer_message *m)
 {
 	rd_kafka_headers_t *headers = rd_kafka_headers_new(m->n_headers);
 	for (size_t i = 0; i < m->n_headers; i++)
-		if (rd_kafka_header_add(headers, m->headers[i].name, -1, m->headers[i].value, -1) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		if (rd_kafka_header_add(headers, m->headers[i].name, -1, m->headers[i].value, -1) !=
+		    RD_KAFKA_RESP_ERR_NO_ERROR)
 			abort(); /* no memory */
 	return headers;
 }
@@ -223,10 +231,11 @@ int producer_send(struct producer *p, const struct producer_message *m, struct e
 	rd_kafka_headers_t *headers = make_headers(m);
 	/* librdkafka's vtypes carry no const, and copy what they are given. */
 	void *value = (void *)(uintptr_t)m->value, *key = (void *)(uintptr_t)m->key;
-	rd_kafka_resp_err_t rc = rd_kafka_producev(
-		p->rk, RD_KAFKA_V_TOPIC(m->topic), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-		RD_KAFKA_V_KEY(key, strlen(m->key)), RD_KAFKA_V_VALUE(value, m->value ? strlen(m->value) : 0),
-		RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE((void *)(uintptr_t)m->tag), RD_KAFKA_V_END);
+	rd_kafka_resp_err_t rc =
+		rd_kafka_producev(p->rk, RD_KAFKA_V_TOPIC(m->topic), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+				  RD_KAFKA_V_KEY(key, strlen(m->key)),
+				  RD_KAFKA_V_VALUE(value, m->value ? strlen(m->value) : 0), RD_KAFKA_V_HEADERS(headers),
+				  RD_KAFKA_V_OPAQUE((void *)(uintptr_t)m->tag), RD_KAFKA_V_END);
 	if (rc == RD_KAFKA_RESP_ERR_NO_ERROR)
 		return 0;
 	rd_kafka_headers_destroy(headers);
@@ -238,12 +247,6 @@ int producer_send(struct producer *p, const struct producer_message *m, struct e
 	return -1;
 }
 
-static int to_ms(int64_t ns)
-{
-	int64_t ms = (ns + NS_PER_MS - 1) / NS_PER_MS;
-	return ms > 60000 ? 60000 : (int)ms;
-}
-
 void producer_poll(struct producer *p, int64_t timeout_ns)
 {
 	rd_kafka_poll(p->rk, to_ms(timeout_ns));
@@ -252,6 +255,50 @@ void producer_poll(struct producer *p, int64_t timeout_ns)
 bool producer_is_fatal(struct producer *p, struct err *e)
 {
 	return fatal_error(p->rk, e);
+}
+
+/* The broker's verdict on the one topic of a request. */
+static rd_kafka_resp_err_t verdict(rd_kafka_event_t *ev, char *text, size_t size)
+{
+	if (!ev)
+		return RD_KAFKA_RESP_ERR__TIMED_OUT;
+	const rd_kafka_CreateTopics_result_t *result = rd_kafka_event_CreateTopics_result(ev);
+	size_t n = 0;
+	const rd_kafka_topic_result_t **topics = result ? rd_kafka_CreateTopics_result_topics(result, &n) : NULL;
+	const char *why = n == 1 ? rd_kafka_topic_result_error_string(topics[0]) : rd_kafka_event_error_string(ev);
+	snprintf(text, size, "%s", why ? why : "");
+	return n == 1 ? rd_kafka_topic_result_error(topics[0]) : rd_kafka_event_error(ev);
+}
+
+int producer_make_compacted(struct producer *p, const char *topic, int64_t timeout_ns, struct err *e)
+{
+	char text[512] = "";
+	rd_kafka_NewTopic_t *wanted = rd_kafka_NewTopic_new(topic, -1, -1, text, sizeof(text));
+	if (!wanted)
+		return err_set(e, ERR_CONFIG, "topic %s: %s", topic, text);
+	rd_kafka_NewTopic_set_config(wanted, "cleanup.policy", "compact");
+	rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(p->rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+	rd_kafka_AdminOptions_set_request_timeout(options, to_ms(timeout_ns), text, sizeof(text));
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(p->rk);
+	rd_kafka_CreateTopics(p->rk, &wanted, 1, options, queue);
+	rd_kafka_event_t *ev = rd_kafka_queue_poll(queue, to_ms(timeout_ns) + 500);
+	rd_kafka_resp_err_t code = verdict(ev, text, sizeof(text));
+	if (ev)
+		rd_kafka_event_destroy(ev);
+	rd_kafka_queue_destroy(queue);
+	rd_kafka_AdminOptions_destroy(options);
+	rd_kafka_NewTopic_destroy(wanted);
+	switch ((int)code) {
+	case RD_KAFKA_RESP_ERR_NO_ERROR:
+	case RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS:
+		return 0;
+	case RD_KAFKA_RESP_ERR__TIMED_OUT:
+	case RD_KAFKA_RESP_ERR__TRANSPORT:
+	case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT:
+		return 1;
+	default:
+		return kafka_error(e, code, topic, text);
+	}
 }
 
 int producer_probe(struct producer *p, int64_t timeout_ns, struct err *e)

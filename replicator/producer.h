@@ -64,6 +64,9 @@ int producer_send(struct producer *p, const struct producer_message *m, struct e
 void producer_poll(struct producer *p, int64_t timeout_ns);
 /* True, with the error set, once the producer is of no more use (librdkafka's fatal errors). */
 bool producer_is_fatal(struct producer *p, struct err *e);
+/* Makes a compacted topic, with the broker's defaults for all else, unless a topic of that name is there. 0 if it is now, or was;
+ * 1 if the broker did not answer in time; -1 if it will not (e: why). */
+int producer_make_compacted(struct producer *p, const char *topic, int64_t timeout_ns, struct err *e);
 /* Asks a broker who is there; 0 if one answers in time. */
 int producer_probe(struct producer *p, int64_t timeout_ns, struct err *e);
 

@@ -359,6 +359,13 @@ static int take_file(struct records *r, const uint8_t *p, size_t n, struct err *
 	return r->sink.file(r->sink.ctx, name, c.p, cursor_left(&c), e);
 }
 
+static bool counts_as(const json_t *o, const char *key, uint64_t n)
+{
+	const json_t *v = json_object_get(o, key);
+
+	return json_is_integer(v) && json_integer_value(v) >= 0 && (uint64_t)json_integer_value(v) == n;
+}
+
 static int take_commit(struct records *r, const uint8_t *p, size_t n, struct err *e)
 {
 	char hex[17];
@@ -372,9 +379,8 @@ static int take_commit(struct records *r, const uint8_t *p, size_t n, struct err
 	snprintf(hex, sizeof(hex), "%016llx", (unsigned long long)XXH3_64bits_digest(r->hash));
 	if (!r->open || !id || strcmp(id, r->id) != 0)
 		rc = bad(e, "COMMIT of a transaction that was not begun");
-	else if ((uint64_t)json_integer_value(json_object_get(o, "blocks")) != r->counts.blocks ||
-		 (uint64_t)json_integer_value(json_object_get(o, "zeros")) != r->counts.zeros ||
-		 (uint64_t)json_integer_value(json_object_get(o, "files")) != r->counts.files)
+	else if (!counts_as(o, "blocks", r->counts.blocks) || !counts_as(o, "zeros", r->counts.zeros) ||
+		 !counts_as(o, "files", r->counts.files))
 		rc = err_set(e, ERR_CORRUPT, "replication stream: COMMIT counts what did not come");
 	else if (!hash || strcmp(hash, hex) != 0)
 		rc = err_set(e, ERR_CORRUPT, "replication stream: its hash is %s, not %.16s", hex, hash ? hash : "there");

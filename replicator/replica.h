@@ -64,8 +64,8 @@ void replicas_put(struct replicas *r, struct store *s);
 /* From "replica" to "promoting", with the epoch raised, durably; its session ends. Then no source is let in until the state is set again.
  * *epoch: the new one. */
 int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, struct err *e);
-/* Changes keys of replica.json, durably, if its state is `expect` (else ERR_REFUSED). A source's session has ended once the state is another than
- * "replica". What failover_records.change asks for. */
+/* Changes keys of the record, durably, if its state is `expect` (else ERR_REFUSED); once that is not "replica" its session has ended. null takes a
+ * key's value away. */
 int replicas_change(struct replicas *r, const char *uuid, const char *expect, const json_t *changes, struct err *e);
 /* "promoted", or "replica" if the promotion came to nothing (the epoch stays raised). Durable. */
 int replicas_set_state(struct replicas *r, const char *uuid, const char *state, struct err *e);

@@ -1,9 +1,9 @@
 #include "snapshot/capture_internal.h"
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/mem.h"
 #include "base/thread.h"
-#include "base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,8 @@
 #include <time.h>
 
 #define STAGING_BYTES (256u << 20)
-/* While the VM stands still for COLO nothing can be given on: so much more than the budget is taken before the checkpoint is given up. */
+/* While the VM stands still for COLO nothing can be given on: so much more than the budget is taken before the
+ * checkpoint is given up. */
 #define STAGING_HARD 4
 #define WARM_BYTES (16u << 20)
 #define SETTLE_NS (2 * NS_PER_S)
@@ -144,15 +145,20 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 	case CAPTURE_COLO:
 		if (!colo)
 			return err_set(e, ERR_REFUSED, "memory cannot be captured with COLO: %s", why);
-		snprintf(c->reason, sizeof(c->reason), "COLO, as asked for: only memory that was written is read, from KVM's dirty log");
+		snprintf(c->reason, sizeof(c->reason),
+			 "COLO, as asked for: only memory that was written is read, from KVM's dirty log");
 		return 0;
 	case CAPTURE_BACKGROUND:
 		if (c->info.lock_manager)
-			return err_set(e, ERR_REFUSED, "memory cannot be captured: a lock manager would give up the disks' leases at every checkpoint");
-		snprintf(c->reason, sizeof(c->reason), "background snapshots, as asked for: all memory is read each time");
+			return err_set(e, ERR_REFUSED,
+				       "memory cannot be captured: a lock manager would give up the disks' leases at "
+				       "every checkpoint");
+		snprintf(c->reason, sizeof(c->reason),
+			 "background snapshots, as asked for: all memory is read each time");
 		return 0;
 	case CAPTURE_DISK:
-		snprintf(c->reason, sizeof(c->reason), "disks alone, as asked for: the VM is never paused, and would boot from a point");
+		snprintf(c->reason, sizeof(c->reason),
+			 "disks alone, as asked for: the VM is never paused, and would boot from a point");
 		return 0;
 	case CAPTURE_AUTO:
 	default:
@@ -160,7 +166,8 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 	}
 	if (colo) {
 		c->mode = CAPTURE_COLO;
-		snprintf(c->reason, sizeof(c->reason), "COLO: only memory that was written is read, from KVM's dirty log");
+		snprintf(c->reason, sizeof(c->reason),
+			 "COLO: only memory that was written is read, from KVM's dirty log");
 	} else if (c->info.lock_manager) {
 		c->mode = CAPTURE_DISK;
 		snprintf(c->reason, sizeof(c->reason), "disks alone: %s", why);
@@ -202,11 +209,41 @@ const char *capture_reason(const struct capture *c)
 
 /* ---- life ---- */
 
-/* Nothing of us is left in QEMU, and the VM runs. The capture ends here. */
+/* Our own pause of a moment ago may not have been seen to end yet. */
+static bool recently_paused(const struct capture *c)
+{
+	return c->paused_ns && clock_mono_ns() - c->paused_ns < SETTLE_NS;
+}
+
+static void pause_again(struct capture *c)
+{
+	const struct timespec nap = { .tv_nsec = 5 * NS_PER_MS };
+	int64_t deadline = clock_mono_ns() + SETTLE_NS;
+	struct err ignored = ERR_INIT;
+	enum guest_run run;
+	/* libvirt may not have seen yet that QEMU has started it. */
+	while (clock_mono_ns() < deadline) {
+		if (c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run != GUEST_PAUSED) {
+			(void)c->g->ops->pause(c->g->ctx, &ignored);
+			return;
+		}
+		(void)nanosleep(&nap, NULL);
+	}
+}
+
+/* Nothing of us is left in QEMU, and the VM is as its user wants it. The capture ends here. */
 static void end(struct capture *c, enum capture_phase phase)
 {
+	struct err ignored = ERR_INIT;
+	enum guest_run run = GUEST_RUNNING;
+	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
+	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed &&
+			   c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED &&
+			   !recently_paused(c);
 	capture_migration_end(c);
 	capture_let_run(c);
+	if (keep_paused)
+		pause_again(c);
 	pthread_mutex_lock(&c->lock);
 	struct guest_watch *watch = c->watch;
 	struct disk_points *disks = c->disks;
@@ -247,7 +284,8 @@ static int start_memory(struct capture *c, const struct capture_sink *sink, stru
 		capture_migration_end(c);
 		capture_let_run(c);
 		c->mode = CAPTURE_BACKGROUND;
-		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %.200s", e->text);
+		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %.200s",
+			 e->text);
 		err_clear(e);
 	}
 	return capture_background_start(c, sink, e);
@@ -289,7 +327,7 @@ static int look_again(struct capture *c, struct err *e)
 	return 0;
 }
 
-/* Not while the user has the VM paused. Our own pause of a moment ago may not have been seen to end yet. */
+/* Not while the user has the VM paused. */
 static int may_pause(struct capture *c, struct err *e)
 {
 	int64_t deadline = clock_mono_ns() + SETTLE_NS;
@@ -301,10 +339,10 @@ static int may_pause(struct capture *c, struct err *e)
 			return -1;
 		if (run == GUEST_GONE || seen.gone)
 			return err_set(e, ERR_LIBVIRT, "the VM has ended");
-		if (run == GUEST_RUNNING && !seen.stopped)
+		/* An event may have been lost with libvirtd: libvirt's word counts, once it has had the time. */
+		if (run == GUEST_RUNNING && (!seen.stopped || !recently_paused(c)))
 			return 0;
-		bool just_now = c->paused_ns && clock_mono_ns() - c->paused_ns < SETTLE_NS;
-		if (!just_now || clock_mono_ns() >= deadline)
+		if (!recently_paused(c) || clock_mono_ns() >= deadline)
 			return capture_not_now(e, "the VM is paused");
 		guest_watch_wait(c->watch, seen.events, clock_mono_ns() + 10 * NS_PER_MS, &seen);
 	}
@@ -322,14 +360,40 @@ static int take_instant(struct capture *c, struct capture_point *p, struct err *
 	return rc;
 }
 
+static void *thaw(void *arg)
+{
+	struct capture *c = arg;
+	struct err ignored = ERR_INIT;
+	(void)c->g->ops->freeze(c->g->ctx, false, &ignored);
+	return NULL;
+}
+
+void capture_thaw(struct capture *c)
+{
+	struct err ignored = ERR_INIT;
+	if (!c->frozen)
+		return;
+	c->frozen = false;
+	c->thawing = thread_start(&c->thawer, "capture-thaw", thaw, c, &ignored) == 0;
+	if (!c->thawing)
+		(void)thaw(c);
+}
+
 static int frozen_instant(struct capture *c, struct capture_point *p, struct err *e)
 {
 	struct err ignored = ERR_INIT;
-	bool frozen = c->quiesce && c->info.agent && c->g->ops->freeze(c->g->ctx, true, &ignored) == 0;
+	c->frozen = c->quiesce && c->info.agent && c->g->ops->freeze(c->g->ctx, true, &ignored) == 0;
+	p->quiesced = c->frozen;
 	int rc = take_instant(c, p, e);
-	if (frozen)
-		(void)c->g->ops->freeze(c->g->ctx, false, &ignored);
-	p->quiesced = frozen;
+	if (rc && c->frozen && c->armed) {
+		/* It must run to thaw. */
+		capture_migration_end(c);
+		capture_let_run(c);
+	}
+	capture_thaw(c);
+	if (c->thawing)
+		pthread_join(c->thawer, NULL);
+	c->thawing = false;
 	return rc;
 }
 
@@ -359,8 +423,8 @@ static int give(struct capture *c, const struct capture_sink *sink, struct captu
 static int take(struct capture *c, const struct capture_sink *sink, struct capture_point *p, struct err *e)
 {
 	p->has_memory = c->mode != CAPTURE_DISK;
-	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || look_again(c, e) || disk_points_prepare(c->disks, e) ||
-	    frozen_instant(c, p, e))
+	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || look_again(c, e) ||
+	    disk_points_prepare(c->disks, e) || frozen_instant(c, p, e))
 		return -1;
 	return give(c, sink, p, e);
 }

@@ -36,7 +36,8 @@ struct capture_opts {
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
 	const char *folder;     /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
 	                           * O_TMPFILE; copied. NULL: /var/tmp */
-	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from capture's thread. */
+	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass
+	 * that is not the caller's, so that a sink which blocks does not delay it. */
 	void (*arm)(void *ctx, bool on);
 	void *ctx;
 };
@@ -80,7 +81,8 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
  * ERR_CANCELLED after capture_abort. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
  * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset): the capture stays good, try later. */
 int capture_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
-/* Leaves the VM running as if we had never been: COLO off, x-colo off, bitmaps, overlays and exports removed. */
+/* Leaves the VM running as if we had never been: COLO off, x-colo off, bitmaps, overlays and exports removed. A VM that its user has paused is paused
+ * afterwards, though QEMU runs it for some milliseconds when it leaves COLO. */
 int capture_stop(struct capture *c, struct err *e);
 void capture_abort(struct capture *c); /* any thread: makes start and take fail soon */
 /* capture_stop as well as it goes. NULL is fine. */

@@ -1,6 +1,6 @@
 /*
- * Memory from background snapshots: QEMU stops the VM for a moment, saves its devices, write-protects its memory and sends all of it while the VM goes on. Pages that are
- * as they were given last are dropped here, by a seeded hash.
+ * Memory from background snapshots: QEMU stops the VM for a moment, saves its devices, write-protects its memory and
+ * sends all of it while the VM goes on. Pages that are as they were given last are dropped here, by a seeded hash.
  */
 #include "snapshot/capture_internal.h"
 
@@ -39,7 +39,8 @@ static int new_hashes(struct capture *c, const struct ram_block *b, size_t n, st
 	c->n_blocks = n;
 	c->hashes = mem_alloc_array(n, sizeof(*c->hashes));
 	for (size_t i = 0; i < n; i++) {
-		c->hashes[i] = mem_try(b[i].bytes / RAM_READER_PAGE, sizeof(uint64_t), "hashes of the memory's pages", e);
+		c->hashes[i] = mem_try(b[i].bytes / RAM_READER_PAGE, sizeof(uint64_t), "hashes of the memory's pages",
+				       e);
 		if (!c->hashes[i])
 			return -1;
 	}
@@ -64,14 +65,15 @@ static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err 
 	return 0;
 }
 
-/* The first page says that QEMU has saved the devices and protects the memory: the VM goes on. Where we stopped it, QEMU 7.2 starts it nevertheless, QEMU 10 leaves
- * it as it found it. */
+/* The first page says that QEMU has saved the devices and protects the memory: the VM goes on. Where we stopped it,
+ * QEMU 7.2 starts it nevertheless, QEMU 10 leaves it as it found it. */
 static int first_page(struct capture *c, struct err *e)
 {
 	c->wait_for_page = false;
 	if (c->stopped && guest_watch_qmp(c->g, "cont", NULL, NULL, e))
 		return -1;
 	capture_arm(c, false);
+	capture_thaw(c);
 	return 0;
 }
 
@@ -165,7 +167,8 @@ static int snapshot(struct capture *c, bool stop_first, struct capture_point *ou
 	out->instant_ns = clock_wall_ns();
 	out->instant_mono_ns = stopped_ns;
 	if (stop_first) {
-		if (guest_watch_qmp(c->g, "stop", NULL, NULL, e) || disk_points_instant(c->disks, e) || capture_read_files(c, e))
+		if (guest_watch_qmp(c->g, "stop", NULL, NULL, e) || disk_points_instant(c->disks, e) ||
+		    capture_read_files(c, e))
 			return -1;
 	}
 	c->wait_for_page = true;

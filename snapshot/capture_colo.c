@@ -1,12 +1,15 @@
-/* Memory from COLO: QEMU keeps the dirty log running and hands over what was written, whenever it is asked. The exchange is in QEMU-STREAM.md, "COLO". */
+/* Memory from COLO: QEMU keeps the dirty log running and hands over what was written, whenever it is asked. The
+ * exchange is in QEMU-STREAM.md, "COLO". */
 #include "snapshot/capture_internal.h"
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum {
 	MSG_READY = 0,
@@ -20,7 +23,10 @@ enum {
 
 /* Checkpoints come when they are asked for: this is milliseconds, 46 days. */
 #define ON_DEMAND 4000000000
-#define DOWNTIME_MS 100         /* the pause at which the first pass ends, at first; raised while it does not converge */
+#define DOWNTIME_MS 100 /* the pause at which the first pass ends, at first; raised while it does not converge */
+#define DOWNTIME_MAX_MS 1600
+#define RELAX_NS (10 * NS_PER_S)
+#define PUMP_BYTES (16u << 20)
 #define FIRST_PASS_IDLE_NS (60 * NS_PER_S)
 #define FIRST_PASS_END_NS (15 * NS_PER_S)
 #define PAUSE_LIMIT_NS (15 * NS_PER_S) /* the guardian is sooner */
@@ -39,7 +45,8 @@ int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why,
 	else if (major < 7 || (major == 7 && minor < 2))
 		snprintf(why, size, "COLO of QEMU %u.%u was never tried", major, minor);
 	else if ((major == 10 && minor == 0 && micro < 7) || (major == 10 && minor == 1))
-		snprintf(why, size, "QEMU %u.%u.%u ends COLO with the VM stopped (fixed in 10.0.7)", major, minor, micro);
+		snprintf(why, size, "QEMU %u.%u.%u ends COLO with the VM stopped (fixed in 10.0.7)", major, minor,
+			 micro);
 	else
 		return 0;
 	return -1;
@@ -47,35 +54,56 @@ int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why,
 
 /* ---- pages ---- */
 
+static int tell_volumes(void *ctx, struct err *e)
+{
+	struct capture *c = ctx;
+	return capture_tell_volumes(c, c->sink, e);
+}
+
 static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err *e)
 {
 	struct capture *c = ctx;
 	memcpy(c->blocks, b, n * sizeof(*b));
 	c->n_blocks = n;
-	return capture_tell_volumes(c, c->sink, e);
+	return pump_call(c->pump, tell_volumes, c, e);
+}
+
+/* A VM that writes faster than it is read, for the pause that we would like, gets a longer one. */
+static int relax(struct capture *c, struct err *e)
+{
+	if (clock_mono_ns() < c->relax_ns)
+		return 0;
+	c->relax_ns = clock_mono_ns() + RELAX_NS;
+	if (c->pages_read < 2 * c->info.memory_bytes / RAM_READER_PAGE)
+		return 0;
+	if (c->downtime_ms >= DOWNTIME_MAX_MS)
+		return err_set(e, ERR_REFUSED, "the VM writes its memory faster than it can be read");
+	c->downtime_ms *= 2;
+	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:i}", "downtime-limit", c->downtime_ms),
+			       NULL, e);
 }
 
 static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
 {
 	struct capture *c = ctx;
-	if (c->staging)
+	if (!c->pump)
 		return stage_page(c->stage, block, page, data, e);
-	return c->sink->page(c->sink->ctx, block, page, data, e);
+	if (++c->pages_read % 16384 == 0 && !c->armed && relax(c, e))
+		return -1;
+	return pump_page(c->pump, block, page, data, e);
 }
 
 static int on_zero(void *ctx, uint32_t block, uint64_t page, struct err *e)
 {
 	struct capture *c = ctx;
-	if (c->staging)
-		return stage_zero(c->stage, block, page, e);
-	return c->sink->zero(c->sink->ctx, block, page, 1, e);
+	return c->pump ? pump_zero(c->pump, block, page, e) : stage_zero(c->stage, block, page, e);
 }
 
 /* The VM stands still from here on until we say that we are ready: nobody but memory may be waited for. */
 static void on_end(void *ctx)
 {
 	struct capture *c = ctx;
-	c->staging = true;
+	pump_lift(c->pump);
 	capture_arm(c, true);
 	ram_reader_deadline(c->reader, clock_mono_ns() + FIRST_PASS_END_NS);
 }
@@ -107,8 +135,8 @@ static int expect(struct capture *c, uint32_t message, struct err *e)
 
 /* ---- first pass ---- */
 
-/* The device state that ends the first pass has no length, and nobody needs it: it has ended when QEMU is in COLO, which it says elsewhere, and nothing more
- * comes. */
+/* The device state that ends the first pass has no length, and nobody needs it: it has ended when QEMU is in COLO,
+ * which it says elsewhere, and nothing more comes. */
 static int skip_device_state(struct capture *c, struct err *e)
 {
 	int64_t deadline = clock_mono_ns() + FIRST_PASS_END_NS, ask_ns = 0;
@@ -134,7 +162,8 @@ static int skip_device_state(struct capture *c, struct err *e)
 		if (ram_reader_discard(c->reader, colo ? 0 : NS_PER_MS, &got, e)) {
 			/* QEMU closes the stream when it completes, and says so a moment later. */
 			struct err ignored = ERR_INIT;
-			if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 && !strcmp(status, "completed"))
+			if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 &&
+			    !strcmp(status, "completed"))
 				c->completed_early = true;
 			return -1;
 		}
@@ -153,9 +182,11 @@ static int until_running(struct capture *c, int64_t deadline_ns, struct err *e)
 {
 	struct guest_seen seen;
 	enum guest_run run;
+	int64_t trust_ns = clock_mono_ns() + 2 * NS_PER_S; /* an event may have been lost with libvirtd */
 	for (;;) {
 		guest_watch_look(c->watch, &seen);
-		if (!seen.stopped && c->g->ops->state(c->g->ctx, &run, e) == 0 && run == GUEST_RUNNING)
+		if ((!seen.stopped || clock_mono_ns() > trust_ns) && c->g->ops->state(c->g->ctx, &run, e) == 0 &&
+		    run == GUEST_RUNNING)
 			return 0;
 		if (guest_watch_check(c->watch, e))
 			return -1;
@@ -187,25 +218,70 @@ static int first_pass(struct capture *c, struct err *e)
 	return say(c, (const uint32_t[]){ MSG_READY }, 1, e);
 }
 
+/* The first pass is read by a thread of its own, so that a sink which blocks never holds up a VM that stands still. */
+struct pass {
+	struct capture *c;
+	int rc;
+	struct err err;
+};
+
+static void *read_pass(void *arg)
+{
+	struct pass *p = arg;
+	struct capture *c = p->c;
+	p->rc = first_pass(c, &p->err);
+	if (p->rc)
+		(void)capture_migration_why(c, &p->err);
+	else
+		p->rc = until_running(c, clock_mono_ns() + FIRST_PASS_END_NS, &p->err);
+	if (p->rc == 0)
+		capture_arm(c, false);
+	pump_close(c->pump);
+	return NULL;
+}
+
+static void vm_stopped(void *arg)
+{
+	pump_lift(arg);
+}
+
+static int run_pass(struct capture *c, const struct capture_sink *sink, struct err *e)
+{
+	struct pass pass = { .c = c };
+	pthread_t reader;
+	if (thread_start(&reader, "capture-read", read_pass, &pass, e))
+		return -1;
+	int rc = pump_give(c->pump, sink, e);
+	if (rc) {
+		pump_abort(c->pump);
+		(void)shutdown(c->sock, SHUT_RDWR);
+	}
+	pthread_join(reader, NULL);
+	if (rc == 0 && pass.rc) {
+		*e = pass.err;
+		rc = -1;
+	}
+	return rc;
+}
+
 int capture_colo_start(struct capture *c, const struct capture_sink *sink, struct err *e)
 {
 	c->completed_early = false;
-	c->staging = false;
 	c->sink = sink;
-	stage_reset(c->stage);
-	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth", (json_int_t)1 << 40, "downtime-limit",
-				   DOWNTIME_MS);
+	c->pages_read = 0;
+	c->downtime_ms = DOWNTIME_MS;
+	c->relax_ns = clock_mono_ns() + RELAX_NS;
+	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth",
+				   (json_int_t)1 << 40, "downtime-limit", DOWNTIME_MS);
 	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_begin(c, e))
 		return -1;
-	if (first_pass(c, e))
-		return capture_migration_why(c, e);
-	if (until_running(c, clock_mono_ns() + FIRST_PASS_END_NS, e))
-		return -1;
-	capture_arm(c, false);
-	int rc = stage_give(c->stage, sink, e);
-	stage_reset(c->stage);
+	c->pump = pump_new(PUMP_BYTES);
+	guest_watch_on_stop(c->watch, vm_stopped, c->pump);
+	int rc = run_pass(c, sink, e);
+	guest_watch_on_stop(c->watch, NULL, NULL);
+	pump_free(c->pump);
+	c->pump = NULL;
 	c->sink = NULL;
-	c->staging = true;
 	return rc;
 }
 
@@ -213,7 +289,8 @@ int capture_colo_start(struct capture *c, const struct capture_sink *sink, struc
 
 static int kick(struct capture *c, struct err *e)
 {
-	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
+	return guest_watch_qmp(c->g, "migrate-set-parameters",
+			       json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
 }
 
 /* QEMU asks whether it may stop the VM. A kick that got lost is made again; one too many only makes QEMU ask once more, later. */
@@ -238,22 +315,25 @@ static int request(struct capture *c, struct err *e)
 	return 0;
 }
 
-/* From the answer that stops the VM to the one that lets it go. */
-static int paused(struct capture *c, struct capture_point *out, struct err *e)
+/* The disks' transaction, beside the reading of RAM: neither waits for the other. */
+struct disks {
+	struct capture *c;
+	int rc;
+	struct err err;
+};
+
+static void *disks_instant(void *arg)
+{
+	struct disks *d = arg;
+	d->rc = disk_points_instant(d->c->disks, &d->err) || capture_read_files(d->c, &d->err) ? -1 : 0;
+	return NULL;
+}
+
+static int read_state(struct capture *c, struct err *e)
 {
 	const struct ram_reader_sink pages = page_sink(c, false);
 	enum ram_reader_stop stop;
 	uint64_t size;
-	int64_t stopped_ns = clock_mono_ns();
-
-	ram_reader_deadline(c->reader, stopped_ns + PAUSE_LIMIT_NS);
-	c->requested = false;
-	if (say(c, (const uint32_t[]){ MSG_REPLY }, 1, e) || expect(c, MSG_VMSTATE_SEND, e))
-		return -1;
-	out->instant_ns = clock_wall_ns();
-	out->instant_mono_ns = clock_mono_ns();
-	if (disk_points_instant(c->disks, e) || capture_read_files(c, e))
-		return -1;
 	if (ram_reader_sections(c->reader, &pages, &stop, e))
 		return -1;
 	if (stop != RAM_READER_END)
@@ -267,6 +347,38 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 		return -1;
 	if (c->device.data[0] != 4 || c->device.data[size - 1] != 0)
 		return err_set(e, ERR_CORRUPT, "QEMU's stream: the device state does not look like one");
+	return 0;
+}
+
+static int read_all(struct capture *c, struct err *e)
+{
+	struct disks disks = { .c = c };
+	pthread_t thread;
+	if (disk_points_count(c->disks) + c->info.n_files == 0)
+		return read_state(c, e);
+	if (thread_start(&thread, "capture-disks", disks_instant, &disks, e))
+		return -1;
+	int rc = read_state(c, e);
+	pthread_join(thread, NULL);
+	if (rc == 0 && disks.rc) {
+		*e = disks.err;
+		rc = -1;
+	}
+	return rc;
+}
+
+/* From the answer that stops the VM to the one that lets it go. */
+static int paused(struct capture *c, struct capture_point *out, struct err *e)
+{
+	int64_t stopped_ns = clock_mono_ns();
+	ram_reader_deadline(c->reader, stopped_ns + PAUSE_LIMIT_NS);
+	c->requested = false;
+	if (say(c, (const uint32_t[]){ MSG_REPLY }, 1, e) || expect(c, MSG_VMSTATE_SEND, e))
+		return -1;
+	out->instant_ns = clock_wall_ns();
+	out->instant_mono_ns = clock_mono_ns();
+	if (read_all(c, e))
+		return -1;
 	if (say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
 		return -1;
 	out->pause_ns = clock_mono_ns() - stopped_ns;
@@ -283,7 +395,7 @@ static int user_pause(struct capture *c, struct err *e)
 		return -1;
 	if (run == GUEST_GONE || seen.gone)
 		return err_set(e, ERR_LIBVIRT, "the VM has ended");
-	if (run == GUEST_PAUSED || seen.stopped)
+	if (run == GUEST_PAUSED)
 		return capture_not_now(e, "the VM is paused");
 	return 0;
 }
@@ -291,9 +403,9 @@ static int user_pause(struct capture *c, struct err *e)
 int capture_colo_take(struct capture *c, struct capture_point *out, struct err *e)
 {
 	stage_reset(c->stage);
-	c->staging = true;
 	capture_arm(c, true);
-	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on waiting for an answer. */
+	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on
+	 * waiting for an answer. */
 	if (request(c, e) || user_pause(c, e)) {
 		bool later = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		capture_arm(c, false);

@@ -1,6 +1,6 @@
 /*
- * capture_internal.h - what the files of capture share. capture.c chooses and puts together, capture_colo.c and capture_background.c are the two sources of memory,
- * capture_migration.c the parts of a migration that both need.
+ * capture_internal.h - what the files of capture share. capture.c chooses and puts together, capture_colo.c and
+ * capture_background.c are the two sources of memory, capture_migration.c the parts of a migration that both need.
  */
 #ifndef VMFERRY_SNAPSHOT_CAPTURE_INTERNAL_H
 #define VMFERRY_SNAPSHOT_CAPTURE_INTERNAL_H
@@ -8,6 +8,7 @@
 #include "snapshot/capture.h"
 #include "snapshot/disk_points.h"
 #include "snapshot/guest_watch.h"
+#include "snapshot/pump.h"
 #include "snapshot/ram_reader.h"
 #include "snapshot/stage.h"
 
@@ -33,10 +34,10 @@ struct capture {
 	enum capture_mode asked;
 
 	pthread_mutex_t lock;
-	bool aborted;             /* lock */
+	bool aborted;              /* lock */
 	struct guest_watch *watch; /* lock where another thread looks; NULL before start */
 	struct disk_points *disks; /* the same */
-	int sock;                 /* the same; our end of QEMU's stream, -1: none */
+	int sock;                  /* the same; our end of QEMU's stream, -1: none */
 
 	/* capture's thread */
 	enum capture_mode mode;
@@ -54,15 +55,21 @@ struct capture {
 	json_t *old_params, *old_caps; /* to be put back */
 	bool migrating;                /* QEMU's migration is ours and was not ended yet */
 
+	bool frozen, thawing; /* the guest's file systems */
+	pthread_t thawer;     /* while thawing */
+
 	/* COLO */
-	bool requested;      /* QEMU waits for the answer to a request */
+	bool requested;       /* QEMU waits for the answer to a request */
 	bool completed_early; /* QEMU ended the migration instead of going into COLO */
-	bool staging;        /* pages go to the stage and not to the sink */
+	struct pump *pump;    /* the first pass is under way: pages go there, else to the stage */
 	const struct capture_sink *sink;
+	uint64_t pages_read; /* in the first pass */
+	int downtime_ms;
+	int64_t relax_ns; /* when to allow a longer pause at its end */
 
 	/* background */
 	uint8_t secret[192];
-	uint64_t **hashes; /* per RAM block and page: of what was given last */
+	uint64_t **hashes;  /* per RAM block and page: of what was given last */
 	bool wait_for_page; /* the VM stands still until the first page comes */
 	bool stopped;       /* by us, not by QEMU */
 
@@ -78,6 +85,9 @@ int capture_tell_volumes(struct capture *c, const struct capture_sink *sink, str
 int capture_read_files(struct capture *c, struct err *e);
 /* The VM has to run by now; anything that we stopped is let go. Best effort, bounded. */
 void capture_let_run(struct capture *c);
+/* The instant is over and the VM runs: its file systems, if they were frozen, are thawed by a thread of their own, for
+ * the guest's agent may need memory that is still being read. */
+void capture_thaw(struct capture *c);
 /* ERR_REFUSED with EAGAIN. */
 int capture_not_now(struct err *e, const char *why);
 

@@ -15,10 +15,12 @@
 
 static bool over(const char *status)
 {
-	return !strcmp(status, "none") || !strcmp(status, "completed") || !strcmp(status, "failed") || !strcmp(status, "cancelled");
+	return !strcmp(status, "none") || !strcmp(status, "completed") || !strcmp(status, "failed") ||
+	       !strcmp(status, "cancelled");
 }
 
-/* All capabilities that are on, other than events, change the stream or belong to somebody: they are turned off for as long as it is ours. */
+/* All capabilities that are on, other than events, change the stream or belong to somebody: they are turned off for as
+ * long as it is ours. */
 static int set_capabilities(struct capture *c, const char *capability, struct err *e)
 {
 	json_t *all = NULL, *one;
@@ -40,7 +42,8 @@ static int set_capabilities(struct capture *c, const char *capability, struct er
 			if (!c->old_caps)
 				c->old_caps = json_array();
 			/* COLO must never be left on. */
-			json_array_append_new(c->old_caps, json_pack("{s:s,s:b}", "capability", name, "state", on && strcmp(name, "x-colo") != 0));
+			json_array_append_new(c->old_caps, json_pack("{s:s,s:b}", "capability", name, "state",
+								     on && strcmp(name, "x-colo") != 0));
 		}
 	}
 	json_decref(all);
@@ -136,8 +139,8 @@ int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, si
 	}
 }
 
-/* The stream is closed. A heartbeat that is lost is the only thing that frees a VM which stands still in the middle of a checkpoint, and what ends COLO
- * while it runs; a migration that is not in COLO fails by itself. */
+/* The stream is closed. A heartbeat that is lost is the only thing that frees a VM which stands still in the middle of
+ * a checkpoint, and what ends COLO while it runs; a migration that is not in COLO fails by itself. */
 static void leave_migration(struct capture *c)
 {
 	const struct timespec nap = { .tv_nsec = 5 * NS_PER_MS };
@@ -191,7 +194,8 @@ int capture_migration_why(struct capture *c, struct err *e)
 	const char *why = json_string_value(json_object_get(r, "error-desc"));
 	const char *status = json_string_value(json_object_get(r, "status"));
 	if (why || (was.cls == ERR_PEER && status))
-		err_set(e, was.cls, "%s (migration %s%s%s)", was.text, status ? status : "unknown", why ? ": " : "", why ? why : "");
+		err_set(e, was.cls, "%s (migration %s%s%s)", was.text, status ? status : "unknown", why ? ": " : "",
+			why ? why : "");
 	json_decref(r);
 	return -1;
 }

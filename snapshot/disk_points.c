@@ -50,7 +50,8 @@ struct disk_points {
 static int open_listener(struct disk_points *d, struct err *e)
 {
 	static unsigned count;
-	snprintf(d->socket, sizeof(d->socket), "%s/.nbd-%d-%u.sock", d->folder, (int)getpid(), __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED));
+	snprintf(d->socket, sizeof(d->socket), "%s/.nbd-%d-%u.sock", d->folder, (int)getpid(),
+		 __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED));
 	d->listener = fd_unix_listen(d->socket, 0600, e);
 	return d->listener < 0 ? -1 : 0;
 }
@@ -120,8 +121,8 @@ bool disk_points_same(const struct disk_points *d, const struct guest_info *i)
 	for (size_t k = 0; k < i->n_disks; k++) {
 		if (i->disks[k].readonly)
 			continue;
-		if (n == d->n || strcmp(d->disks[n].target, i->disks[k].target) != 0 || strcmp(d->disks[n].node, i->disks[k].node) != 0 ||
-		    d->disks[n].size_bytes != i->disks[k].size_bytes)
+		if (n == d->n || strcmp(d->disks[n].target, i->disks[k].target) != 0 ||
+		    strcmp(d->disks[n].node, i->disks[k].node) != 0 || d->disks[n].size_bytes != i->disks[k].size_bytes)
 			return false;
 		n++;
 	}
@@ -143,7 +144,8 @@ static int attach_overlay(struct disk_points *d, struct disk *disk, struct err *
 	char path[64];
 	snprintf(path, sizeof(path), "/dev/fdset/%lld", (long long)disk->fdset);
 	json_t *file = json_pack("{s:s,s:s,s:s}", "driver", "file", "filename", path, "locking", "off");
-	json_t *args = json_pack("{s:s,s:s,s:o,s:s}", "driver", "qcow2", "node-name", disk->overlay, "file", file, "backing", disk->node);
+	json_t *args = json_pack("{s:s,s:s,s:o,s:s}", "driver", "qcow2", "node-name", disk->overlay, "file", file,
+				 "backing", disk->node);
 	if (guest_watch_qmp(d->g, "blockdev-add", args, NULL, e))
 		return -1;
 	disk->attached = true;
@@ -174,16 +176,20 @@ int disk_points_instant(struct disk_points *d, struct err *e)
 		struct disk *disk = &d->disks[k];
 		if (d->live) {
 			add_action(actions, "block-dirty-bitmap-add",
-				   json_pack("{s:s,s:s,s:i,s:b}", "node", disk->node, "name", POINT, "granularity", GRANULARITY, "disabled", 1));
+				   json_pack("{s:s,s:s,s:i,s:b}", "node", disk->node, "name", POINT, "granularity",
+					     GRANULARITY, "disabled", 1));
 			add_action(actions, "block-dirty-bitmap-merge",
 				   json_pack("{s:s,s:s,s:[s]}", "node", disk->node, "target", POINT, "bitmaps", LIVE));
-			add_action(actions, "block-dirty-bitmap-clear", json_pack("{s:s,s:s}", "node", disk->node, "name", LIVE));
+			add_action(actions, "block-dirty-bitmap-clear",
+				   json_pack("{s:s,s:s}", "node", disk->node, "name", LIVE));
 		} else {
 			add_action(actions, "block-dirty-bitmap-add",
-				   json_pack("{s:s,s:s,s:i}", "node", disk->node, "name", LIVE, "granularity", GRANULARITY));
+				   json_pack("{s:s,s:s,s:i}", "node", disk->node, "name", LIVE, "granularity",
+					     GRANULARITY));
 		}
 		add_action(actions, "blockdev-backup",
-			   json_pack("{s:s,s:s,s:s,s:s}", "job-id", disk->job, "device", disk->node, "target", disk->overlay, "sync", "none"));
+			   json_pack("{s:s,s:s,s:s,s:s}", "job-id", disk->job, "device", disk->node, "target",
+				     disk->overlay, "sync", "none"));
 	}
 	if (guest_watch_qmp(d->g, "transaction", json_pack("{s:o}", "actions", actions), NULL, e))
 		return err_wrap(e, "disks at one instant");
@@ -206,7 +212,8 @@ static int serve(struct disk_points *d, struct err *e)
 	json_t *address = json_pack("{s:s,s:{s:s}}", "type", "fd", "data", "str", name);
 	if (guest_watch_qmp(d->g, "nbd-server-start", json_pack("{s:o}", "addr", address), NULL, e)) {
 		guest_watch_try(d->g, "closefd", json_pack("{s:s}", "fdname", name));
-		return err_remedy(e, "a storage migration or a backup of this VM may be using QEMU's only NBD server: wait for it to end");
+		return err_remedy(e, "a storage migration or a backup of this VM may be using QEMU's only NBD server: "
+				     "wait for it to end");
 	}
 	d->serving = true;
 	return 0;
@@ -214,7 +221,8 @@ static int serve(struct disk_points *d, struct err *e)
 
 static int export_disk(struct disk_points *d, struct disk *disk, struct err *e)
 {
-	json_t *args = json_pack("{s:s,s:s,s:s,s:s}", "type", "nbd", "id", disk->export, "node-name", disk->overlay, "name", disk->export);
+	json_t *args = json_pack("{s:s,s:s,s:s,s:s}", "type", "nbd", "id", disk->export, "node-name", disk->overlay,
+				 "name", disk->export);
 	if (d->point)
 		json_object_set_new(args, "bitmaps", json_pack("[{s:s,s:s}]", "node", disk->node, "name", POINT));
 	return guest_watch_qmp(d->g, "block-export-add", args, NULL, e);
@@ -235,11 +243,14 @@ static int still_copying(struct disk_points *d, struct err *e)
 	}
 	json_decref(jobs);
 	if (found != d->n)
-		return err_set(e, ERR_CORRUPT, "the point in time of the disks was lost while it was read: is there space in %s?", d->folder);
+		return err_set(e, ERR_CORRUPT,
+			       "the point in time of the disks was lost while it was read: is there space in %s?",
+			       d->folder);
 	return 0;
 }
 
-static int read_disk(struct disk_points *d, struct disk *disk, const struct capture_sink *sink, uint32_t volume, uint64_t *dirty, struct err *e)
+static int read_disk(struct disk_points *d, struct disk *disk, const struct capture_sink *sink, uint32_t volume,
+		     uint64_t *dirty, struct err *e)
 {
 	FD_AUTO int fd = fd_unix_connect(d->socket, e);
 	if (fd < 0)
@@ -260,14 +271,16 @@ static int read_disk(struct disk_points *d, struct disk *disk, const struct capt
 	return rc && aborted ? err_set(e, ERR_CANCELLED, "the capture was ended") : rc;
 }
 
-int disk_points_read(struct disk_points *d, const struct capture_sink *sink, uint32_t first_volume, uint64_t *dirty_bytes, struct err *e)
+int disk_points_read(struct disk_points *d, const struct capture_sink *sink, uint32_t first_volume,
+		     uint64_t *dirty_bytes, struct err *e)
 {
 	if (d->n == 0)
 		return 0;
 	if (serve(d, e))
 		return -1;
 	for (size_t k = 0; k < d->n; k++)
-		if (export_disk(d, &d->disks[k], e) || read_disk(d, &d->disks[k], sink, first_volume + (uint32_t)k, dirty_bytes, e))
+		if (export_disk(d, &d->disks[k], e) ||
+		    read_disk(d, &d->disks[k], sink, first_volume + (uint32_t)k, dirty_bytes, e))
 			return err_wrap(e, "disk %s", d->disks[k].target);
 	return still_copying(d, e);
 }
@@ -322,7 +335,8 @@ void disk_points_release(struct disk_points *d)
 	}
 	for (size_t k = 0; k < d->n; k++)
 		if (d->disks[k].copying)
-			guest_watch_try(g, "block-job-cancel", json_pack("{s:s,s:b}", "device", d->disks[k].job, "force", 1));
+			guest_watch_try(g, "block-job-cancel",
+					json_pack("{s:s,s:b}", "device", d->disks[k].job, "force", 1));
 	for (size_t k = 0; k < d->n; k++) {
 		struct disk *disk = &d->disks[k];
 		if (disk->copying)
@@ -417,7 +431,8 @@ static void remove_fds(struct guest *g)
 		json_t *first = json_array_get(json_object_get(one, "fds"), 0);
 		if (ours(json_string_value(json_object_get(first, "opaque"))))
 			guest_watch_try(g, "remove-fd",
-					json_pack("{s:I}", "fdset-id", json_integer_value(json_object_get(one, "fdset-id"))));
+					json_pack("{s:I}", "fdset-id",
+						  json_integer_value(json_object_get(one, "fdset-id"))));
 	}
 	json_decref(list);
 }

@@ -1,11 +1,11 @@
 /*
  * disk_points.h - the disks of a running VM at one instant, and what was written to them since the last such instant.
  *
- *	prepare (overlays are attached; the VM runs) -> instant (one QMP transaction: bitmaps swapped, copy before write begins)
- *	-> read (at leisure, through NBD, while the VM writes on) -> release
+ * 	prepare (overlays are attached; the VM runs) -> instant (one QMP transaction: bitmaps swapped, copy before write begins)
+ * 	-> read (at leisure, through NBD, while the VM writes on) -> release
  *
- * A dirty bitmap per disk ("vmferry-live") begins with the first instant, whose read gives everything. Descriptors are passed, not paths. One thread; abort
- * from any.
+ * A dirty bitmap per disk ("vmferry-live") begins with the first instant, whose read gives everything. Descriptors are
+ * passed, not paths. One thread; abort from any.
  */
 #ifndef VMFERRY_SNAPSHOT_DISK_POINTS_H
 #define VMFERRY_SNAPSHOT_DISK_POINTS_H
@@ -19,8 +19,8 @@
 
 struct disk_points;
 
-/* Of the disks of i that are not read-only. `folder` takes the overlays' files (unlinked) and the socket of QEMU's NBD server. Without such disks
- * all calls do nothing. */
+/* Of the disks of i that are not read-only. `folder` takes the overlays' files (unlinked) and the socket of QEMU's NBD
+ * server. Without such disks all calls do nothing. */
 struct disk_points *disk_points_new(struct guest *g, const struct guest_info *i, const char *folder);
 /* Releases, removes the bitmaps. NULL is fine. */
 void disk_points_free(struct disk_points *d);
@@ -34,7 +34,8 @@ int disk_points_prepare(struct disk_points *d, struct err *e);
 /* May be called while the VM stands still: one QMP command, a few ms. */
 int disk_points_instant(struct disk_points *d, struct err *e);
 /* Volumes are numbered from first_volume. */
-int disk_points_read(struct disk_points *d, const struct capture_sink *sink, uint32_t first_volume, uint64_t *dirty_bytes, struct err *e);
+int disk_points_read(struct disk_points *d, const struct capture_sink *sink, uint32_t first_volume,
+		     uint64_t *dirty_bytes, struct err *e);
 /* After any of the above, whether it went well or not: nothing of this point is left but the live bitmap. */
 void disk_points_release(struct disk_points *d);
 /* Any thread: a read that blocks fails. */

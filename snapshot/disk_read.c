@@ -77,7 +77,8 @@ static int on_extents(void *ctx, const char *context, uint64_t offset, uint32_t 
 	return 0;
 }
 
-/* The flag of the extent that holds `at`, and in *end where that extent ends; false with *end 0 where the answer does not reach. */
+/* The flag of the extent that holds `at`, and in *end where that extent ends; false with *end 0 where the answer does
+ * not reach. */
 static bool extent_at(const struct extents *x, size_t *hint, uint64_t at, uint64_t *end)
 {
 	while (*hint < x->n && x->v[*hint].end <= at)
@@ -118,8 +119,9 @@ static int tell_data(struct reading *r, uint64_t start, uint64_t end, struct err
 	return 0;
 }
 
-/* One stretch of the disk, about which QEMU has just been asked: up to *reached, which is where its answer ends. Runs of blocks are cut where zero or
- * dirty change; a block in which anything is data counts as data, one in which anything is dirty as dirty. */
+/* One stretch of the disk, about which QEMU has just been asked: up to *reached, which is where its answer ends. Runs
+ * of blocks are cut where zero or dirty change; a block in which anything is data counts as data, one in which anything
+ * is dirty as dirty. */
 static int tell_stretch(struct reading *r, uint64_t from, uint64_t to, uint64_t *reached, struct err *e)
 {
 	size_t zero_hint = 0, dirty_hint = 0;
@@ -133,7 +135,8 @@ static int tell_stretch(struct reading *r, uint64_t from, uint64_t to, uint64_t 
 			end = to;
 		if (end <= at)
 			break;
-		/* Whole blocks: what of the run's last block belongs to the next run is taken with this one if it must be told anyway. */
+		/* Whole blocks: what of the run's last block belongs to the next run is taken with this one if it must
+		 * be told anyway. */
 		uint64_t whole = end == r->size_bytes ? end : end / BLOCK * BLOCK;
 		if (whole <= at || (dirty && !zero && whole != end)) {
 			whole = at - at % BLOCK + (end - at + BLOCK - 1) / BLOCK * BLOCK;
@@ -168,7 +171,8 @@ static int tell_all(struct reading *r, struct err *e)
 		if (tell_stretch(r, at, at + n, &reached, e))
 			return -1;
 		if (reached == at)
-			return err_set(e, ERR_CORRUPT, "QEMU does not say which blocks there are at %llu", (unsigned long long)at);
+			return err_set(e, ERR_CORRUPT, "QEMU does not say which blocks there are at %llu",
+				       (unsigned long long)at);
 		at = reached;
 	}
 	return 0;
@@ -184,16 +188,18 @@ static int connect_to(struct reading *r, int *fd, const char *export_name, struc
 	*fd = -1;
 	if (nbd_connect_socket(h, theirs) < 0)
 		return nbd_failed(e, "connect to QEMU's NBD server");
-	if (nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1 || (r->dirty_context[0] && nbd_can_meta_context(h, r->dirty_context) != 1))
+	if (nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1 ||
+	    (r->dirty_context[0] && nbd_can_meta_context(h, r->dirty_context) != 1))
 		return err_set(e, ERR_LIBVIRT, "QEMU's NBD server does not say what was written");
 	int64_t size = nbd_get_size(h);
 	if (size < 0 || (uint64_t)size != r->size_bytes)
-		return err_set(e, ERR_CORRUPT, "the disk has %lld bytes, not %llu: it was resized", (long long)size, (unsigned long long)r->size_bytes);
+		return err_set(e, ERR_CORRUPT, "the disk has %lld bytes, not %llu: it was resized", (long long)size,
+			       (unsigned long long)r->size_bytes);
 	return 0;
 }
 
-int disk_read(int fd, const char *export_name, const char *bitmap, uint64_t size_bytes, uint32_t volume, const struct capture_sink *sink,
-	      uint64_t *dirty_bytes, struct err *e)
+int disk_read(int fd, const char *export_name, const char *bitmap, uint64_t size_bytes, uint32_t volume,
+	      const struct capture_sink *sink, uint64_t *dirty_bytes, struct err *e)
 {
 	FD_AUTO int own = fd;
 	struct reading r = { .size_bytes = size_bytes, .volume = volume, .sink = sink };

@@ -13,7 +13,9 @@ struct guest_watch {
 	struct guest *g; /* fixed */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	struct guest_seen seen; /* lock */
+	struct guest_seen seen; /* lock, as what follows */
+	void (*on_stop)(void *arg);
+	void *on_stop_arg;
 };
 
 static void on_event(void *arg, const char *event, const json_t *data)
@@ -26,6 +28,8 @@ static void on_event(void *arg, const char *event, const json_t *data)
 		s->stops++;
 		s->stopped = true;
 		s->stop_ns = clock_mono_ns();
+		if (w->on_stop)
+			w->on_stop(w->on_stop_arg);
 	} else if (strcmp(event, "RESUME") == 0) {
 		s->resumes++;
 		s->stopped = false;
@@ -75,6 +79,13 @@ void guest_watch_forget(struct guest_watch *w)
 {
 	THREAD_LOCKED(&w->lock);
 	w->seen.migration[0] = '\0';
+}
+
+void guest_watch_on_stop(struct guest_watch *w, void (*fn)(void *arg), void *arg)
+{
+	THREAD_LOCKED(&w->lock);
+	w->on_stop = fn;
+	w->on_stop_arg = arg;
 }
 
 void guest_watch_wait(struct guest_watch *w, unsigned events, int64_t deadline_ns, struct guest_seen *out)

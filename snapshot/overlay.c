@@ -21,7 +21,8 @@ int overlay_create(const char *folder, uint64_t size_bytes, struct err *e)
 	uint64_t l1_entries = (size_bytes + L1_COVERS - 1) / L1_COVERS;
 	uint64_t l1_clusters = (l1_entries * 8 + CLUSTER - 1) / CLUSTER;
 	if (size_bytes % 512 != 0 || l1_clusters + 3 > REFCOUNTS / 2)
-		return err_set(e, ERR_REFUSED, "a disk of %llu bytes: no overlay for that size", (unsigned long long)size_bytes);
+		return err_set(e, ERR_REFUSED, "a disk of %llu bytes: no overlay for that size",
+			       (unsigned long long)size_bytes);
 	if (l1_clusters == 0)
 		l1_clusters = 1;
 

@@ -8,7 +8,8 @@
 
 #include <stdint.h>
 
-/* A descriptor of an unlinked file in `folder`: qcow2, version 3, 64 KiB clusters, no backing file recorded, size_bytes as the guest sees it. */
+/* A descriptor of an unlinked file in `folder`: qcow2, version 3, 64 KiB clusters, no backing file recorded, size_bytes
+ * as the guest sees it. */
 int overlay_create(const char *folder, uint64_t size_bytes, struct err *e);
 
 #endif

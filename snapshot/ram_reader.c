@@ -390,7 +390,8 @@ static int start_section(struct ram_reader *r, const struct ram_reader_sink *sin
 	if (!p)
 		return -1;
 	if (len != 3 || memcmp(p + 6, "ram", 3) != 0)
-		return err_set(e, ERR_CORRUPT, "QEMU's stream: section \"%.*s\", which is not RAM", (int)len, (const char *)p + 6);
+		return err_set(e, ERR_CORRUPT, "QEMU's stream: section \"%.*s\", which is not RAM", (int)len,
+			       (const char *)p + 6);
 	if (get32(p + head + 4) != RAM_VERSION)
 		return broken(e, "unknown version of the RAM section");
 	if (r->ram_known)
@@ -438,7 +439,8 @@ static int command(struct ram_reader *r, struct err *e)
 	return 0;
 }
 
-int ram_reader_sections(struct ram_reader *r, const struct ram_reader_sink *sink, enum ram_reader_stop *stop, struct err *e)
+int ram_reader_sections(struct ram_reader *r, const struct ram_reader_sink *sink, enum ram_reader_stop *stop,
+			struct err *e)
 {
 	for (;;) {
 		const uint8_t *p = need(r, 1, e);

@@ -1,10 +1,11 @@
 /*
- * ram_reader.h - takes a QEMU migration stream apart as it comes over a descriptor: head, RAM, and where device state begins. Also the big-endian
- * messages that COLO puts between. Grammar in QEMU-STREAM.md.
+ * ram_reader.h - takes a QEMU migration stream apart as it comes over a descriptor: head, RAM, and where device state
+ * begins. Also the big-endian messages that COLO puts between. Grammar in QEMU-STREAM.md.
  *
- * Unlike qemu_stream.h it believes nothing that it does not know: what is not in the grammar, an address outside its block, a length beyond its cap
- * is ERR_CORRUPT, and the reader is good for nothing more. The end of the connection is ERR_PEER, a deadline that passes ERR_SYS with ETIMEDOUT.
- * One thread; to free it from a read that blocks, shut the socket down.
+ * Unlike qemu_stream.h it believes nothing that it does not know: what is not in the grammar, an address outside its
+ * block, a length beyond its cap is ERR_CORRUPT, and the reader is good for nothing more. The end of the connection is
+ * ERR_PEER, a deadline that passes ERR_SYS with ETIMEDOUT. One thread; to free it from a read that blocks, shut the
+ * socket down.
  */
 #ifndef VMFERRY_SNAPSHOT_RAM_READER_H
 #define VMFERRY_SNAPSHOT_RAM_READER_H
@@ -55,7 +56,8 @@ const uint8_t *ram_reader_header(const struct ram_reader *r, size_t *len);
 /* As the last RAM section listed them. */
 const struct ram_block *ram_reader_blocks(const struct ram_reader *r, size_t *n);
 /* Commands and RAM sections, until something else begins. */
-int ram_reader_sections(struct ram_reader *r, const struct ram_reader_sink *sink, enum ram_reader_stop *stop, struct err *e);
+int ram_reader_sections(struct ram_reader *r, const struct ram_reader_sink *sink, enum ram_reader_stop *stop,
+			struct err *e);
 
 int ram_reader_be32(struct ram_reader *r, uint32_t *out, struct err *e);
 int ram_reader_be64(struct ram_reader *r, uint64_t *out, struct err *e);

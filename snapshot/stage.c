@@ -152,7 +152,8 @@ static struct chunk *next_chunk(struct stage *s, struct err *e)
 		(void)too_much(s, e);
 		return NULL;
 	}
-	if (s->n_idle == 0 && s->folder && s->n_used > 0 && (uint64_t)(s->in_memory + 1) * CHUNK > s->soft_bytes && spill_last(s, e))
+	if (s->n_idle == 0 && s->folder && s->n_used > 0 && (uint64_t)(s->in_memory + 1) * CHUNK > s->soft_bytes &&
+	    spill_last(s, e))
 		return NULL;
 	uint8_t *data = s->n_idle > 0 ? s->idle[--s->n_idle] : map_chunk(s, e);
 	if (!data)
@@ -212,7 +213,8 @@ static int read_back(struct stage *s, size_t number, uint8_t *out, struct err *e
 	for (size_t done = 0; done < CHUNK;) {
 		ssize_t n = pread(s->file, out + done, CHUNK - done, at + (off_t)done);
 		if (n == 0)
-			return err_set(e, ERR_CORRUPT, "the file in %s that stages a checkpoint is too short", s->folder);
+			return err_set(e, ERR_CORRUPT, "the file in %s that stages a checkpoint is too short",
+				       s->folder);
 		if (n < 0 && errno != EINTR)
 			return err_sys(e, "read back a checkpoint from %s", s->folder);
 		done += n > 0 ? (size_t)n : 0;

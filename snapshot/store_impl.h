@@ -334,6 +334,7 @@ struct store {
 	uint64_t committed;   /* newest transaction */
 	uint64_t last_point;  /* newest point, 0: none */
 	uint64_t applied;     /* in the heads */
+	uint64_t saved;       /* what the catalogue on disk says is applied */
 	struct store_pos redo; /* where the journal is read from at the next opening */
 	uint32_t next_volume, applied_next_volume;
 	struct store_volset *volumes, *applied_volumes; /* of `committed`, of `applied` */

@@ -203,9 +203,10 @@ static struct store_entry *entry_from(const json_t *o)
 	return NULL;
 }
 
-static json_t *catalogue_json(struct store *s)
+static json_t *catalogue_json(struct store *s, uint64_t *applied)
 {
 	THREAD_LOCKED(&s->lock);
+	*applied = s->applied;
 	json_t *points = json_array();
 
 	for (size_t i = 0; i < s->n_points; i++)
@@ -221,11 +222,17 @@ int store_meta_save(struct store *s, struct err *e)
 {
 	THREAD_LOCKED(&s->saving);
 	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
-	json_t *j = catalogue_json(s);
+	uint64_t applied = 0;
+	json_t *j = catalogue_json(s, &applied);
 	const int rc = write_sealed(path, j, e);
 
 	json_decref(j);
-	return rc;
+	if (rc < 0)
+		return -1;
+	pthread_mutex_lock(&s->lock);
+	s->saved = applied;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
 }
 
 static int load_points(struct store *s, const json_t *a)
@@ -265,6 +272,7 @@ int store_meta_load(struct store *s, struct err *e)
 	     !get_u64(j, "next_volume", UINT32_MAX, &next) || load_points(s, json_object_get(j, "points")) < 0))
 		rc = err_set(e, ERR_CORRUPT, "%s: something in it is missing or makes no sense", path);
 	s->applied_next_volume = (uint32_t)next;
+	s->saved = s->applied;
 	json_decref(j);
 	return rc;
 }

@@ -72,7 +72,7 @@ static void drop_undos(struct store *s)
 	THREAD_LOCKED(&s->lock);
 	const uint64_t oldest = s->n_points > 0 ? s->points[0]->seq : UINT64_MAX;
 
-	while (s->n_undos > 0 && s->undos[0].to <= oldest && s->undos[0].to <= s->applied) {
+	while (s->n_undos > 0 && s->undos[0].to <= oldest && s->undos[0].to <= s->saved) {
 		MEM_AUTO char *path = store_undo_path(s, s->undos[0].from, s->undos[0].to);
 		/* Failing leaves a file too many; the next opening and pruning finds it. */
 		sys.unlink(path);
@@ -95,12 +95,12 @@ static bool worth_merging(const struct store_undo *a, const struct store_undo *b
 	return large <= MERGE_ALWAYS || large / MERGE_RATIO <= small;
 }
 
-/* Two neighbours with no point between them. Under lock. */
+/* Two neighbours with no point between them, both of transactions that will not be applied again. Under lock. */
 static bool find_pair(const struct store *s, uint64_t from, struct store_undo *a, struct store_undo *b)
 {
 	for (size_t i = 0; i + 1 < s->n_undos; i++) {
 		const struct store_undo *x = &s->undos[i], *y = &s->undos[i + 1];
-		if (x->from < from || x->bad || y->bad || x->to + 1 != y->from || y->to > s->applied || point_within(s, x->to) ||
+		if (x->from < from || x->bad || y->bad || x->to + 1 != y->from || y->to > s->saved || point_within(s, x->to) ||
 		    !worth_merging(x, y))
 			continue;
 		*a = *x;

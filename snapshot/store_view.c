@@ -146,7 +146,8 @@ static size_t collect(struct store *s, struct store_view *v, struct store_undo *
 		if (s->pending[i - 1]->seq <= v->seq)
 			add_layer(v, s->pending[i - 1]->layer);
 	for (size_t i = 0; i < s->n_undos; i++)
-		if (s->undos[i].to > v->seq && s->undos[i].from <= s->applied)
+		/* Also of the transaction that is going into the heads, or was when the host crashed. */
+		if (s->undos[i].to > v->seq)
 			undos[n++] = s->undos[i];
 	return n;
 }

@@ -1,6 +1,6 @@
 /*
- * Arbitrary bytes as QEMU's stream: every page that is told lies in a block that was listed, nothing is read beyond the input, what was
- * read of the head comes back as it was. After the RAM the rest is taken as COLO's messages.
+ * Arbitrary bytes as QEMU's stream: every page that is told lies in a block that was listed, nothing is read beyond the
+ * input, what was read of the head comes back as it was. After the RAM the rest is taken as COLO's messages.
  */
 #include "base/buf.h"
 #include "snapshot/ram_reader.h"
@@ -28,7 +28,8 @@ static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err 
 	(void)e;
 	CHECK(n <= RAM_READER_MAX_BLOCKS);
 	for (size_t i = 0; i < n; i++)
-		CHECK(b[i].bytes > 0 && b[i].bytes % 4096 == 0 && strnlen(b[i].name, sizeof(b[i].name)) < sizeof(b[i].name));
+		CHECK(b[i].bytes > 0 && b[i].bytes % 4096 == 0 &&
+		      strnlen(b[i].name, sizeof(b[i].name)) < sizeof(b[i].name));
 	memcpy(t->blocks, b, n * sizeof(*b));
 	t->n = n;
 	return 0;
@@ -81,7 +82,8 @@ static void take_apart(struct ram_reader *r, const uint8_t *data, size_t size)
 			CHECK(ram_reader_rest(r, size, &rest, &e) == 0 && rest.len > 0 && rest.data[0] == 4);
 			return;
 		}
-		if (ram_reader_be32(r, &word, &e) || ram_reader_be64(r, &n, &e) || n > 4096 || ram_reader_take(r, (size_t)n, &rest, &e))
+		if (ram_reader_be32(r, &word, &e) || ram_reader_be64(r, &n, &e) || n > 4096 ||
+		    ram_reader_take(r, (size_t)n, &rest, &e))
 			return;
 	}
 }

@@ -31,9 +31,7 @@ sector() { # NAME HOST [SETTING...]
 }
 
 rounds() { # NAME HOST: has it begun its second round?
-	local word
-	word=$(qmp "$2" "$1" human-monitor-command '"command-line":"xp /1xw 0x100000"' | grep -o '0x[0-9a-f]\{8\}' | tail -1)
-	[ $((word)) -gt 0 ]
+	[ $(($(word_of "$1" "$2"))) -gt 0 ]
 }
 
 qmp() { # HOST VM COMMAND [ARGUMENTS]
@@ -51,10 +49,16 @@ assert_clean() { # HOST VM
 	[ "$(in_host "$1" virsh -q domstate "$2")" = running ] || fail "$2 does not run"
 }
 
+word_of() { # NAME HOST: what its first page counts
+	in_host "$2" virsh -q qemu-monitor-command "$1" --hmp 'xp /1xw 0x100000' | grep -o '0x[0-9a-f]\{8\}' | tail -1
+}
+
+counts_on() { # NAME HOST BEFORE
+	[ "$(word_of "$1" "$2")" != "$3" ]
+}
+
 goes_on() { # NAME HOST: its round changes
-	local before
-	before=$(qmp "$2" "$1" human-monitor-command '"command-line":"xp /1xw 0x100000"')
-	eventually 20 "$1 does not go on" bash -c "[ \"\$('$TOOLS/lab/lab' exec $2 virsh -q qemu-monitor-command $1 --hmp 'xp /1xw 0x100000')\" != \"$before\" ]"
+	eventually 20 "$1 does not go on" counts_on "$1" "$2" "$(word_of "$1" "$2")"
 }
 
 test_colo() { # every checkpoint is one instant of the guest, and holds no more than was written
@@ -78,12 +82,11 @@ test_colo_disk() { # a disk joins at the instant
 	sector vm1 host1
 	in_host host1 qemu-img create -q -f qcow2 /var/lib/libvirt/images/vm1.extra.qcow2 200M
 	in_host host1 virsh -q attach-disk vm1 /var/lib/libvirt/images/vm1.extra.qcow2 vdb --driver qemu --subdriver qcow2
-	local node
-	node=$(qmp host1 vm1 query-block | grep -o '"node-name":"[^"]*format"' | tail -1 | cut -d'"' -f4)
-	qmp host1 vm1 human-monitor-command "\"command-line\":\"qemu-io $node \\\"write -P 0x11 1M 300k\\\"\"" >/dev/null
+	local dev=/machine/peripheral/virtio-disk1/virtio-backend
+	qmp host1 vm1 human-monitor-command "\"command-line\":\"qemu-io -d $dev \\\"write -P 0x11 1M 300k\\\"\"" >/dev/null
 	cat >"$WORK/hook" <<-END
 		#!/bin/sh
-		virsh -q qemu-monitor-command vm1 --hmp "qemu-io $node \\"write -P \$1 \${1}0M 100k\\"" >/dev/null
+		virsh -q qemu-monitor-command vm1 --hmp "qemu-io -d $dev \\"write -P \$1 \${1}0M 100k\\"" >/dev/null
 	END
 	chmod +x "$WORK/hook"
 	mkdir "$WORK/dump"

@@ -90,8 +90,10 @@ test_migration() { # from both hosts' agents, keyed by the VM
 	eventually 30 "migration.done is in the topic" has_event migration.done host1
 	lab agent stop host1
 	eventually 30 "agent.stopped is in the topic" has_event agent.stopped host1
-	grep -q "^$(in_host host2 virsh domuuid vm1 | head -1)|.*ce_type=io.vmferry.migration.done," "$WORK/topic" || fail "no key is the VM's UUID"
-	[[ "$(types_of host1)" == *"agent.started migration.started migration.done agent.stopped " ]] || fail "in this order: $(types_of host1)"
+	grep -q "^$(in_host host2 virsh domuuid vm1 | head -1)|.*ce_type=io.vmferry.migration.done," "$WORK/topic" ||
+		fail "no key is the VM's UUID"
+	[[ "$(types_of host1)" == *"agent.started migration.started migration.done agent.stopped " ]] ||
+		fail "in this order: $(types_of host1)"
 	assert_cloud_events host1
 	has_event agent.started host2 || fail "nothing of host2"
 	lab agent start host1

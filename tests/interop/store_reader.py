@@ -186,7 +186,7 @@ class Store:
             if m:
                 found.append((int(m.group(1)), int(m.group(2)), name))
         inside = {n for f, t, n in found for g, u, o in found if o != n and g <= f and t <= u}
-        chain = sorted(x for x in found if x[2] not in inside and x[1] > point and x[0] <= self.applied)
+        chain = sorted(x for x in found if x[2] not in inside and x[1] > point)
         reached = point
         for first, last, name in chain:
             check(first <= reached + 1, "before-images of %d are missing" % (reached + 1))

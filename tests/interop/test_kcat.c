@@ -69,10 +69,10 @@ static char *kcat(const char *topic)
 {
 	struct err e = ERR_INIT;
 	char *out = NULL;
-	const char *const argv[] = { "kcat", "-b", rd_kafka_mock_cluster_bootstraps(cluster),
-				     "-C",   "-q", "-e",
+	const char *const argv[] = { "kcat", "-b",        rd_kafka_mock_cluster_bootstraps(cluster),
+				     "-C",   "-q",        "-e",
 				     "-o",   "beginning", "-t",
-				     topic,  "-f", "%k|%h|%S|%s\n",
+				     topic,  "-f",        "%k|%h|%S|%s\n",
 				     NULL };
 	ck_assert_msg(child_run(argv, clock_mono_ns() + 20 * NS_PER_S, NULL, &out, &e) == 0, "%s", e.text);
 	return out;
@@ -89,13 +89,15 @@ START_TEST(kcat_reads_events)
 	MEM_AUTO char *out = kcat("vmferry.events");
 	char id[40] = "", when[40] = "", rest[300] = "";
 	ck_assert_msg(sscanf(out,
-			     VM "|ce_specversion=1.0,ce_id=%36[0-9a-f-],ce_source=vmferry/node1,ce_type=io.vmferry.migration.started,"
+			     VM "|ce_specversion=1.0,ce_id=%36[0-9a-f-],ce_source=vmferry/"
+				"node1,ce_type=io.vmferry.migration.started,"
 				"ce_time=%24[0-9TZ:.-],%299[^\n]",
 			     id, when, rest) == 3,
 		      "%s", out);
 	ck_assert_uint_eq(strlen(id), 36);
 	ck_assert_uint_eq(strlen(when), 24);
-	ck_assert_str_eq(rest, "ce_sequence=00000000000000000001,ce_subject=" VM ",content-type=application/json|13|{\"vm\":\"web1\"}");
+	ck_assert_str_eq(rest, "ce_sequence=00000000000000000001,ce_subject=" VM
+			       ",content-type=application/json|13|{\"vm\":\"web1\"}");
 	const char *second = strchr(out, '\n') + 1;
 	ck_assert_msg(strncmp(second, "node1|", 6) == 0, "%s", second);
 	ck_assert_msg(strstr(second, "ce_type=io.vmferry.agent.stopped,") && strstr(second, "|2|{}\n"), "%s", second);
@@ -116,7 +118,8 @@ START_TEST(kcat_reads_states_and_their_end)
 	ck_assert_ptr_nonnull(second);
 	*second++ = '\0';
 	ck_assert_msg(strncmp(out, "point/" VM "/7|", strlen("point/" VM "/7|")) == 0, "%s", out);
-	ck_assert_msg(strstr(out, "ce_type=io.vmferry.state.point,") && strstr(out, "|17|{\"kind\":\"memory\"}"), "%s", out);
+	ck_assert_msg(strstr(out, "ce_type=io.vmferry.state.point,") && strstr(out, "|17|{\"kind\":\"memory\"}"), "%s",
+		      out);
 	ck_assert_msg(strncmp(second, "point/" VM "/7|", strlen("point/" VM "/7|")) == 0, "%s", second);
 	ck_assert_msg(strstr(second, "|-1|\n") != NULL, "%s", second);
 }

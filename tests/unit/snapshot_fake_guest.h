@@ -1,6 +1,7 @@
 /*
- * snapshot_fake_guest.h - a VM in memory: a guest_ops whose QEMU speaks COLO and background snapshots over the descriptor that it is given, answers QMP, and
- * stands still where the real one would. What goes wrong, and when, is told beforehand.
+ * snapshot_fake_guest.h - a VM in memory: a guest_ops whose QEMU speaks COLO and background snapshots over the
+ * descriptor that it is given, answers QMP, and stands still where the real one would. What goes wrong, and when, is
+ * told beforehand.
  */
 #ifndef VMFERRY_TESTS_SNAPSHOT_FAKE_GUEST_H
 #define VMFERRY_TESTS_SNAPSHOT_FAKE_GUEST_H
@@ -49,7 +50,9 @@ struct fake {
 	bool started, kicked, lost_heartbeat, quit;
 	unsigned checkpoints, pages; /* dirty pages of the next checkpoint */
 	uint32_t version;            /* what is in its pages */
-	bool complete_early;         /* as QEMU 10.0.0 to 10.0.6 */
+	bool agent, frozen, stopped_frozen;
+	unsigned freezes;
+	bool complete_early; /* as QEMU 10.0.0 to 10.0.6 */
 	enum fake_where where;
 	enum fake_what what;
 	unsigned heartbeats, conts, cancels, migrations;
@@ -75,6 +78,7 @@ static void fake_run(struct fake *f, bool on)
 	pthread_mutex_lock(&f->lock);
 	bool was = f->running;
 	f->running = on;
+	f->stopped_frozen |= !on && f->frozen;
 	pthread_mutex_unlock(&f->lock);
 	if (was != on)
 		fake_event(f, on ? "RESUME" : "STOP", NULL);
@@ -297,7 +301,9 @@ static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 {
 	struct fake *f = ctx;
 	(void)e;
-	struct guest_info i = { .running = f->running, .paused_by_user = f->paused_by_user, .kvm = f->kvm };
+	struct guest_info i = {
+		.running = f->running, .paused_by_user = f->paused_by_user, .kvm = f->kvm, .agent = f->agent
+	};
 	i.qemu_major = f->major;
 	i.qemu_minor = f->minor;
 	i.qemu_micro = f->micro;
@@ -310,8 +316,8 @@ static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 
 static json_t *fake_capabilities(struct fake *f)
 {
-	return json_pack("[{s:s,s:b},{s:s,s:b},{s:s,s:b}]", "capability", "x-colo", "state", f->x_colo, "capability", "background-snapshot", "state",
-			 f->background, "capability", "events", "state", 1);
+	return json_pack("[{s:s,s:b},{s:s,s:b},{s:s,s:b}]", "capability", "x-colo", "state", f->x_colo, "capability",
+			 "background-snapshot", "state", f->background, "capability", "events", "state", 1);
 }
 
 static void fake_set_capabilities(struct fake *f, const json_t *args)
@@ -362,7 +368,8 @@ static int fake_qmp(void *ctx, const char *command, json_t *args, int fd, json_t
 		r = fake_capabilities(f);
 	else if (!strcmp(command, "migrate-set-capabilities"))
 		fake_set_capabilities(f, args);
-	else if (!strcmp(command, "migrate-set-parameters") && json_object_get(args, "x-checkpoint-delay") && !strcmp(f->status, "colo"))
+	else if (!strcmp(command, "migrate-set-parameters") && json_object_get(args, "x-checkpoint-delay") &&
+		 !strcmp(f->status, "colo"))
 		f->kicked = true;
 	else if (!strcmp(command, "getfd"))
 		f->fd = dup(fd);
@@ -426,9 +433,11 @@ static void fake_unlisten(void *ctx)
 
 static int fake_freeze(void *ctx, bool on, struct err *e)
 {
-	(void)ctx;
-	(void)on;
+	struct fake *f = ctx;
 	(void)e;
+	THREAD_LOCKED(&f->lock);
+	f->frozen = on;
+	f->freezes += on;
 	return 0;
 }
 
@@ -439,7 +448,7 @@ static void fake_free(void *ctx)
 
 static void fake_init(struct fake *f)
 {
-	static const struct guest_ops ops = { fake_info,   fake_qmp,    fake_state,    fake_pause, fake_resume,
+	static const struct guest_ops ops = { fake_info,   fake_qmp,      fake_state,  fake_pause, fake_resume,
 					      fake_listen, fake_unlisten, fake_freeze, fake_free };
 	memset(f, 0, sizeof(*f));
 	f->guest = (struct guest){ &ops, f };

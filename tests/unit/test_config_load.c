@@ -111,8 +111,7 @@ START_TEST(a_full_file)
 		"  roles = [ \"migrate-in\", \"operate\" ]; }, { name = \"c\"; roles = [ ]; } );\n"
 		"migration: { bandwidth = \"1G\"; max_downtime = \"1.5s\"; delta_cache = \"64MiB\"; };\n"
 		"kafka: { brokers = \"k1.example.net:9092,[2001:db8::1]:9093,192.0.2.3:1\"; topic = \"dc1.events\";\n"
-		"  properties = ( { name = \"linger.ms\"; value = \"5\"; }, { name = \"sasl.password\"; value = "
-		"\"s3cr3t\"; } ); };\n"
+		"  properties = ( { name = \"linger.ms\"; value = \"5\"; }, { name = \"sasl.password\"; value = \"s3cr3t\"; } ); };\n"
 		"log: { level = \"debug\"; };\n");
 	ck_assert_str_eq(c->name, "a.example.net");
 	ck_assert_str_eq(c->control.socket, "/run/x/control.sock");
@@ -424,26 +423,32 @@ static const struct {
 	  "test.conf:2: restore.disks[1].from: \"/a\" is there twice (allowed: one rule for each)" },
 	{ "restore = { disks = 5; };",
 	  "test.conf:1: restore.disks: is an integer, must be a list ( { ... }, { ... } )" },
-	{ "kafka: { brokers = \"host\"; };", "test.conf:1: kafka.brokers: \"host\" has no port (allowed: "
-					     "\"host:port\", more of them after commas, or \"\" for none)" },
-	{ "kafka: { brokers = \"a:1,,b:2\"; };", "test.conf:1: kafka.brokers: a broker is missing between commas "
-						 "(allowed: \"host:port\", more of them after commas, or "
-						 "\"\" for none)" },
-	{ "kafka: { brokers = \"a b:1\"; };", "test.conf:1: kafka.brokers: \"a b\" is neither an IP address nor a host "
-					      "name (allowed: \"host:port\", more of them "
-					      "after commas, or \"\" for none)" },
-	{ "kafka: { topic = \"a/b\"; };", "test.conf:1: kafka.topic: \"a/b\" is not the name of a topic (allowed: 1 to "
-					  "249 of the characters a-z, A-Z, 0-9, \".\", "
-					  "\"_\" and \"-\")" },
+	{ "kafka: { brokers = \"host\"; };",
+	  "test.conf:1: kafka.brokers: \"host\" has no port (allowed: \"host:port\", more of them after commas, or \"\" for none)" },
+	{ "kafka: { brokers = \"a:1,,b:2\"; };",
+	  "test.conf:1: kafka.brokers: a broker is missing between commas (allowed: \"host:port\", more of them after commas, or "
+	  "\"\" for none)" },
+	{ "kafka: { brokers = \"a b:1\"; };",
+	  "test.conf:1: kafka.brokers: \"a b\" is neither an IP address nor a host name (allowed: \"host:port\", more of them "
+	  "after commas, or \"\" for none)" },
+	{ "kafka: { topic = \"a/b\"; };",
+	  "test.conf:1: kafka.topic: \"a/b\" is not the name of a topic (allowed: 1 to 249 of the characters a-z, A-Z, 0-9, \".\", "
+	  "\"_\" and \"-\")" },
 	{ "kafka: { propertys = ( ); };", "test.conf:1: kafka.propertys: unknown key; did you mean \"properties\"?" },
 	{ "kafka: { properties = { acks = \"all\"; }; };",
 	  "test.conf:1: kafka.properties: is a group { ... }, must be a list ( { ... }, { ... } )" },
 	{ "kafka: { properties = ( \"a\" ); };",
-	  "test.conf:1: kafka.properties[0]: is a string in quotes, must be a group { name = ...; value = ...; }" },
+	  "test.conf:1: kafka.properties[0]: is a string in quotes, must be a group { ... }" },
 	{ "kafka: { properties = ( { name = \"a\"; value = 1; } ); };",
-	  "test.conf:1: kafka.properties[0].value: is an integer, must be a string in quotes" },
+	  "test.conf:1: kafka.properties[0].value: is an integer, must be a string in quotes (allowed: at most "
+	  "65535 characters)" },
 	{ "kafka: { properties = ( { value = \"1\"; } ); };",
-	  "test.conf:1: kafka.properties[0]: lacks its name (allowed: name and value, both strings)" },
+	  "test.conf:1: kafka.properties[0]: has no name (allowed: the name of a property of librdkafka)" },
+	{ "kafka: { properties = ( { name = \"a\"; value = \"\"; },\n { name = \"b\"; } ); };",
+	  "test.conf:2: kafka.properties[1]: has no value (allowed: at most 65535 characters)" },
+	{ "kafka: { properties = ( { name = \"\"; value = \"1\"; } ); };",
+	  "test.conf:1: kafka.properties[0].name: is empty (allowed: the name of a property of librdkafka)" },
+	{ "kafak: { };", "test.conf:1: kafak: unknown key; did you mean \"kafka\"?" },
 	{ "kafka: { properties = ( { name = \"a\"; valu = \"1\"; } ); };",
 	  "test.conf:1: kafka.properties[0].valu: unknown key; did you mean \"value\"?" },
 	{ "listen: {\n", "test.conf:2: syntax error" },

@@ -86,6 +86,27 @@ END_TEST
 
 #define PEER "name = \"one\"; peers = ( { name = \"b\"; } );"
 
+START_TEST(properties_differ_by_order_too)
+{
+#define ACKS "{ name = \"acks\"; value = \"all\"; }"
+#define LINGER(ms) "{ name = \"linger.ms\"; value = \"" ms "\"; }"
+#define PROPERTIES(list) "name = \"n\"; kafka: { properties = ( " list " ); };"
+	struct config *x = load(PROPERTIES(ACKS ", " LINGER("5")));
+	static const char *const other[] = {
+		PROPERTIES(LINGER("5") ", " ACKS),
+		PROPERTIES(ACKS ", " LINGER("6")),
+		PROPERTIES(ACKS),
+	};
+	ck_assert_uint_eq(config_reload_diff(x, x, NULL, 0), 0);
+	for (size_t i = 0; i < sizeof(other) / sizeof(other[0]); i++) {
+		struct config *y = load(other[i]);
+		ck_assert_uint_eq(config_reload_diff(x, y, NULL, 0), 1);
+		config_free(y);
+	}
+	config_free(x);
+}
+END_TEST
+
 START_TEST(protections_differ_by_content_not_order)
 {
 	static const char *const same[] = {
@@ -158,6 +179,7 @@ int main(void)
 	TCase *t = tcase_create("all");
 	tcase_add_loop_test(t, each_key_is_live_or_fixed, 0, (int)(sizeof(changes) / sizeof(changes[0])));
 	tcase_add_test(t, peers_differ_by_content_not_order);
+	tcase_add_test(t, properties_differ_by_order_too);
 	tcase_add_test(t, protections_differ_by_content_not_order);
 	tcase_add_test(t, roles_have_names);
 	tcase_add_test(t, nearest_names);

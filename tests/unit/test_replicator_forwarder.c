@@ -29,12 +29,26 @@ static void open_box(uint64_t keep)
 	ck_assert_msg(box != NULL, "%s", e.text);
 }
 
-static void set_up(void)
+static void set_up_box(void)
 {
-	char text[200];
 	strcpy(dir, "/tmp/test_forwarder_XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/events.db", dir);
+	open_box(0);
+}
+
+static void tear_down_box(void)
+{
+	char command[128];
+	outbox_close(box);
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	ck_assert_int_eq(system(command), 0);
+}
+
+static void set_up(void)
+{
+	char text[200];
+	set_up_box();
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	rd_kafka_conf_set_log_cb(conf, NULL);
 	mock_handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof(text));
@@ -43,24 +57,20 @@ static void set_up(void)
 	ck_assert_ptr_nonnull(cluster);
 	rd_kafka_mock_topic_create(cluster, "vmferry.events", 1, 1);
 	rd_kafka_mock_topic_create(cluster, "vmferry.state", 1, 1);
-	open_box(0);
 }
 
 static void tear_down(void)
 {
-	char command[128];
-	outbox_close(box);
 	rd_kafka_mock_cluster_destroy(cluster);
 	rd_kafka_destroy(mock_handle);
-	snprintf(command, sizeof(command), "rm -rf %s", dir);
-	ck_assert_int_eq(system(command), 0);
+	tear_down_box();
 }
 
 /* ---- the forwarder ---- */
 
 static const struct producer_property quick[] = { { "reconnect.backoff.ms", "50" },
-						   { "reconnect.backoff.max.ms", "200" },
-						   { "retry.backoff.ms", "50" } };
+						  { "reconnect.backoff.max.ms", "200" },
+						  { "retry.backoff.ms", "50" } };
 
 static struct forwarder *start_with(const char *brokers, const struct producer_property *properties, size_t n)
 {
@@ -136,6 +146,7 @@ static json_t *consume(const char *topic)
 					   sizeof(text)),
 			 RD_KAFKA_CONF_OK);
 	ck_assert_int_eq(rd_kafka_conf_set(conf, "enable.partition.eof", "true", text, sizeof(text)), RD_KAFKA_CONF_OK);
+	ck_assert_int_eq(rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", text, sizeof(text)), RD_KAFKA_CONF_OK);
 	rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
 	ck_assert_msg(rk != NULL, "%s", text);
 	rd_kafka_topic_t *t = rd_kafka_topic_new(rk, topic, NULL);
@@ -156,8 +167,10 @@ static json_t *consume(const char *topic)
 			rd_kafka_message_headers(m, &h);
 			for (size_t i = 0; h && rd_kafka_header_get_all(h, i, &name, &value, &size) == 0; i++)
 				json_object_set_new(headers, name, json_stringn(value, size));
-			json_array_append_new(all, json_pack("{s:o, s:o, s:o}", "key", json_stringn(m->key, m->key_len), "value",
-							     m->payload ? json_loadb(m->payload, m->len, 0, NULL) : json_null(),
+			json_array_append_new(all, json_pack("{s:o, s:o, s:o}", "key", json_stringn(m->key, m->key_len),
+							     "value",
+							     m->payload ? json_loadb(m->payload, m->len, 0, NULL)
+									: json_null(),
 							     "headers", headers));
 		}
 		rd_kafka_message_destroy(m);
@@ -240,11 +253,12 @@ START_TEST(states_are_their_latest_and_end)
 	put("protection/u", 2); /* no change: no message */
 	put("point/u/1", -1);
 	wait_sent(f, 3);
-	put("point/u/4", 4);
+	put("point/u/4", 3);
 	wait_sent(f, 4);
-	forwarder_stop(f, 0);
+	put("point/u/4", 4); /* the last moment */
+	forwarder_stop(f, 10 * NS_PER_S);
 	json_t *all = consume("vmferry.state");
-	ck_assert_uint_eq(json_array_size(all), 4);
+	ck_assert_uint_eq(json_array_size(all), 5);
 	ck_assert_str_eq(key(all, 0), "protection/u");
 	ck_assert_int_eq(value(all, 0), 2);
 	ck_assert_str_eq(header(all, 0, "ce_type"), "io.vmferry.state.protection");
@@ -254,6 +268,7 @@ START_TEST(states_are_their_latest_and_end)
 	ck_assert(json_is_null(json_object_get(json_array_get(all, 2), "value")));
 	ck_assert_ptr_null(header(all, 2, "content-type"));
 	ck_assert_str_eq(key(all, 3), "point/u/4");
+	ck_assert_int_eq(value(all, 4), 4);
 	json_decref(all);
 	/* Ends that were told are forgotten; another topic is told all that is there. */
 	struct err e = ERR_INIT;
@@ -383,7 +398,8 @@ END_TEST
 
 START_TEST(fatal_errors_are_survived_by_a_new_producer)
 {
-	rd_kafka_mock_push_request_errors(cluster, API_INIT_PRODUCER_ID, 2, RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
+	rd_kafka_mock_push_request_errors(cluster, API_INIT_PRODUCER_ID, 2,
+					  RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED,
 					  RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED);
 	append_many(1, 10);
 	struct forwarder *f = start();
@@ -556,8 +572,9 @@ START_TEST(passwords_are_not_said)
 {
 	struct err e = ERR_INIT;
 	const struct producer_property p[] = { { "sasl.password.wrong", "s3cr3t" } };
-	const struct forwarder_opts opts = { .host = "h", .brokers = "b", .topic = "t", .state_topic = "s", .properties = p,
-					     .n_properties = 1 };
+	const struct forwarder_opts opts = {
+		.host = "h", .brokers = "b", .topic = "t", .state_topic = "s", .properties = p, .n_properties = 1
+	};
 	ck_assert_int_eq(forwarder_check(&opts, &e), -1);
 	ck_assert_msg(strstr(e.text, "s3cr3t") == NULL, "%s", e.text);
 }
@@ -588,6 +605,10 @@ int main(void)
 	tcase_add_test(t, the_producers_own_limit_on_size);
 	tcase_add_test(t, events_trimmed_while_the_broker_is_away_are_counted);
 	tcase_add_test(t, trimmed_while_no_forwarder_ran);
+	suite_add_tcase(s, t);
+	t = tcase_create("properties"); /* no broker is asked */
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, set_up_box, tear_down_box);
 	tcase_add_loop_test(t, bad_properties_are_said_at_once, 0, sizeof(bad) / sizeof(bad[0]));
 	tcase_add_test(t, passwords_are_not_said);
 	suite_add_tcase(s, t);

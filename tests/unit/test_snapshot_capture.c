@@ -11,9 +11,10 @@ struct told {
 	uint8_t ram[FAKE_PAGES][4096];
 	unsigned volumes, pages, zeros, files;
 	size_t device_len;
-	int arms;
+	int arms, arms_off;
 	bool armed;
-	int refuse_page; /* 0: none; else the n-th page is refused */
+	bool wait_for_vm; /* the first page holds the sink until the VM has stood still and gone on */
+	int refuse_page;  /* 0: none; else the n-th page is refused */
 };
 
 static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struct err *e)
@@ -36,6 +37,9 @@ static int on_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *da
 	ck_assert_uint_eq(data[0], block);
 	memcpy(t->ram[block], data, 4096);
 	t->pages++;
+	int64_t deadline = clock_mono_ns() + 5 * NS_PER_S;
+	while (t->wait_for_vm && !__atomic_load_n(&t->arms_off, __ATOMIC_SEQ_CST) && clock_mono_ns() < deadline)
+		usleep(1000);
 	if (t->refuse_page && --t->refuse_page == 0)
 		return err_set(e, ERR_PEER, "the sink is full");
 	return 0;
@@ -72,6 +76,7 @@ static void on_arm(void *ctx, bool on)
 	ck_assert(t->armed != on);
 	t->armed = on;
 	t->arms += on;
+	__atomic_add_fetch(&t->arms_off, !on, __ATOMIC_SEQ_CST);
 }
 
 static struct fake fake;
@@ -137,6 +142,19 @@ START_TEST(colo_gives_what_was_written)
 	ck_assert_int_eq(told.arms, 4);
 	ok(capture_stop(c, &e));
 	ck_assert_uint_eq(fake.heartbeats, 1);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(a_sink_that_blocks_does_not_hold_the_vm)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	told.wait_for_vm = true;
+	int64_t start = clock_mono_ns();
+	ok(capture_start(c, &sink, &e));
+	ck_assert_int_lt(clock_mono_ns() - start, 4 * NS_PER_S);
+	ck_assert_uint_eq(told.pages, FAKE_PAGES / 2 + 1);
 	tear_down(c);
 }
 END_TEST
@@ -323,6 +341,40 @@ START_TEST(user_pause_is_respected)
 	ok(capture_take(c, &sink, &p, &e));
 	wait_for_checkpoints(2);
 	tear_down(c);
+
+	set_up();
+	c = begin(CAPTURE_COLO);
+	ok(capture_start(c, &sink, &e));
+	fake_run(&fake, false);
+	ok(capture_stop(c, &e));
+	ck_assert_uint_eq(fake.heartbeats, 1);
+	ck_assert(!fake.running);
+	fake_run(&fake, true);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(file_systems_are_frozen_at_the_instant_alone)
+{
+	set_up();
+	const struct capture_opts o = { .mode = _i ? CAPTURE_BACKGROUND : CAPTURE_COLO,
+					.arm = on_arm,
+					.ctx = &told,
+					.folder = "/tmp",
+					.quiesce = true };
+	struct capture_point p;
+	fake.agent = true;
+	struct capture *c = capture_new(&fake.guest, &o, &e);
+	ok(capture_start(c, &sink, &e));
+	ck_assert(!fake.stopped_frozen);
+	ok(capture_take(c, &sink, &p, &e));
+	ck_assert(p.quiesced && fake.stopped_frozen && !fake.frozen);
+	fake.where = _i ? FAKE_IN_HEAD : FAKE_IN_DEVICE;
+	fake.what = FAKE_CLOSE;
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_uint_eq(fake.freezes, 2);
+	ck_assert(!fake.frozen);
+	tear_down(c);
 }
 END_TEST
 
@@ -403,6 +455,7 @@ int main(void)
 	TCase *tc = tcase_create("all");
 	tcase_set_timeout(tc, 30);
 	tcase_add_test(tc, colo_gives_what_was_written);
+	tcase_add_test(tc, a_sink_that_blocks_does_not_hold_the_vm);
 	tcase_add_test(tc, empty_checkpoint);
 	tcase_add_loop_test(tc, torn, FAKE_IN_HEAD, FAKE_BEFORE_RESUME);
 	tcase_add_loop_test(tc, garbage, FAKE_IN_HEAD, FAKE_BEFORE_RESUME);
@@ -411,6 +464,7 @@ int main(void)
 	tcase_add_loop_test(tc, background_gives_what_changed, 0, 2);
 	tcase_add_loop_test(tc, background_torn, FAKE_IN_HEAD, FAKE_BEFORE_REQUEST);
 	tcase_add_test(tc, user_pause_is_respected);
+	tcase_add_loop_test(tc, file_systems_are_frozen_at_the_instant_alone, 0, 2);
 	tcase_add_test(tc, sink_refuses);
 	tcase_add_test(tc, choice);
 	tcase_add_test(tc, clean_up_frees_a_vm_that_stands_still);

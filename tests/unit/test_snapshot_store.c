@@ -12,8 +12,8 @@ static const struct store_opts small_segments = { .segment_bytes = 300000 };
 
 static void set_up(void)
 {
-	strcpy(base, "/tmp/test_store_XXXXXX");
-	ck_assert_ptr_nonnull(mkdtemp(base));
+	model_no_sync();
+	model_folder(base);
 	snprintf(dir, sizeof(dir), "%s/web1", base);
 }
 

@@ -1,5 +1,6 @@
 /*
- * capture-dump VM [OPTION...] - captures a running VM again and again into memory, and says what came and how long the VM stood still.
+ * capture-dump VM [OPTION...] - captures a running VM again and again into memory, and says what came and how long the
+ * VM stood still.
  *
  *   --mode auto|colo|background|disk   default auto
  *   --points N                         default 3
@@ -12,7 +13,8 @@
  *   --clean-up                         only remove what a capture left in the VM
  *   --uri URI                          default qemu:///system
  *
- * Prints key=value lines. Status 0: all points came and what was checked holds; 3: not now (the VM is paused); 1: anything else.
+ * Prints key=value lines. Status 0: all points came and what was checked holds; 3: not now (the VM is paused); 1:
+ * anything else.
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -63,10 +65,12 @@ static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struc
 			continue;
 		if (i < d->n)
 			munmap(d->data[i], padded(d->v[i].size_bytes));
-		d->data[i] = mmap(NULL, padded(v[i].size_bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		d->data[i] = mmap(NULL, padded(v[i].size_bytes), PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (d->data[i] == MAP_FAILED)
 			return err_sys(e, "memory for %s", v[i].name);
-		printf("volume=%zu kind=%s name=%s bytes=%" PRIu64 "\n", i, v[i].ram ? "ram" : "disk", v[i].name, v[i].size_bytes);
+		printf("volume=%zu kind=%s name=%s bytes=%" PRIu64 "\n", i, v[i].ram ? "ram" : "disk", v[i].name,
+		       v[i].size_bytes);
 	}
 	memcpy(d->v, v, n * sizeof(*v));
 	d->n = n;
@@ -89,7 +93,8 @@ static int on_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *da
 static int on_zero(void *ctx, uint32_t volume, uint64_t block, uint64_t n, struct err *e)
 {
 	struct dump *d = ctx;
-	if (volume >= d->n || n > padded(d->v[volume].size_bytes) / 4096 || block > padded(d->v[volume].size_bytes) / 4096 - n)
+	if (volume >= d->n || n > padded(d->v[volume].size_bytes) / 4096 ||
+	    block > padded(d->v[volume].size_bytes) / 4096 - n)
 		return err_set(e, ERR_CORRUPT, "zeros outside the volumes");
 	/* What was never touched is zero already, and need not become memory. */
 	for (uint64_t i = block; i < block + n; i++) {
@@ -137,8 +142,8 @@ static uint32_t le32(const uint8_t *p)
 	return (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 | p[0];
 }
 
-/* One instant of the boot sector: it counts in dword 0 of page after page, so some pages from the first on are one round ahead of the others;
- * dword 1 is the page's number. */
+/* One instant of the boot sector: it counts in dword 0 of page after page, so some pages from the first on are one
+ * round ahead of the others; dword 1 is the page's number. */
 static bool sector_holds(const struct dump *d, unsigned long pages, uint32_t *round)
 {
 	const uint8_t *ram = NULL;
@@ -207,7 +212,8 @@ static int problem(const struct err *e)
 	return e->cls == ERR_REFUSED && e->errnum == EAGAIN ? 3 : 1;
 }
 
-static int one_point(struct capture *c, struct dump *d, const struct options *o, unsigned long number, int64_t *pause_ns, struct err *e)
+static int one_point(struct capture *c, struct dump *d, const struct options *o, unsigned long number,
+		     int64_t *pause_ns, struct err *e)
 {
 	const struct capture_sink sink = { on_volumes, on_page, on_zero, on_file, d };
 	struct capture_point p;
@@ -218,8 +224,10 @@ static int one_point(struct capture *c, struct dump *d, const struct options *o,
 	int64_t took = clock_mono_ns() - start;
 	uint32_t round = 0;
 	bool holds = !o->sector || sector_holds(d, o->sector, &round);
-	printf("point=%lu pause_us=%" PRId64 " took_ms=%.1f pages=%" PRIu64 " zeros=%" PRIu64 " disk_blocks=%" PRIu64 " disk_zeros=%" PRIu64 " dirty=%" PRIu64 " memory=%s",
-	       number, p.pause_ns / 1000, (double)took / 1e6, d->pages, d->zeros, d->disk_blocks, d->disk_zeros, p.dirty_bytes, p.has_memory ? "yes" : "no");
+	printf("point=%lu pause_us=%" PRId64 " took_ms=%.1f pages=%" PRIu64 " zeros=%" PRIu64 " disk_blocks=%" PRIu64
+	       " disk_zeros=%" PRIu64 " dirty=%" PRIu64 " memory=%s",
+	       number, p.pause_ns / 1000, (double)took / 1e6, d->pages, d->zeros, d->disk_blocks, d->disk_zeros,
+	       p.dirty_bytes, p.has_memory ? "yes" : "no");
 	if (o->sector)
 		printf(" round=%" PRIu32 " one_instant=%s", round, holds ? "yes" : "no");
 	printf("\n");
@@ -246,8 +254,8 @@ static int run(struct guest *g, const struct options *o)
 	int rc = capture_start(c, &sink, &e);
 	double s = (double)(clock_mono_ns() - start) / 1e9;
 	if (rc == 0)
-		printf("started=%s seconds=%.3f pages=%" PRIu64 " zeros=%" PRIu64 " mib_per_s=%.0f\n", capture_mode_name(capture_chosen(c)), s, d.pages, d.zeros,
-		       (double)(d.pages + d.zeros) / 256 / s);
+		printf("started=%s seconds=%.3f pages=%" PRIu64 " zeros=%" PRIu64 " mib_per_s=%.0f\n",
+		       capture_mode_name(capture_chosen(c)), s, d.pages, d.zeros, (double)(d.pages + d.zeros) / 256 / s);
 	fflush(stdout);
 	int64_t *pauses = mem_alloc_array(o->points, sizeof(*pauses));
 	for (unsigned long i = 0; rc == 0 && i < o->points; i++) {
@@ -268,8 +276,9 @@ static int run(struct guest *g, const struct options *o)
 	}
 	if (status == 0 && o->points > 0) {
 		qsort(pauses, o->points, sizeof(*pauses), by_value);
-		printf("points=%lu pause_us_p50=%" PRId64 " p99=%" PRId64 " max=%" PRId64 " armed=%" PRIu64 "\n", o->points, pauses[o->points / 2] / 1000,
-		       pauses[(o->points * 99) / 100] / 1000, pauses[o->points - 1] / 1000, d.arms);
+		printf("points=%lu pause_us_p50=%" PRId64 " p99=%" PRId64 " max=%" PRId64 " armed=%" PRIu64 "\n",
+		       o->points, pauses[o->points / 2] / 1000, pauses[(o->points * 99) / 100] / 1000,
+		       pauses[o->points - 1] / 1000, d.arms);
 		if (o->out)
 			write_out(&d, o->out);
 	}
@@ -280,9 +289,10 @@ static int run(struct guest *g, const struct options *o)
 int main(int argc, char **argv)
 {
 	static const struct option known[] = {
-		{ "mode", 1, NULL, 'm' },   { "points", 1, NULL, 'p' }, { "every", 1, NULL, 'e' },    { "staging", 1, NULL, 's' },
-		{ "folder", 1, NULL, 'f' }, { "sector", 1, NULL, 'x' }, { "out", 1, NULL, 'o' },      { "hook", 1, NULL, 'h' },
-		{ "uri", 1, NULL, 'u' },    { "clean-up", 0, NULL, 'c' }, { "tcg-colo", 0, NULL, 't' }, { NULL, 0, NULL, 0 },
+		{ "mode", 1, NULL, 'm' },     { "points", 1, NULL, 'p' },   { "every", 1, NULL, 'e' },
+		{ "staging", 1, NULL, 's' },  { "folder", 1, NULL, 'f' },   { "sector", 1, NULL, 'x' },
+		{ "out", 1, NULL, 'o' },      { "hook", 1, NULL, 'h' },     { "uri", 1, NULL, 'u' },
+		{ "clean-up", 0, NULL, 'c' }, { "tcg-colo", 0, NULL, 't' }, { NULL, 0, NULL, 0 },
 	};
 	struct options o = { .points = 3, .uri = "qemu:///system" };
 	struct err e = ERR_INIT;
@@ -294,17 +304,38 @@ int main(int argc, char **argv)
 			if (capture_mode_from_name(optarg, &o.capture.mode))
 				return fprintf(stderr, "capture-dump: there is no mode %s\n", optarg), 2;
 			break;
-		case 'p': o.points = strtoul(optarg, NULL, 10); break;
-		case 'e': o.every_ms = strtoul(optarg, NULL, 10); break;
-		case 's': o.capture.staging_bytes = strtoull(optarg, NULL, 10) << 20; break;
-		case 'f': o.capture.folder = optarg; break;
-		case 'x': o.sector = strtoul(optarg, NULL, 10); break;
-		case 'o': o.out = optarg; break;
-		case 'h': o.hook = optarg; break;
-		case 'u': o.uri = optarg; break;
-		case 'c': o.clean_up = true; break;
-		case 't': o.capture.allow_tcg_colo = true; break;
-		default: return 2;
+		case 'p':
+			o.points = strtoul(optarg, NULL, 10);
+			break;
+		case 'e':
+			o.every_ms = strtoul(optarg, NULL, 10);
+			break;
+		case 's':
+			o.capture.staging_bytes = strtoull(optarg, NULL, 10) << 20;
+			break;
+		case 'f':
+			o.capture.folder = optarg;
+			break;
+		case 'x':
+			o.sector = strtoul(optarg, NULL, 10);
+			break;
+		case 'o':
+			o.out = optarg;
+			break;
+		case 'h':
+			o.hook = optarg;
+			break;
+		case 'u':
+			o.uri = optarg;
+			break;
+		case 'c':
+			o.clean_up = true;
+			break;
+		case 't':
+			o.capture.allow_tcg_colo = true;
+			break;
+		default:
+			return 2;
 		}
 	}
 	if (optind + 1 != argc)

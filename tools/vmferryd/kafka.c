@@ -26,7 +26,8 @@ static struct forwarder_opts options(const struct config *c, struct producer_pro
 	size_t n = c->kafka.n_properties;
 	struct producer_property *p = mem_alloc_array(n, sizeof(*p));
 	for (size_t i = 0; i < n; i++)
-		p[i] = (struct producer_property){ .name = c->kafka.properties[i].name, .value = c->kafka.properties[i].value };
+		p[i] = (struct producer_property){ .name = c->kafka.properties[i].name,
+						   .value = c->kafka.properties[i].value };
 	*properties = p;
 	return (struct forwarder_opts){ .host = c->name,
 					.brokers = c->kafka.brokers,
