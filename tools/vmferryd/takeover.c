@@ -19,7 +19,7 @@
 /* A last checkpoint and its way here; a guest that writes fast over a slow link takes its time. */
 #define HAND_OVER_NS (300 * NS_PER_S)
 /* How long the source may take to say that it is there: when its session was alive a moment ago, and when not. */
-#define PROBE_LIVE_NS (6 * NS_PER_S)
+#define PROBE_LIVE_NS (2 * NS_PER_S)
 #define PROBE_GONE_NS (1 * NS_PER_S)
 
 struct takeover {
@@ -352,6 +352,28 @@ static void recover_one(struct agent *a, const char *uuid)
 	json_decref(args);
 }
 
+static void *warm_main(void *arg)
+{
+	struct agent *a = arg;
+	struct err e = ERR_INIT;
+	struct promote_host *p = open_host(a, &e);
+
+	if (p)
+		promote_host_warm(p);
+	promote_host_free(p);
+	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void warm(struct agent *a)
+{
+	struct err e = ERR_INIT;
+
+	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
+	if (thread_start_detached("warm", warm_main, a, &e) < 0)
+		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+}
+
 void takeover_recover(struct agent *a)
 {
 	struct err e = ERR_INIT;
@@ -359,6 +381,10 @@ void takeover_recover(struct agent *a)
 	json_t *all = epoch_load_replicas(view->config->state_dir, &e), *record;
 	size_t i;
 
+	bool keeps_replicas = false;
+
+	for (size_t n = 0; n < view->config->n_peers; n++)
+		keeps_replicas = keeps_replicas || (view->config->peers[n].roles & ROLE_REPLICATE_IN);
 	restore_virt_clean_up(view->config->run_dir);
 	settings_put(a->settings, view);
 	if (!all)
@@ -368,5 +394,7 @@ void takeover_recover(struct agent *a)
 		if (strcmp(text_of(record, "state"), "promoting") == 0)
 			recover_one(a, text_of(record, "uuid"));
 	}
+	if (keeps_replicas)
+		warm(a);
 	json_decref(all);
 }
