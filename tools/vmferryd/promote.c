@@ -168,8 +168,9 @@ static int start(void *ctx, const struct promote_spec *s, struct err *e)
 				  .cancel = s->cancel };
 	if (restore_virt_start(p->virt, &o, &times, e) < 0)
 		return -1;
-	log_info("promote_started", "vm=%s opened_ms=%lld fed_ms=%lld total_ms=%lld", s->name, (long long)(times.opened / NS_PER_MS),
-		 (long long)(times.fed / NS_PER_MS), (long long)(times.total / NS_PER_MS));
+	log_info("promote_started", "vm=%s opened_ms=%lld fed_ms=%lld total_ms=%lld", s->name,
+		 (long long)(times.opened / NS_PER_MS), (long long)(times.fed / NS_PER_MS),
+		 (long long)(times.total / NS_PER_MS));
 	return 0;
 }
 

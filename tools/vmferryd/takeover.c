@@ -73,7 +73,9 @@ static struct promote_host *open_host(struct agent *a, struct err *e)
 		folders[i] = (struct map_rule){ c->restore.disks[i].from, c->restore.disks[i].to };
 	const struct promote_host_opts o = { .libvirt_uri = c->libvirt.uri,
 					     .run_dir = c->run_dir,
-					     .qemu_group = c->libvirt.qemu_group && *c->libvirt.qemu_group ? c->libvirt.qemu_group : NULL,
+					     .qemu_group = c->libvirt.qemu_group && *c->libvirt.qemu_group
+								   ? c->libvirt.qemu_group
+								   : NULL,
 					     .image_dir = c->migration.image_dir,
 					     .networks = networks,
 					     .n_networks = c->restore.n_networks,
@@ -189,7 +191,8 @@ static void *probe_main(void *arg)
 	struct agent *a = p->agent;
 	struct err ignored = ERR_INIT;
 	struct rpc *peer = peers_connect(a->peers, p->host, &ignored);
-	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + PROBE_LIVE_NS, NULL, NULL, NULL, NULL, &ignored) == 0;
+	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + PROBE_LIVE_NS, NULL, NULL, NULL,
+				      NULL, &ignored) == 0;
 
 	if (peer)
 		rpc_unref(peer);
@@ -276,7 +279,9 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 		goto end;
 	if (!force && source_answers(t)) {
 		if (o.seq != 0) {
-			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
+			err_set(e, ERR_REFUSED,
+				"%s still answers; going back to an older point would throw away what the VM did since",
+				t->from);
 			err_remedy(e, "--force does that");
 			goto end;
 		}
@@ -303,7 +308,8 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 		if (rc == 0)
 			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
 		else
-			agent_event(a, "failover.failed", t.uuid, json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
+			agent_event(a, "failover.failed", t.uuid,
+				    json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
 	}
 	finish(&t);
 	return rc;
@@ -389,8 +395,7 @@ void takeover_recover(struct agent *a)
 	settings_put(a->settings, view);
 	if (!all)
 		log_warn("failover_unsettled", "msg=%s", LOG_Q(e.text));
-	json_array_foreach(all, i, record)
-	{
+	json_array_foreach (all, i, record) {
 		if (strcmp(text_of(record, "state"), "promoting") == 0)
 			recover_one(a, text_of(record, "uuid"));
 	}
