@@ -32,6 +32,9 @@ struct capture_calls {
 	const char *(*reason)(const struct capture *c);
 	int (*start)(struct capture *c, const struct capture_sink *sink, struct err *e);
 	int (*take)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+	int (*take_last)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+	int (*let_go)(struct capture *c, struct err *e);
+	void (*leave)(struct capture *c);
 	int (*stop)(struct capture *c, struct err *e);
 	void (*abort)(struct capture *c);
 	void (*free)(struct capture *c);
@@ -78,8 +81,8 @@ int protection_resume(struct protection *p, struct err *e);
  * Counted: every hold has its release. */
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e);
 void protection_release(struct protection *p);
-/* A planned failover: one last point with the guest paused, which stays paused, committed at the peer; then the record is "handed-over" with the
- * epoch given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
+/* A planned failover: one last point, after which the guest stands still, committed at the peer; then the record is "handed-over" with the epoch
+ * given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
 int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e);
 
 #endif

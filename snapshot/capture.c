@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -236,8 +237,10 @@ static void end(struct capture *c, enum capture_phase phase)
 {
 	struct err ignored = ERR_INIT;
 	enum guest_run run = GUEST_RUNNING;
+	if (c->held && c->mode == CAPTURE_DISK)
+		(void)c->g->ops->resume(c->g->ctx, &ignored);
 	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
-	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed &&
+	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed && !c->held &&
 			   c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED &&
 			   !recently_paused(c);
 	capture_migration_end(c);
@@ -447,6 +450,41 @@ int capture_take(struct capture *c, const struct capture_sink *sink, struct capt
 		err_wrap(e, "checkpoint (%s)", capture_mode_name(c->mode));
 	end(c, CAPTURE_FAILED);
 	return -1;
+}
+
+int capture_take_last(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e)
+{
+	if (c->mode == CAPTURE_BACKGROUND)
+		return err_set(e, ERR_REFUSED, "background snapshots end with a VM that runs");
+	if (c->mode == CAPTURE_DISK && c->g->ops->pause(c->g->ctx, e))
+		return -1;
+	c->last = true;
+	int rc = capture_take(c, sink, out, e);
+	c->last = false;
+	if (c->mode == CAPTURE_DISK) {
+		struct err ignored = ERR_INIT;
+		c->held = rc == 0;
+		if (rc)
+			(void)c->g->ops->resume(c->g->ctx, &ignored);
+	}
+	return rc;
+}
+
+int capture_let_go(struct capture *c, struct err *e)
+{
+	if (!c->held)
+		return 0;
+	c->held = false;
+	return c->mode == CAPTURE_COLO ? capture_colo_let_go(c, e) : c->g->ops->resume(c->g->ctx, e);
+}
+
+void capture_leave(struct capture *c)
+{
+	assert(c->held);
+	/* QEMU waits for our answer, and goes on doing so when the socket is closed. */
+	c->held = false;
+	c->migrating = false;
+	capture_arm(c, false);
 }
 
 int capture_stop(struct capture *c, struct err *e)
