@@ -201,6 +201,7 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 					  .delta_cache = opts->delta_cache,
 					  .pool = r->pool,
 					  .event = opts->event,
+					  .point = opts->point,
 					  .ctx = opts->ctx };
 	r->replicas = replicas_new(&ro, e);
 	all = r->replicas ? epoch_load_protections(r->state_dir, e) : NULL;

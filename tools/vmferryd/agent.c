@@ -5,7 +5,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "tools/vmferryd/catalogue.h"
 #include "tools/vmferryd/control.h"
+#include "tools/vmferryd/declarer.h"
 #include "tools/vmferryd/listener.h"
 #include "tools/vmferryd/takeover.h"
 
@@ -39,7 +41,16 @@ void agent_event(void *ctx, const char *type, const char *vm_uuid, json_t *data)
 		const char *vm = json_string_value(json_object_get(data, "vm"));
 		log_info("event", "type=%s uuid=%s vm=%s", type, vm_uuid ? vm_uuid : "-", LOG_Q(vm ? vm : ""));
 	}
+	const struct settings_view *view = settings_get(a->settings);
+	catalogue_event(a->outbox, view->config->name, type, vm_uuid, data);
+	settings_put(a->settings, view);
 	json_decref(data);
+}
+
+static void note_point(void *ctx, const char *vm_uuid, const char *id, const json_t *data)
+{
+	struct agent *a = ctx;
+	catalogue_point(a->outbox, vm_uuid, id, data);
 }
 
 static struct rpc *connect_peer(void *ctx, const char *host, struct err *e)
@@ -138,12 +149,14 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 	const struct replicator_opts opts = {
 		.host_name = c->name,
 		.state_dir = c->state_dir,
-		.delta_cache = c->migration.delta_cache,
-		.channels = c->migration.channels,
+		.delta_cache = c->replication.delta_cache,
+		.staging_bytes = c->replication.staging,
+		.channels = c->replication.channels,
 		.workers = c->migration.workers,
 		.connect_peer = connect_peer,
 		.connect_data = connect_data,
 		.event = agent_event,
+		.point = note_point,
 		.open_guest = open_guest,
 		.ctx = a,
 	};
@@ -176,7 +189,10 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	if (!a->control)
 		return -1;
 	a->listener = listener_start(a, e);
-	return a->listener ? 0 : -1;
+	if (!a->listener)
+		return -1;
+	a->declarer = declarer_start(a, e);
+	return a->declarer ? 0 : -1;
 }
 
 struct agent *agent_start(struct settings *settings, struct err *e)
@@ -210,6 +226,7 @@ void agent_reload(struct agent *a)
 	settings_put(a->settings, view);
 	peers_forget(a->peers);
 	clients_drop_unknown(a->clients);
+	declarer_reload(a->declarer);
 	log_info("reloaded", "state=%s", "ok");
 }
 
@@ -231,6 +248,7 @@ void agent_stop(struct agent *a)
 	__atomic_store_n(&a->stopping, true, __ATOMIC_SEQ_CST);
 	if (a->outbox)
 		outbox_wake(a->outbox);
+	declarer_stop(a->declarer);
 	listener_stop(a->listener);
 	wait_for_calls(a);
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */

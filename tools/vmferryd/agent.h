@@ -29,6 +29,7 @@ struct agent {
 	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;
+	struct declarer *declarer;
 
 	/* any thread, atomically */
 	bool stopping;

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/declarer.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <stdio.h>
@@ -158,8 +159,19 @@ static int call_verify(struct agent *a, struct rpc_call *call, const json_t *arg
 	{                                                                                                             \
 		return replicator_##name(a->replicator, rpc_connection(call), args, result, e);                       \
 	}
-REPLICATOR_CALL(protect)
-REPLICATOR_CALL(unprotect)
+
+static int call_repl_protect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)call;
+	return declarer_allows(a, args, e) < 0 ? -1 : replicator_protect(a->replicator, args, result, e);
+}
+
+static int call_repl_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)call;
+	return declarer_allows(a, args, e) < 0 ? -1 : replicator_unprotect(a->replicator, args, result, e);
+}
+
 REPLICATOR_CALL(pause)
 REPLICATOR_CALL(resume)
 REPLICATOR_CALL(status)
