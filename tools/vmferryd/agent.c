@@ -116,6 +116,19 @@ static int make_folders(const struct config *c, struct err *e)
 	return 0;
 }
 
+/* A protection's capture and a migration cannot be in one QEMU at a time; the protection waits. */
+static int hold_vm(void *ctx, const char *vm, struct err *e)
+{
+	struct agent *a = ctx;
+	return replicator_hold_vm(a->replicator, vm, "it is being migrated", e);
+}
+
+static void let_go_of_vm(void *ctx, const char *vm)
+{
+	struct agent *a = ctx;
+	replicator_release_vm(a->replicator, vm);
+}
+
 static struct migrator *start_migrator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct migrator_opts opts = {
@@ -134,6 +147,8 @@ static struct migrator *start_migrator(struct agent *a, const struct config *c, 
 		.connect_peer = connect_peer,
 		.connect_data = connect_data,
 		.event = agent_event,
+		.hold = hold_vm,
+		.let_go = let_go_of_vm,
 		.ctx = a,
 	};
 	return migrator_new(&opts, e);
