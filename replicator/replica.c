@@ -63,10 +63,10 @@ struct replicas *replicas_new(const struct replicas_opts *opts, struct err *e)
 
 	r->opts = *opts;
 	r->host_name = mem_strdup(opts->host_name);
-	r->state_dir = mem_strdup(opts->state_dir);
+	r->replica_dir = mem_strdup(opts->replica_dir);
 	pthread_mutex_init(&r->lock, NULL);
 	thread_cond_init(&r->changed);
-	all = epoch_load_replicas(r->state_dir, e);
+	all = file_mkdirs(r->replica_dir, 0700, e) < 0 ? NULL : epoch_load_replicas(r->replica_dir, e);
 	if (!all || thread_start(&r->keeper, "replica-keeper", replica_keep_thread, r, e) < 0) {
 		json_decref(all);
 		replicas_free(r);
@@ -109,7 +109,7 @@ void replicas_free(struct replicas *r)
 	pthread_cond_destroy(&r->changed);
 	pthread_mutex_destroy(&r->lock);
 	free(r->host_name);
-	free(r->state_dir);
+	free(r->replica_dir);
 	free(r);
 }
 
@@ -161,7 +161,7 @@ void replica_note_last(struct replica *p, struct store *s)
 static struct store *open_or_create(struct replica *p, const json_t *create, struct err *e)
 {
 	struct replicas *r = p->all;
-	MEM_AUTO char *dir = epoch_replica_dir(r->state_dir, p->uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, p->uuid);
 	MEM_AUTO char *path = mem_printf("%s/store", dir);
 	struct stat st;
 
@@ -232,7 +232,7 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e)
 	json_t *copy = json_deep_copy(changes);
 	json_object_update(record, copy);
 	json_decref(copy);
-	if (epoch_save_replica(r->state_dir, record, e) < 0) {
+	if (epoch_save_replica(r->replica_dir, record, e) < 0) {
 		json_decref(record);
 		return -1;
 	}
@@ -527,7 +527,7 @@ int replicas_set_state(struct replicas *r, const char *uuid, const char *state, 
 static int destroy(struct replica *p, struct err *e)
 {
 	struct replicas *r = p->all;
-	MEM_AUTO char *dir = epoch_replica_dir(r->state_dir, p->uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, p->uuid);
 	MEM_AUTO char *store = mem_printf("%s/store", dir);
 	MEM_AUTO char *record = mem_printf("%s/replica.json", dir);
 	struct stat st;

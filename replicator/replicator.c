@@ -186,6 +186,7 @@ static void remove_entry(struct replicator *r, struct entry *en)
 struct replicator *replicator_new(const struct replicator_opts *opts, struct err *e)
 {
 	struct replicator *r = mem_alloc(sizeof(*r));
+	MEM_AUTO char *below = mem_printf("%s/replicas", opts->state_dir);
 	json_t *all = NULL, *record;
 	size_t i;
 
@@ -198,7 +199,7 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 	if (!r->pool)
 		goto fail;
 	const struct replicas_opts ro = { .host_name = r->host_name,
-					  .state_dir = r->state_dir,
+					  .replica_dir = opts->replica_dir ? opts->replica_dir : below,
 					  .delta_cache = opts->delta_cache,
 					  .pool = r->pool,
 					  .event = opts->event,
