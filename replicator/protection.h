@@ -53,11 +53,10 @@ struct protection_opts {
 	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
 	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
 	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);
-	/* Told around every window in which the guest stands still, and for how long it may be, as pauses of late go. May be NULL. */
-	void (*arm)(void *ctx, const char *uuid, bool on, int64_t expect_ns);
-	/* A capture begins; `suspends`: it stops the guest in a way that looks as if a user had. And it is over. May be NULL, as all here. */
-	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
-	int (*stream)(void *ctx, const char *uuid, int fd, struct err *e); /* capture_opts.stream */
+	/* Told around every window in which the guest stands still. May be NULL. */
+	void (*arm)(void *ctx, const char *uuid, bool on);
+	/* A capture begins (its guest may be paused by us), and is over. May be NULL. */
+	int (*watch)(void *ctx, const char *uuid, struct err *e);
 	void (*unwatch)(void *ctx, const char *uuid);
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);

@@ -23,7 +23,6 @@
 #define RETRY_MOST 15
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
-#define LEAST_PAUSE_NS (300 * NS_PER_MS)
 #define THRIFT_LEVEL 1 /* zstd's; what travels is stored as well */
 
 struct session {
@@ -161,24 +160,10 @@ static int check_owner(struct protection *p, struct err *e)
 
 static void arm(void *ctx, bool on)
 {
-	struct protection *p = ctx;
-	int64_t worst;
+	const struct protection *p = ctx;
 
-	if (!p->opts.arm)
-		return;
-	{
-		THREAD_LOCKED(&p->lock);
-		worst = pace_pause_ns(&p->pace, 1);
-	}
-	/* A busy host makes pauses longer; one that ends the capture for that only makes it busier. */
-	p->opts.arm(p->opts.ctx, p->uuid, on, 2 * worst > LEAST_PAUSE_NS ? 2 * worst : LEAST_PAUSE_NS);
-}
-
-static int stream(void *ctx, int fd, struct err *e)
-{
-	struct protection *p = ctx;
-
-	return p->opts.stream ? p->opts.stream(p->opts.ctx, p->uuid, fd, e) : 0;
+	if (p->opts.arm)
+		p->opts.arm(p->opts.ctx, p->uuid, on);
 }
 
 /* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
@@ -199,7 +184,6 @@ static int make_capture(struct session *s, struct err *e)
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
 				   .arm = arm,
-				   .stream = stream,
 				   .ctx = p };
 	struct capture *c = p->opts.capture->make(s->guest, &co, e);
 	char why[300] = "";
@@ -212,8 +196,7 @@ static int make_capture(struct session *s, struct err *e)
 	}
 	if (!c)
 		return -1;
-	const bool suspends = p->opts.capture->chosen(c) == CAPTURE_BACKGROUND;
-	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, suspends, e) < 0) {
+	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, e) < 0) {
 		p->opts.capture->free(c);
 		return -1;
 	}

@@ -140,7 +140,6 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 					 .open_guest = o->open_guest,
 					 .arm = o->arm,
 					 .watch = o->watch,
-					 .stream = o->stream,
 					 .unwatch = o->unwatch,
 					 .event = o->event,
 					 .ctx = o->ctx };

@@ -38,9 +38,8 @@ struct replicator_opts {
 	/* A running VM of this host, by name or UUID; ERR_REFUSED if it is shut off. */
 	struct guest *(*open_guest)(void *ctx, const char *vm, struct err *e);
 	/* The guardian: see protection.h. May be NULL. */
-	void (*arm)(void *ctx, const char *uuid, bool on, int64_t expect_ns);
-	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
-	int (*stream)(void *ctx, const char *uuid, int fd, struct err *e);
+	void (*arm)(void *ctx, const char *uuid, bool on);
+	int (*watch)(void *ctx, const char *uuid, struct err *e);
 	void (*unwatch)(void *ctx, const char *uuid);
 	void *ctx;
 };

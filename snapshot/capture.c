@@ -189,7 +189,6 @@ struct capture *capture_new(struct guest *g, const struct capture_opts *opts, st
 	c->quiesce = opts->quiesce;
 	c->folder = mem_strdup(opts->folder ? opts->folder : "/var/tmp");
 	c->arm = opts->arm;
-	c->stream = opts->stream;
 	c->arm_ctx = opts->ctx;
 	pthread_mutex_init(&c->lock, NULL);
 	if (g->ops->info(g->ctx, &c->info, e) || choose(c, opts, e)) {

@@ -39,8 +39,6 @@ struct capture_opts {
 	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass
 	 * that is not the caller's, so that a sink which blocks does not delay it. */
 	void (*arm)(void *ctx, bool on);
-	/* Our end of QEMU's stream, before QEMU writes to it: for the guardian, who may have to break it. Borrowed. May be NULL. */
-	int (*stream)(void *ctx, int fd, struct err *e);
 	void *ctx;
 };
 

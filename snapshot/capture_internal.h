@@ -30,7 +30,6 @@ struct capture {
 	bool quiesce;
 	char *folder;
 	void (*arm)(void *ctx, bool on);
-	int (*stream)(void *ctx, int fd, struct err *e);
 	void *arm_ctx;
 	enum capture_mode asked;
 

@@ -108,7 +108,7 @@ int capture_migration_open(struct capture *c, struct err *e)
 	pthread_mutex_unlock(&c->lock);
 	ram_reader_free(c->reader);
 	c->reader = ram_reader_new(c->sock);
-	if (capture_check(c, e) || (c->stream && c->stream(c->arm_ctx, c->sock, e)))
+	if (capture_check(c, e))
 		return -1;
 	return c->g->ops->qmp(c->g->ctx, "getfd", json_pack("{s:s}", "fdname", FD_NAME), theirs, NULL, e);
 }

@@ -8,7 +8,6 @@
 #include "tools/vmferryd/catalogue.h"
 #include "tools/vmferryd/control.h"
 #include "tools/vmferryd/declarer.h"
-#include "tools/vmferryd/guarding.h"
 #include "tools/vmferryd/listener.h"
 #include "tools/vmferryd/takeover.h"
 
@@ -160,30 +159,6 @@ static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
 	return migrator_open_guest(a->migrator, vm, e);
 }
 
-static int watch(void *ctx, const char *uuid, bool suspends, struct err *e)
-{
-	struct agent *a = ctx;
-	return guarding_watch(a->guarding, uuid, suspends, e);
-}
-
-static int stream(void *ctx, const char *uuid, int fd, struct err *e)
-{
-	struct agent *a = ctx;
-	return guarding_stream(a->guarding, uuid, fd, e);
-}
-
-static void arm(void *ctx, const char *uuid, bool on, int64_t expect_ns)
-{
-	struct agent *a = ctx;
-	guarding_arm(a->guarding, uuid, on, expect_ns);
-}
-
-static void unwatch(void *ctx, const char *uuid)
-{
-	struct agent *a = ctx;
-	guarding_unwatch(a->guarding, uuid);
-}
-
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct replicator_opts opts = {
@@ -198,10 +173,6 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 		.event = agent_event,
 		.point = note_point,
 		.open_guest = open_guest,
-		.arm = arm,
-		.watch = watch,
-		.stream = stream,
-		.unwatch = unwatch,
 		.ctx = a,
 	};
 	return replicator_new(&opts, e);
@@ -225,7 +196,6 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->migrator = start_migrator(a, c, e);
 	if (!a->migrator)
 		return -1;
-	a->guarding = guarding_new(c->libvirt.uri, c->run_dir);
 	a->replicator = start_replicator(a, c, e);
 	if (!a->replicator)
 		return -1;
@@ -299,7 +269,6 @@ void agent_stop(struct agent *a)
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
 	clients_stop(a->clients);
 	replicator_free(a->replicator);
-	guarding_free(a->guarding);
 	migrator_free(a->migrator);
 	peers_free(a->peers);
 	clients_free(a->clients);

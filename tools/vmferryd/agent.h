@@ -26,7 +26,6 @@ struct agent {
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
-	struct guarding *guarding;
 	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;
