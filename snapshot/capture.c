@@ -40,13 +40,22 @@ int capture_mode_from_name(const char *name, enum capture_mode *out)
 
 /* ---- shared ---- */
 
-void capture_arm(struct capture *c, bool on)
+void capture_arm(struct capture *c, int64_t expect_ns)
 {
-	if (c->armed == on)
+	if (c->armed)
 		return;
-	c->armed = on;
+	c->armed = true;
 	if (c->arm)
-		c->arm(c->arm_ctx, on);
+		c->arm(c->arm_ctx, true, expect_ns);
+}
+
+void capture_disarm(struct capture *c)
+{
+	if (!c->armed)
+		return;
+	c->armed = false;
+	if (c->arm)
+		c->arm(c->arm_ctx, false, 0);
 }
 
 int capture_check(struct capture *c, struct err *e)
@@ -130,7 +139,7 @@ void capture_let_run(struct capture *c)
 			(void)c->g->ops->resume(c->g->ctx, &ignored);
 		(void)nanosleep(&nap, NULL);
 	}
-	capture_arm(c, false);
+	capture_disarm(c);
 }
 
 /* ---- choice ---- */
@@ -181,6 +190,7 @@ struct capture *capture_new(struct guest *g, const struct capture_opts *opts, st
 	c->quiesce = opts->quiesce;
 	c->folder = mem_strdup(opts->folder ? opts->folder : "/var/tmp");
 	c->arm = opts->arm;
+	c->hold = opts->hold;
 	c->arm_ctx = opts->ctx;
 	pthread_mutex_init(&c->lock, NULL);
 	if (g->ops->info(g->ctx, &c->info, e) || choose(c, opts, e)) {
