@@ -159,6 +159,30 @@ static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
 	return migrator_open_guest(a->migrator, vm, e);
 }
 
+static int watch(void *ctx, const char *uuid, bool suspends, struct err *e)
+{
+	const struct agent *a = ctx;
+	return guard_watch(a->guard, uuid, suspends, e);
+}
+
+static int hold(void *ctx, const char *uuid, int fd, struct err *e)
+{
+	const struct agent *a = ctx;
+	return guard_hold(a->guard, uuid, fd, e);
+}
+
+static void arm(void *ctx, const char *uuid, int64_t deadline_ns)
+{
+	const struct agent *a = ctx;
+	guard_arm(a->guard, uuid, deadline_ns);
+}
+
+static void unwatch(void *ctx, const char *uuid)
+{
+	const struct agent *a = ctx;
+	guard_unwatch(a->guard, uuid);
+}
+
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct replicator_opts opts = {
@@ -173,6 +197,10 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 		.event = agent_event,
 		.point = note_point,
 		.open_guest = open_guest,
+		.watch = watch,
+		.hold = hold,
+		.arm = arm,
+		.unwatch = unwatch,
 		.ctx = a,
 	};
 	return replicator_new(&opts, e);
@@ -196,9 +224,11 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->migrator = start_migrator(a, c, e);
 	if (!a->migrator)
 		return -1;
+	a->guard = guard_start(c);
 	a->replicator = start_replicator(a, c, e);
 	if (!a->replicator)
 		return -1;
+	guard_tell(a->guard, a->replicator);
 	takeover_recover(a);
 	a->control = control_start(a, e);
 	if (!a->control)
@@ -268,7 +298,9 @@ void agent_stop(struct agent *a)
 	wait_for_calls(a);
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
 	clients_stop(a->clients);
+	guard_tell(a->guard, NULL);
 	replicator_free(a->replicator);
+	guard_stop(a->guard); /* what a capture could not tidy up is let go by it */
 	migrator_free(a->migrator);
 	peers_free(a->peers);
 	clients_free(a->clients);
