@@ -21,9 +21,9 @@
 
 #define RETRY_NS NS_PER_S
 #define RETRY_MOST 15
+#define PATIENT_POINTS 100 /* after a pause that was too long; by then the pauses speak for themselves */
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
-#define LEAST_PAUSE_NS (300 * NS_PER_MS)
 #define THRIFT_LEVEL 1 /* zstd's; what travels is stored as well */
 
 struct session {
@@ -159,28 +159,6 @@ static int check_owner(struct protection *p, struct err *e)
 
 /* ---- capture ---- */
 
-static void arm(void *ctx, bool on)
-{
-	struct protection *p = ctx;
-	int64_t worst;
-
-	if (!p->opts.arm)
-		return;
-	{
-		THREAD_LOCKED(&p->lock);
-		worst = pace_pause_ns(&p->pace, 1);
-	}
-	/* A busy host makes pauses longer; one that ends the capture for that only makes it busier. */
-	p->opts.arm(p->opts.ctx, p->uuid, on, 2 * worst > LEAST_PAUSE_NS ? 2 * worst : LEAST_PAUSE_NS);
-}
-
-static int stream(void *ctx, int fd, struct err *e)
-{
-	struct protection *p = ctx;
-
-	return p->opts.stream ? p->opts.stream(p->opts.ctx, p->uuid, fd, e) : 0;
-}
-
 /* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
 static enum capture_mode wanted_mode(const struct protection *p)
 {
@@ -191,6 +169,18 @@ static enum capture_mode wanted_mode(const struct protection *p)
 	return m == CAPTURE_AUTO ? p->forced : m;
 }
 
+/* With the guardian's eye on it. */
+static struct capture *make_watched(const struct session *s, const struct capture_opts *co, struct err *e)
+{
+	struct protection *p = s->p;
+	struct capture *c = p->opts.capture->make(s->guest, co, e);
+
+	if (!c || protection_watch_begin(p, p->opts.capture->chosen(c), e) == 0)
+		return c;
+	p->opts.capture->free(c);
+	return NULL;
+}
+
 static int make_capture(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
@@ -198,25 +188,20 @@ static int make_capture(struct session *s, struct err *e)
 	struct capture_opts co = { .mode = wanted_mode(p),
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
-				   .arm = arm,
-				   .stream = stream,
+				   .arm = protection_watch_arm,
+				   .hold = protection_watch_hold,
 				   .ctx = p };
-	struct capture *c = p->opts.capture->make(s->guest, &co, e);
+	struct capture *c = make_watched(s, &co, e);
 	char why[300] = "";
 
 	if (!c && any && e->cls == ERR_REFUSED) {
 		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
 		err_clear(e);
 		co.mode = CAPTURE_DISK;
-		c = p->opts.capture->make(s->guest, &co, e);
+		c = make_watched(s, &co, e);
 	}
 	if (!c)
 		return -1;
-	const bool suspends = p->opts.capture->chosen(c) == CAPTURE_BACKGROUND;
-	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, suspends, e) < 0) {
-		p->opts.capture->free(c);
-		return -1;
-	}
 	s->capture = c;
 	THREAD_LOCKED(&p->lock);
 	p->capture = c;
@@ -243,8 +228,7 @@ static void drop_capture(struct session *s, bool good)
 	if (good && p->opts.capture->stop(c, &e) < 0)
 		log_warn("capture_stop", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(e.text));
 	p->opts.capture->free(c);
-	if (p->opts.unwatch)
-		p->opts.unwatch(p->opts.ctx, p->uuid);
+	protection_watch_end(p);
 }
 
 /* ---- one checkpoint ---- */
@@ -320,7 +304,8 @@ static void note_committed(struct session *s, const char *id, const struct captu
 		THREAD_LOCKED(&p->lock);
 		const int64_t rpo = p->have_point && p->point_mono_ns ? now - p->point_mono_ns : 0;
 		pace_note(&p->pace, pt->pause_ns, now - pt->instant_mono_ns, rpo);
-		p->points++;
+		if (++p->points - p->rescued_points >= PATIENT_POINTS)
+			p->patience_ns = 0;
 		p->dirty_bytes += pt->dirty_bytes;
 		p->sent_bytes += t->sent_bytes;
 		p->wire_bytes += t->wire_bytes;
@@ -335,8 +320,6 @@ static void note_committed(struct session *s, const char *id, const struct captu
 	judge_pace(s);
 }
 
-typedef int (*take_call)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
-
 /* 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
 static int take(struct session *s, take_call call, char id[80], struct err *e)
 {
@@ -349,7 +332,7 @@ static int take(struct session *s, take_call call, char id[80], struct err *e)
 	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = p->opts.capture->chosen(s->capture) };
 	if (fault_point(FAULT_REPLICA_TAKE, e) < 0 || ship_begin(s->ship, id, e) < 0)
 		return -1;
-	if (call(s->capture, ship_sink(s->ship), &pt, e) < 0) {
+	if (protection_watch_capture(p, s->capture, call, ship_sink(s->ship), &pt, e) < 0) {
 		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		return ship_cancel(s->ship) && not_now ? 1 : -1;
 	}
@@ -424,7 +407,7 @@ static int first_pass(struct session *s, struct err *e)
 	struct ship_tally t;
 
 	new_id(id);
-	if (ship_begin(s->ship, id, e) < 0 || p->opts.capture->start(s->capture, ship_sink(s->ship), e) < 0)
+	if (ship_begin(s->ship, id, e) < 0 || protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
 		return -1;
 	if (ship_cancel(s->ship))
 		return 0;
@@ -601,7 +584,8 @@ static int64_t after_failure(struct protection *p, const struct err *e)
 	char text[900];
 	bool have;
 
-	snprintf(text, sizeof(text), "%.800s", e->text);
+	if (!protection_watch_said(p, text, sizeof(text)))
+		snprintf(text, sizeof(text), "%.800s", e->text);
 	{
 		THREAD_LOCKED(&p->lock);
 		have = p->have_point;

@@ -277,16 +277,20 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 		o.fence = fence;
 	if (settle(t, &records, e) < 0 || find_point(t->store, text_of(args, "point"), &o.seq, e) < 0)
 		goto end;
-	if (!force && source_answers(t)) {
+	const bool answers = !force && source_answers(t);
+	if (answers) {
 		if (o.seq != 0) {
-			err_set(e, ERR_REFUSED,
-				"%s still answers; going back to an older point would throw away what the VM did since",
-				t->from);
+			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
 			err_remedy(e, "--force does that");
 			goto end;
 		}
 		o.hand_over = hand_over;
 		o.fence = NULL; /* it has stopped the VM itself */
+	} else if (!force && !json_is_true(json_object_get(args, "unplanned"))) {
+		err_set(e, ERR_REFUSED, "%s does not answer now: what the VM did after the last point would be lost, and if %s is alive it runs twice for a while",
+			t->from, t->from);
+		err_remedy(e, "try again in a moment; if %s is really gone, --yes goes on from the last point", t->from);
+		goto end;
 	}
 	rc = failover_run(t->store, &o, result, e);
 	if (rc == 0)
