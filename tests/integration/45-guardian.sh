@@ -59,6 +59,7 @@ looked() {
 
 # The played agent in the background, and the guest looked at until somewhat after the guardian has done its work.
 play() { # PHASE ACTION
+	rm -f "$WORK/agent" # of the phase before
 	look
 	in_host host1 timeout -k 1 60 "$AGENT" capture vm1 "$1" "$2" >"$WORK/agent" 2>&1 &
 	PLAYED=$!
