@@ -80,7 +80,10 @@ the_hosts() { # [HOST[:FLAVOUR]...]
 	done
 	rm_guests
 	for host in "$@"; do
-		lab agent restart "${host%%:*}"
+		lab agent stop "${host%%:*}"
+		# Protections and replicas of guests that are no more.
+		in_host "${host%%:*}" rm -rf /var/lib/vmferry/protections /var/lib/vmferry/replicas
+		lab agent start "${host%%:*}"
 	done
 }
 
