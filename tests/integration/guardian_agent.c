@@ -296,9 +296,15 @@ static int capture(const char *phase, const char *action, bool forever)
 	start_migration();
 	int rc = first_pass(phase, action);
 	unsigned n = 0;
+	/* Heeded between checkpoints: in one of them it would cut short what polls. */
+	sigset_t term;
+	sigemptyset(&term);
+	sigaddset(&term, SIGTERM);
 	while (rc == 0 && (forever ? !ending : n < 2)) {
+		pthread_sigmask(SIG_BLOCK, &term, NULL);
 		rc = checkpoint(n > 0 ? phase : NULL, action);
 		n++;
+		pthread_sigmask(SIG_UNBLOCK, &term, NULL);
 		if (forever) {
 			printf("checkpoint %u guardian %d\n", n, (int)guardian_pid(guardian));
 			fflush(stdout);
