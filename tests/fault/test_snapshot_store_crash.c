@@ -264,10 +264,18 @@ static size_t record_history(uint64_t seed)
 			}
 			before.n_points = kept;
 			OK(store_prune(s, model_keep, &before, &e), e);
+			for (size_t i = 0; i < m.n_points; i++) {
+				bool stays = false;
+				for (size_t j = 0; j < kept; j++)
+					stays |= before.points[j] == m.points[i];
+				if (!stays)
+					free(m.points[i]);
+			}
 			memcpy(m.points, before.points, sizeof(m.points));
 			m.n_points = kept;
 		}
 	}
+	model_fini(&m);
 	store_close(s);
 	return first;
 }

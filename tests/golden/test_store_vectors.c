@@ -313,6 +313,7 @@ START_TEST(a_bit_flipped_in_every_file)
 		}
 	}
 	ck_assert_uint_gt(flips, 100);
+	model_fini(&m);
 }
 END_TEST
 
