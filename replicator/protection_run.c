@@ -623,11 +623,27 @@ static bool wait_for_work(struct protection *p)
 	}
 }
 
+/* What kept it from work is over; until the next point is at the peer that must not be what people read. */
+static void say_going_on(struct protection *p)
+{
+	bool stale, have;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		stale = strcmp(p->state, "paused") == 0 || (p->hold_why[0] && strcmp(p->reason, p->hold_why) == 0);
+		have = p->have_point;
+	}
+	if (stale)
+		protection_set_state(p, have ? "degraded" : "seeding",
+				     have ? "it goes on: what has changed meanwhile is looked for" : "the first copy is on its way");
+}
+
 void *protection_run_thread(void *arg)
 {
 	struct protection *p = arg;
 
 	while (wait_for_work(p)) {
+		say_going_on(p);
 		struct session s = { .p = p };
 		struct err e = ERR_INIT;
 		const int rc = run_session(&s, &e);

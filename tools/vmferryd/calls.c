@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/failback.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <stdio.h>
@@ -159,7 +160,6 @@ static int call_verify(struct agent *a, struct rpc_call *call, const json_t *arg
 		return replicator_##name(a->replicator, rpc_connection(call), args, result, e);                       \
 	}
 REPLICATOR_CALL(protect)
-REPLICATOR_CALL(unprotect)
 REPLICATOR_CALL(pause)
 REPLICATOR_CALL(resume)
 REPLICATOR_CALL(status)
@@ -207,7 +207,7 @@ enum {
 	X(CPU_BASELINE, "cpu.baseline", fleet_baseline, OP, 0)                                        \
 	X(EVENTS, "events", feed_events, OP, 0)                                                       \
 	X(PROTECT, "protect", call_repl_protect, OP, CHANGES)                                         \
-	X(UNPROTECT, "unprotect", call_repl_unprotect, OP, CHANGES)                                   \
+	X(UNPROTECT, "unprotect", failback_unprotect, OP, CHANGES)                                    \
 	X(PROTECTION_PAUSE, "protection.pause", call_repl_pause, OP, CHANGES)                         \
 	X(PROTECTION_RESUME, "protection.resume", call_repl_resume, OP, CHANGES)                      \
 	X(PROTECTIONS, "status", call_repl_status, OP, 0)                                             \
@@ -220,6 +220,9 @@ enum {
 	X(REPLICA_END, "replica.end", call_replica_end, RIN, CHANGES | WHILE_STOPPING)                \
 	X(REPLICA_RELEASE, "replica.release", call_replica_release, RIN, CHANGES)                     \
 	X(FAILOVER, "failover", takeover_failover, OP, CHANGES)                                       \
+	X(FAILBACK, "failback", failback_run, OP, CHANGES)                                            \
+	X(REPLICA_ADOPT, "replica.adopt", failback_adopt, RIN, CHANGES)                               \
+	X(REPLICA_TAKEOVER, "replica.takeover", failback_takeover, RIN, CHANGES)                      \
 	X(EXPORT, "export", takeover_export, OP, CHANGES)                                             \
 	X(SOURCE_HANDOVER, "source.handover", call_source_handover, ANYONE, CHANGES)
 
