@@ -88,7 +88,8 @@ static void replace_source(struct map *m, xmlNodePtr disk, const struct map_disk
 	}
 	if (!xml_attr_is(disk, "type", "file") && !xml_attr_is(disk, "type", "block")) {
 		remove_children(disk, "auth"); /* of the storage that it was on */
-		found(m, "disk-source", "disk %s was on storage of another kind; here it is the file %s", to->target, to->path);
+		found(m, "disk-source", "disk %s was on storage of another kind; here it is the file %s", to->target,
+		      to->path);
 	}
 	set_attr(disk, "type", "file");
 	set_attr(source, "file", to->path);
@@ -171,7 +172,8 @@ static int refuse_device(xmlNodePtr dev, struct err *e)
 {
 	if (xml_is(dev, "hostdev") || (xml_is(dev, "interface") && xml_attr_is(dev, "type", "hostdev"))) {
 		err_set(e, ERR_REFUSED, "the VM has a device of the host it ran on (%s)", (const char *)dev->name);
-		return err_remedy(e, "detach it and take a new checkpoint; or start the VM from the disks of an export");
+		return err_remedy(e,
+				  "detach it and take a new checkpoint; or start the VM from the disks of an export");
 	}
 	if (xml_is(dev, "shmem"))
 		return err_set(e, ERR_REFUSED, "the VM shares memory with others on the host it ran on");
@@ -250,7 +252,8 @@ static void map_pinning(struct map *m, xmlNodePtr root)
 		dropped = true;
 	}
 	if (dropped)
-		found(m, "cpu-pinning", "pinning to processors that this host does not have (it has %u) was left out", m->o->cpus);
+		found(m, "cpu-pinning", "pinning to processors that this host does not have (it has %u) was left out",
+		      m->o->cpus);
 	xmlNodePtr numa = xml_child(root, "numatune");
 	MEM_AUTO char *nodes = xml_attr(xml_child(numa, "memory"), "nodeset");
 	if (numa && nodes && highest(nodes) > 0) {
@@ -291,7 +294,8 @@ char *map_xml(const char *xml, const struct map_opts *o, json_t *findings, struc
 	return xml_dump(root);
 }
 
-char *map_image_dir(const char *xml, const char *target, const struct map_rule *folders, size_t n, const char *otherwise, struct err *e)
+char *map_image_dir(const char *xml, const char *target, const struct map_rule *folders, size_t n,
+		    const char *otherwise, struct err *e)
 {
 	DOMAIN_AUTO struct domain *d = domain_parse(xml, e);
 	const struct domain_disk *disk = d ? domain_disk_by_target(d, target) : NULL;
@@ -313,7 +317,8 @@ char *map_image_dir(const char *xml, const char *target, const struct map_rule *
 	}
 	if (!best) {
 		const char *end = disk->path ? strrchr(disk->path, '/') : NULL;
-		MEM_AUTO char *own = end && end > disk->path ? mem_printf("%.*s", (int)(end - disk->path), disk->path) : NULL;
+		MEM_AUTO char *own = end && end > disk->path ? mem_printf("%.*s", (int)(end - disk->path), disk->path)
+							     : NULL;
 		bool file = disk->source == DOMAIN_SOURCE_FILE && own && access(own, W_OK) == 0;
 		return mem_strdup(file ? own : otherwise);
 	}

@@ -33,8 +33,8 @@ struct map_opts {
 	const char *nvram; /* this host's file; NULL: as it was */
 	const char *name;  /* another name and UUID (a rehearsal); NULL: as they were */
 	const char *uuid;
-	bool links_down;   /* all network cards without a carrier */
-	unsigned cpus;     /* of this host, numbered from 0; 0: pinning is left as it is */
+	bool links_down; /* all network cards without a carrier */
+	unsigned cpus;   /* of this host, numbered from 0; 0: pinning is left as it is */
 	/* Is there such a file or device on this host? NULL: access(2). */
 	bool (*exists)(void *ctx, const char *path);
 	void *ctx;
@@ -46,6 +46,7 @@ char *map_xml(const char *xml, const struct map_opts *o, json_t *findings, struc
 
 /* Where a disk's image belongs: the folder of its source at the other host, by the longest rule that fits it; else the
  * same folder, if this host has it; else `otherwise`. Heap. */
-char *map_image_dir(const char *xml, const char *target, const struct map_rule *folders, size_t n, const char *otherwise, struct err *e);
+char *map_image_dir(const char *xml, const char *target, const struct map_rule *folders, size_t n,
+		    const char *otherwise, struct err *e);
 
 #endif

@@ -373,6 +373,11 @@ static int run(struct migration *g, const json_t *args, struct err *e)
 int migrator_migrate(struct migrator *m, const json_t *args, const struct job_ctl *ctl, json_t **result, struct err *e)
 {
 	struct migration g = { .m = m, .ctl = ctl, .there = WHERE_INCOMING, .began_ns = clock_mono_ns() };
+	const char *vm = json_string_value(json_object_get(args, "vm"));
+	const bool held = vm && m->opts.hold;
+
+	if (held && m->opts.hold(m->opts.ctx, vm, e) != 0)
+		return -1;
 	int rc = run(&g, args, e);
 
 	if (rc == 0) {
@@ -386,5 +391,7 @@ int migrator_migrate(struct migrator *m, const json_t *args, const struct job_ct
 		event(&g, e->cls == ERR_CANCELLED ? "migration.cancelled" : "migration.failed", e->text);
 	}
 	migration_fini(&g);
+	if (held)
+		m->opts.let_go(m->opts.ctx, vm);
 	return rc;
 }

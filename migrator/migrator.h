@@ -34,6 +34,9 @@ struct migrator_opts {
 	struct link *(*connect_data)(void *ctx, const char *host, json_t *hello, struct err *e);
 	/* State change worth remembering (events, replicator/outbox): type "migration.started" etc. Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
+	/* Around each migration away: whoever else works in that VM's QEMU lets go of it, or -1; then it may go on. May be NULL. */
+	int (*hold)(void *ctx, const char *vm, struct err *e);
+	void (*let_go)(void *ctx, const char *vm);
 	void *ctx;
 };
 

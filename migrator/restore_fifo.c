@@ -36,8 +36,8 @@ struct restore_fifo {
 	const volatile bool *cancel;
 	int64_t deadline_ns;
 	/* of the feeding thread */
-	int fd;      /* -1: ended */
-	int notify;  /* inotify */
+	int fd;     /* -1: ended */
+	int notify; /* inotify */
 	unsigned opens, closes;
 	int64_t opened_ns;
 	bool early;
@@ -104,7 +104,8 @@ const char *restore_fifo_path(const struct restore_fifo *f)
 	return f->path;
 }
 
-void restore_fifo_watch(struct restore_fifo *f, bool (*over)(void *ctx), void *ctx, const volatile bool *cancel, int64_t deadline_ns)
+void restore_fifo_watch(struct restore_fifo *f, bool (*over)(void *ctx), void *ctx, const volatile bool *cancel,
+			int64_t deadline_ns)
 {
 	f->over = over;
 	f->ctx = ctx;

@@ -21,7 +21,8 @@ struct restore_fifo *restore_fifo_new(const char *run_dir, const char *group, st
 void restore_fifo_free(struct restore_fifo *f);
 const char *restore_fifo_path(const struct restore_fifo *f);
 /* over(ctx): true once nobody will read any more. cancel may be NULL. */
-void restore_fifo_watch(struct restore_fifo *f, bool (*over)(void *ctx), void *ctx, const volatile bool *cancel, int64_t deadline_ns);
+void restore_fifo_watch(struct restore_fifo *f, bool (*over)(void *ctx), void *ctx, const volatile bool *cancel,
+			int64_t deadline_ns);
 
 /* Puts the head, and once more if the reader closed the file after it had read it. likely: it is expected to. */
 int restore_fifo_head(struct restore_fifo *f, const void *p, size_t n, bool likely, struct err *e);

@@ -34,7 +34,7 @@ struct restore_opts {
 	const volatile bool *cancel; /* may be NULL */
 };
 
-struct restore_times { /* ns */
+struct restore_times {  /* ns */
 	int64_t opened; /* until libvirt read the first byte */
 	int64_t fed;    /* until the last byte was taken */
 	int64_t total;  /* until the VM ran */
@@ -45,7 +45,8 @@ struct restore_times { /* ns */
  * and shut off is replaced by the new definition.
  * After a failure nothing of the VM runs here, and what was defined before is what is defined now; ERR_SYS with ETIMEDOUT if libvirt did not
  * come back: then its state is not known. */
-int restore_virt_start(struct virt *virt, const struct restore_opts *o, struct restore_times *times /* may be NULL */, struct err *e);
+int restore_virt_start(struct virt *virt, const struct restore_opts *o, struct restore_times *times /* may be NULL */,
+		       struct err *e);
 /* Makes a running VM persistent, as it runs. Nothing if it is already. */
 int restore_virt_persist(struct virt *virt, const char *uuid, struct err *e);
 /* After a crash of the agent in the middle of a restore: whoever still reads a FIFO of ours gets its end, the folders are removed. */

@@ -39,7 +39,8 @@ static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struc
 		snprintf(all[i].name, sizeof(all[i].name), "%s", v[i].name);
 		all[i].size_bytes = v[i].size_bytes;
 	}
-	int rc = n <= STORE_MAX_VOLUMES ? store_txn_volumes(in->txn, all, n, e) : err_set(e, ERR_REFUSED, "%zu volumes are too many", n);
+	int rc = n <= STORE_MAX_VOLUMES ? store_txn_volumes(in->txn, all, n, e)
+					: err_set(e, ERR_REFUSED, "%zu volumes are too many", n);
 	free(all);
 	return rc;
 }
@@ -74,9 +75,10 @@ static json_t *point_meta(const json_t *more, const char *kind, const char *capt
 		if (id[i] != ':' && !(id[i] == '-' && i < 10))
 			id[to++] = id[i];
 	id[to] = 0;
-	json_t *meta = json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:b}", "id", id, "instant_ns", (json_int_t)p->instant_ns, "kind", kind,
-				 "capture", capture, "pause_ns", (json_int_t)p->pause_ns, "dirty_bytes", (json_int_t)p->dirty_bytes,
-				 "quiesced", p->quiesced);
+	json_t *meta = json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:b}", "id", id, "instant_ns",
+				 (json_int_t)p->instant_ns, "kind", kind, "capture", capture, "pause_ns",
+				 (json_int_t)p->pause_ns, "dirty_bytes", (json_int_t)p->dirty_bytes, "quiesced",
+				 p->quiesced);
 	if (more) {
 		json_t *copy = json_deep_copy(more);
 		json_object_update(meta, copy);
@@ -93,11 +95,14 @@ static int commit(struct into *in, json_t *meta, uint64_t *seq, struct err *e)
 	return rc;
 }
 
-int adopt_running(struct guest *g, struct store *s, const struct capture_opts *o, const json_t *meta, uint64_t *seq, struct err *e)
+int adopt_running(struct guest *g, struct store *s, const struct capture_opts *o, const json_t *meta, uint64_t *seq,
+		  struct err *e)
 {
 	struct capture *c = capture_new(g, o, e);
 	struct into in = { .txn = c ? store_begin(s, STORE_TXN_PART, e) : NULL };
-	const struct capture_sink sink = { .volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = &in };
+	const struct capture_sink sink = {
+		.volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = &in
+	};
 	struct capture_point p = { 0 };
 	int rc = -1;
 
@@ -106,7 +111,8 @@ int adopt_running(struct guest *g, struct store *s, const struct capture_opts *o
 	in.txn = store_begin(s, STORE_TXN_POINT, e);
 	if (!in.txn || capture_take(c, &sink, &p, e) < 0)
 		goto end;
-	rc = commit(&in, point_meta(meta, p.has_memory ? "memory" : "disk", capture_mode_name(capture_chosen(c)), &p), seq, e);
+	rc = commit(&in, point_meta(meta, p.has_memory ? "memory" : "disk", capture_mode_name(capture_chosen(c)), &p),
+		    seq, e);
 end:
 	store_abort(in.txn);
 	capture_free(c);
@@ -134,7 +140,8 @@ static int serve(const char *path, const char *format, const char *run_dir, pid_
 			break;
 		if (child_wait(*pid, 0, &status, &why) == 0) {
 			*pid = -1;
-			return err_set(e, ERR_SYS, "qemu-nbd cannot read %s (status %d)", path, WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+			return err_set(e, ERR_SYS, "qemu-nbd cannot read %s (status %d)", path,
+				       WIFEXITED(status) ? WEXITSTATUS(status) : -1);
 		}
 		if (clock_mono_ns() > until)
 			return err_set(e, ERR_SYS, "qemu-nbd does not serve %s", path);
@@ -144,9 +151,12 @@ static int serve(const char *path, const char *format, const char *run_dir, pid_
 	return 0;
 }
 
-static int read_image(struct into *in, uint32_t volume, const char *path, const char *format, uint64_t size, const char *run_dir, struct err *e)
+static int read_image(struct into *in, uint32_t volume, const char *path, const char *format, uint64_t size,
+		      const char *run_dir, struct err *e)
 {
-	const struct capture_sink sink = { .volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = in };
+	const struct capture_sink sink = {
+		.volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = in
+	};
 	pid_t pid = -1;
 	int fd = -1;
 	uint64_t bytes = 0;
@@ -176,7 +186,8 @@ static int image_size(const char *path, const char *format, uint64_t *size, stru
 }
 
 /* The store's volumes with that disk among them; its index. */
-static int place_disk(struct store *s, struct store_volume *v, size_t *n, const char *target, uint64_t size, uint32_t *index, struct err *e)
+static int place_disk(struct store *s, struct store_volume *v, size_t *n, const char *target, uint64_t size,
+		      uint32_t *index, struct err *e)
 {
 	size_t i = 0;
 
@@ -194,7 +205,8 @@ static int place_disk(struct store *s, struct store_volume *v, size_t *n, const 
 	return 0;
 }
 
-int adopt_image(struct store *s, const char *target, const char *path, const char *format, const char *run_dir, struct err *e)
+int adopt_image(struct store *s, const char *target, const char *path, const char *format, const char *run_dir,
+		struct err *e)
 {
 	struct store_volume *v = mem_alloc_array(STORE_MAX_VOLUMES, sizeof(*v));
 	struct into in = { 0 };
@@ -206,7 +218,8 @@ int adopt_image(struct store *s, const char *target, const char *path, const cha
 	if (image_size(path, format, &size, e) < 0 || place_disk(s, v, &n, target, size, &index, e) < 0)
 		goto end;
 	in.txn = store_begin(s, STORE_TXN_PART, e);
-	if (!in.txn || store_txn_volumes(in.txn, v, n, e) < 0 || read_image(&in, index, path, format, size, run_dir, e) < 0)
+	if (!in.txn || store_txn_volumes(in.txn, v, n, e) < 0 ||
+	    read_image(&in, index, path, format, size, run_dir, e) < 0)
 		goto end;
 	rc = commit(&in, json_pack("{s:s, s:s}", "seed", path, "disk", target), NULL, e);
 end:

@@ -97,30 +97,34 @@ static int look(struct adoption *a, struct err *e)
 static int fill(void *ctx, struct store *s, struct err *e)
 {
 	struct adoption *a = ctx;
-	return a->o->ops->fill(a->o->ctx, a->o->uuid, a->vm, s, &a->how, e);
+	return a->o->ops->fill(a->o->ctx, a->o->uuid, a->vm, text_of(a->what, "xml"), a->handed, s, &a->how, e);
 }
 
-static char *definition_path(const struct adoption_opts *o)
-{
-	MEM_AUTO char *dir = epoch_replica_dir(o->state_dir, o->uuid);
-	return mem_printf("%s/given-up-%" PRIu64 ".xml", dir, o->epoch);
-}
-
-static int remove_vm(struct adoption *a, json_t *report, struct err *e)
+/* Before anything is taken away. One that was never ours is not ours to remove. */
+static int keep_definition(struct adoption *a, json_t *report, struct err *e)
 {
 	const struct adoption_opts *o = a->o;
-	MEM_AUTO char *path = definition_path(o);
+	MEM_AUTO char *dir = epoch_replica_dir(o->state_dir, o->uuid);
+	MEM_AUTO char *path = mem_printf("%s/given-up-%" PRIu64 ".xml", dir, o->epoch);
 	const char *xml = text_of(a->what, "xml");
 
-	/* One that was never ours is not ours to remove. */
 	if (a->vm == ADOPTION_ABSENT || !o->protection)
 		return 0;
-	if (file_write_durable(path, xml, strlen(xml), 0600, e) < 0)
+	if (file_mkdirs(dir, 0700, e) < 0 || file_write_durable(path, xml, strlen(xml), 0600, e) < 0)
 		return err_wrap(e, "the definition of %s", o->vm);
 	json_object_set_new(report, "definition", json_string(path));
+	return 0;
+}
+
+static int remove_vm(struct adoption *a, struct err *e)
+{
+	const struct adoption_opts *o = a->o;
+
+	if (a->vm == ADOPTION_ABSENT || !o->protection)
+		return 0;
 	if (o->ops->remove(o->ctx, o->uuid, e) < 0)
 		return -1;
-	log_info("old_vm_removed", "vm=%s uuid=%s definition=%s", LOG_Q(o->vm), o->uuid, path);
+	log_info("old_vm_removed", "vm=%s uuid=%s", LOG_Q(o->vm), o->uuid);
 	return 0;
 }
 
@@ -147,10 +151,10 @@ static int run(struct adoption *a, json_t *report, struct err *e)
 	const struct adoption_opts *o = a->o;
 	static const char *const kept[] = { "keep", "rpo_ms", "mode" };
 
-	if (look(a, e) < 0)
+	if (look(a, e) < 0 || keep_definition(a, report, e) < 0)
 		return -1;
 	a->how = a->done ? "before" : "nothing";
-	if (!a->done && o->protection && a->vm != ADOPTION_ABSENT) {
+	if (!a->done && (a->vm != ADOPTION_ABSENT || a->record)) {
 		json_t *extra = json_object();
 		for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++)
 			if (json_object_get(o->protection, kept[i]))
@@ -166,7 +170,7 @@ static int run(struct adoption *a, json_t *report, struct err *e)
 	json_t *record = replicas_record(o->replicas, o->uuid);
 	json_object_set_new(report, "images", images_that_stay(a, record));
 	json_decref(record);
-	if (remove_vm(a, report, e) < 0 || fault_point(FAULT_FAILBACK_FORGET, e) < 0)
+	if (remove_vm(a, e) < 0 || fault_point(FAULT_FAILBACK_FORGET, e) < 0)
 		return -1;
 	return replicas_has(o->replicas, o->uuid) ? replicas_forget_old(o->replicas, o->uuid, a->handed, e) : 0;
 }

@@ -2,8 +2,9 @@
  * adoption.h - the way home begins here: a VM that was taken over by another host, and stands still on this one, becomes this host's replica of
  * what runs there. In steps that can be interrupted anywhere and repeated:
  *
- *	look      our record says fenced or handed-over, and the VM does not run here; nothing is changed
- *	adopt     a store of its own is filled with what is here: memory, devices and disks of a paused VM; disks alone of one that is off
+ *	look      our record says fenced or handed-over, and the VM does not run here; its definition is kept as a file
+ *	adopt     a store of its own is filled with what is here: memory, devices and disks of a paused VM; disks alone of one that is off, or was
+ *	          handed over: its QEMU is only good to be ended, and is, before its images are read
  *	record    replica.json says replica, from FROM, at its epoch: durable, all at once
  *	remove    the old VM: its QEMU and its definition (kept as a file), never an image that was there before vmferry
  *	old       an earlier replica of ours, on which that VM ran
@@ -30,10 +31,11 @@ enum adoption_vm {
 
 struct adoption_ops {
 	int (*look)(void *ctx, const char *uuid, enum adoption_vm *out, struct err *e);
-	/* Paths of its disks' images and its definition: {"images":[...],"xml"}. New reference. */
+	/* Its disks' images and its definition: {"images":[paths],"xml"}. New reference. */
 	json_t *(*describe)(void *ctx, const char *uuid, struct err *e);
-	/* Writes what is here into an empty store; *how: "memory" or "disks". */
-	int (*fill)(void *ctx, const char *uuid, enum adoption_vm vm, struct store *s, const char **how, struct err *e);
+	/* Writes what is here into an empty store; *how: "memory" or "disks". disks: its memory is of no use. */
+	int (*fill)(void *ctx, const char *uuid, enum adoption_vm vm, const char *xml, bool disks, struct store *s, const char **how,
+		    struct err *e);
 	/* Ends QEMU and takes away the definition. Images stay. ERR_REFUSED if it runs. */
 	int (*remove)(void *ctx, const char *uuid, struct err *e);
 };

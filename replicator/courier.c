@@ -245,8 +245,7 @@ void courier_close(struct courier *c, struct err *why)
 
 	if (!c)
 		return;
-	if (c->ship)
-		ship_abort(c->ship);
+	/* First told, then cut: so that the other side does not take it for a loss. */
 	if (c->rpc && c->session[0] && rpc_alive(c->rpc)) {
 		json_t *args = json_pack("{s:s, s:s}", "session", c->session, "outcome", why && err_is_set(why) ? "failed" : "done");
 		if (rpc_call(c->rpc, "replica.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &answer, &e) == 0 && why &&
@@ -254,6 +253,8 @@ void courier_close(struct courier *c, struct err *why)
 			learn_why(answer, c->host, why);
 	}
 	json_decref(answer);
+	if (c->ship)
+		ship_abort(c->ship);
 	ship_free(c->ship);
 	rpc_unref(c->rpc);
 	json_decref(c->last);

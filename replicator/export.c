@@ -18,7 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct export {
+struct export
+{
 	const struct export_opts *o;
 	struct store_view *view;
 	char *partial; /* where it is made; renamed when whole */
@@ -41,7 +42,8 @@ static bool progress(void *ctx, uint64_t done, uint64_t total)
 	unsigned percent = total ? (unsigned)((double)done * 100 / (double)total) : 100;
 
 	if (percent != x->percent && x->o->note)
-		x->o->note(x->o->ctx, json_pack("{s:s, s:s, s:i}", "phase", "disk", "disk", x->target, "percent", (int)percent));
+		x->o->note(x->o->ctx,
+			   json_pack("{s:s, s:s, s:i}", "phase", "disk", "disk", x->target, "percent", (int)percent));
 	x->percent = percent;
 	return !x->o->cancel || !*x->o->cancel;
 }
@@ -97,7 +99,9 @@ static int plan(struct export *x, struct store *s, struct err *e)
 		d->format = "qcow2";
 		x->n_disks++;
 	}
-	struct promote_spec spec = { .uuid = x->uuid, .name = x->vm, .xml = x->source_xml, .disks = x->disks, .n_disks = x->n_disks };
+	struct promote_spec spec = {
+		.uuid = x->uuid, .name = x->vm, .xml = x->source_xml, .disks = x->disks, .n_disks = x->n_disks
+	};
 	x->xml = x->o->ops->map(x->o->ops_ctx, &spec, x->findings, e);
 	return x->xml ? 0 : -1;
 }
@@ -190,26 +194,31 @@ static int put_readme(struct export *x, struct err *e)
 		clock_format_wall(json_integer_value(instant), when, sizeof(when));
 	buf_printf(&b, "%s, as it was at %s (point %s)\n\n", x->vm, *when ? when : "an unknown time", id ? id : "?");
 	buf_printf(&b, "Nothing here needs vmferry. The files name each other by this path:\n\n    %s\n\n", x->o->dir);
-	buf_printf(&b, "If you put them elsewhere, change it in %s.xml. QEMU's user must be able to open the disks.\n\n", x->vm);
+	buf_printf(&b, "If you put them elsewhere, change it in %s.xml. QEMU's user must be able to open the disks.\n\n",
+		   x->vm);
 	for (size_t i = 0; i < x->n_disks; i++)
 		buf_printf(&b, "%s.qcow2    disk %s\n", x->disks[i].target, x->disks[i].target);
 	buf_printf(&b, "%s.xml    the definition\npoint.json    what was recorded about the point\n", x->vm);
 	if (x->memory) {
 		buf_printf(&b, "%s.save    memory and devices: a save image of libvirt\n\n", x->vm);
 		buf_printf(&b,
-			   "To go on where it was, with memory, once (the disks then move on, and the save image no longer fits them):\n\n"
+			   "To go on where it was, with memory, once (the disks then move on, and the save image no "
+			   "longer fits them):\n\n"
 			   "    virsh restore %s/%s.save --xml %s/%s.xml\n\n",
 			   x->o->dir, x->vm, x->o->dir, x->vm);
 	}
-	buf_printf(&b, "\nTo boot it from its disks:\n\n    virsh define %s/%s.xml\n    virsh start %s\n", x->o->dir, x->vm, x->vm);
-	buf_printf(&b, "\nIf there is a file nvram or tpm here: it belongs where the definition's <nvram> says, or to\n"
-		       "/var/lib/libvirt/swtpm/%s/tpm2/tpm2-00.permall, before the VM is booted.\n",
+	buf_printf(&b, "\nTo boot it from its disks:\n\n    virsh define %s/%s.xml\n    virsh start %s\n", x->o->dir,
+		   x->vm, x->vm);
+	buf_printf(&b,
+		   "\nIf there is a file nvram or tpm here: it belongs where the definition's <nvram> says, or to\n"
+		   "/var/lib/libvirt/swtpm/%s/tpm2/tpm2-00.permall, before the VM is booted.\n",
 		   x->uuid);
 	size_t i;
 	json_t *finding;
 	if (json_array_size(x->findings) > 0)
 		buf_printf(&b, "\nDifferent from what it was:\n\n");
-	json_array_foreach(x->findings, i, finding) buf_printf(&b, "  - %s\n", json_string_value(json_object_get(finding, "text")));
+	json_array_foreach (x->findings, i, finding)
+		buf_printf(&b, "  - %s\n", json_string_value(json_object_get(finding, "text")));
 	return put_file(x, "README.txt", b.data, b.len, e);
 }
 
@@ -242,12 +251,13 @@ static json_t *report_of(const struct export *x)
 	while (d && (entry = readdir(d)) != NULL) {
 		struct stat st;
 		if (entry->d_name[0] != '.' && fstatat(dirfd(d), entry->d_name, &st, 0) == 0)
-			json_array_append_new(files, json_pack("{s:s, s:I}", "name", entry->d_name, "bytes", (json_int_t)st.st_size));
+			json_array_append_new(files, json_pack("{s:s, s:I}", "name", entry->d_name, "bytes",
+							       (json_int_t)st.st_size));
 	}
 	if (d)
 		closedir(d);
-	return json_pack("{s:s, s:o, s:o, s:O}", "dir", x->o->dir, "point", point ? point : json_object(), "files", files, "findings",
-			 x->findings);
+	return json_pack("{s:s, s:o, s:o, s:O}", "dir", x->o->dir, "point", point ? point : json_object(), "files",
+			 files, "findings", x->findings);
 }
 
 int export_point(struct store *s, const struct export_opts *o, json_t **report, struct err *e)

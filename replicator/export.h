@@ -24,7 +24,7 @@ struct export_opts {
 	/* {"phase","disk","percent"}; steals; may be NULL. */
 	void (*note)(void *ctx, json_t *note);
 	void *ctx;
-	const volatile bool *cancel; /* may be NULL */
+	const volatile bool *cancel;   /* may be NULL */
 	const struct promote_ops *ops; /* map alone is used */
 	void *ops_ctx;
 };

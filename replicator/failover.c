@@ -114,9 +114,11 @@ static int check_record(struct failover *f, struct err *e)
 	f->epoch = (uint64_t)epoch + 1;
 	if (strcmp(state, "replica") == 0)
 		return 0;
-	err_set(e, ERR_REFUSED, "the replica of %s is %s", f->vm, strcmp(state, "promoting") == 0 ? "being promoted" : state);
-	return err_remedy(e, strcmp(state, "promoted") == 0 ? "the VM runs on this host: see 'virsh list'; 'vmferry failback' takes it home" :
-							      "wait until that is settled: see 'vmferry status' and the agent's log");
+	err_set(e, ERR_REFUSED, "the replica of %s is %s", f->vm,
+		strcmp(state, "promoting") == 0 ? "being promoted" : state);
+	return err_remedy(e, strcmp(state, "promoted") == 0
+				     ? "the VM runs on this host: see 'virsh list'; 'vmferry failback' takes it home"
+				     : "wait until that is settled: see 'vmferry status' and the agent's log");
 }
 
 static int look(struct failover *f, struct err *e)
@@ -151,7 +153,8 @@ static int change(const struct failover_records *records, const char *expect, js
 static int raise_epoch(struct failover *f, struct err *e)
 {
 	f->raised = true; /* also when saving fails: it may be on disk all the same */
-	if (change(f->o->records, "replica", json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)f->epoch), e) < 0) {
+	if (change(f->o->records, "replica",
+		   json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)f->epoch), e) < 0) {
 		/* Another failover of this VM was faster. */
 		f->raised = e->cls != ERR_REFUSED;
 		return -1;
@@ -184,8 +187,8 @@ static int fence(struct failover *f, struct err *e)
 	if (f->o->fence[given])
 		return err_set(e, ERR_CONFIG, "the fencing command has too many arguments");
 	int rc = child_run(argv, clock_mono_ns() + f->o->fence_within_ns, f->o->cancel, &out, e);
-	log_info("failover_fence", "vm=%s from=%s command=%s ok=%s output=%s", f->vm, f->from ? f->from : "-", f->o->fence[0],
-		 rc == 0 ? "yes" : "no", LOG_Q(out ? out : ""));
+	log_info("failover_fence", "vm=%s from=%s command=%s ok=%s output=%s", f->vm, f->from ? f->from : "-",
+		 f->o->fence[0], rc == 0 ? "yes" : "no", LOG_Q(out ? out : ""));
 	if (rc == 0)
 		return 0;
 	err_wrap(e, "fencing command %s", f->o->fence[0]);
@@ -258,9 +261,9 @@ static json_t *disks_json(const struct failover *f)
 	json_t *disks = json_array();
 
 	for (size_t i = 0; i < f->disks.n; i++)
-		json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:s*}", "target", f->disks.disk[i].target, "path",
-						       f->disks.disk[i].path, "format", f->disks.disk[i].format, "base",
-						       f->disks.base[i]));
+		json_array_append_new(disks, json_pack("{s:s, s:s, s:s, s:s*}", "target", f->disks.disk[i].target,
+						       "path", f->disks.disk[i].path, "format", f->disks.disk[i].format,
+						       "base", f->disks.base[i]));
 	return disks;
 }
 
@@ -269,9 +272,9 @@ static json_t *promotion_json(const struct failover *f)
 {
 	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
 
-	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:o}}", "promotion", "seq", (json_int_t)store_view_seq(f->view), "id", id,
-			 "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made",
-			 failover_disks_paths(&f->disks));
+	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:o}}", "promotion", "seq", (json_int_t)store_view_seq(f->view),
+			 "id", id, "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks",
+			 disks_json(f), "made", failover_disks_paths(&f->disks));
 }
 
 static json_t *promoted_json(void)
@@ -324,8 +327,8 @@ static int run(struct failover *f, struct err *e)
 		return -1;
 	if (f->o->hand_over && step(f, "hand", hand_over, e) < 0)
 		return -1;
-	if (step(f, "epoch", raise_epoch, e) < 0 || step(f, "fence", fence, e) < 0 || step(f, "disks", make_disks, e) < 0 ||
-	    step(f, "start", start, e) < 0)
+	if (step(f, "epoch", raise_epoch, e) < 0 || step(f, "fence", fence, e) < 0 ||
+	    step(f, "disks", make_disks, e) < 0 || step(f, "start", start, e) < 0)
 		return -1;
 	record_done(f);
 	timed(f, "done");
@@ -349,7 +352,8 @@ static void give_up(struct failover *f, struct err *e)
 	struct err late = ERR_INIT;
 
 	if (f->unknown) {
-		err_remedy(e, "whether it runs is found out by asking libvirt again: see 'virsh list' and 'vmferry status'");
+		err_remedy(e, "whether it runs is found out by asking libvirt again: see 'virsh list' and 'vmferry "
+			      "status'");
 		return;
 	}
 	if (undo(f->o->records, &late) < 0)
@@ -364,10 +368,10 @@ static json_t *report_of(struct failover *f)
 	if (!point)
 		point = json_object();
 	json_object_set_new(point, "seq", json_integer((json_int_t)store_view_seq(f->view)));
-	return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:o, s:O, s:O, s:f}", "vm", f->vm, "uuid", f->uuid, "point", point, "epoch",
-			 (json_int_t)f->epoch, "state", f->o->paused ? "paused" : "running", "started_from",
-			 f->memory ? "memory" : "disks", "disks", disks_json(f), "findings", f->findings, "phases",
-			 f->phases, "rto_ms", (double)(clock_mono_ns() - f->start_ns) / (double)NS_PER_MS);
+	return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:o, s:O, s:O, s:f}", "vm", f->vm, "uuid", f->uuid, "point",
+			 point, "epoch", (json_int_t)f->epoch, "state", f->o->paused ? "paused" : "running",
+			 "started_from", f->memory ? "memory" : "disks", "disks", disks_json(f), "findings", f->findings,
+			 "phases", f->phases, "rto_ms", (double)(clock_mono_ns() - f->start_ns) / (double)NS_PER_MS);
 }
 
 int failover_run(struct store *s, const struct failover_opts *o, json_t **report, struct err *e)
@@ -379,7 +383,8 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 	if (rc < 0 && f.raised)
 		give_up(&f, e);
 	else if (rc < 0 && f.handed)
-		err_remedy(e, "the VM is paused at %s, which has given it up; 'vmferry failover %s' goes on from there", f.from, f.vm);
+		err_remedy(e, "the VM is paused at %s, which has given it up; 'vmferry failover %s' goes on from there",
+			   f.from, f.vm);
 	if (rc == 0 && report)
 		*report = report_of(&f);
 	if (rc == 0)
@@ -395,7 +400,8 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 }
 
 /* A QEMU that waits for a state which nobody sends ends by itself, as its stream has ended; clear helps. */
-static int where_settled(const struct promote_ops *ops, void *ctx, const char *uuid, enum promote_where *where, struct err *e)
+static int where_settled(const struct promote_ops *ops, void *ctx, const char *uuid, enum promote_where *where,
+			 struct err *e)
 {
 	int64_t until = clock_mono_ns() + RECOVER_NS;
 
@@ -432,8 +438,8 @@ static int recover(const struct failover_records *records, const char *uuid, con
 	return 0;
 }
 
-int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ctx, enum failover_found *found,
-		     struct err *e)
+int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ctx,
+		     enum failover_found *found, struct err *e)
 {
 	json_t *record = records->load(records->ctx, e);
 	const char *state = json_string_value(json_object_get(record, "state"));
@@ -446,7 +452,8 @@ int failover_recover(const struct failover_records *records, const struct promot
 	if (state && uuid && strcmp(state, "promoting") == 0)
 		rc = recover(records, uuid, ops, ctx, found, e);
 	if (rc == 0 && *found != FAILOVER_NOTHING)
-		log_info("failover_recovered", "uuid=%s outcome=%s", uuid, *found == FAILOVER_PROMOTED ? "promoted" : "undone");
+		log_info("failover_recovered", "uuid=%s outcome=%s", uuid,
+			 *found == FAILOVER_PROMOTED ? "promoted" : "undone");
 	json_decref(record);
 	return rc;
 }

@@ -57,7 +57,7 @@ enum failover_found {
 	FAILOVER_UNDONE,   /* it does not: a replica again */
 };
 /* At agent start, for every replica. Fails (libvirt cannot be asked, ...) with everything as it was: call again. */
-int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx, enum failover_found *found,
-		     struct err *e);
+int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx,
+		     enum failover_found *found, struct err *e);
 
 #endif

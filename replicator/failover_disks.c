@@ -28,14 +28,14 @@ static char *free_name(const char *folder, const char *vm, const char *target, u
 
 	for (unsigned n = 0; access(path, F_OK) == 0 && n < 1000; n++) {
 		free(path);
-		path = n == 0 ? mem_printf("%s/%s-%s.%" PRIu64 ".%s", folder, vm, target, epoch, ext) :
-				mem_printf("%s/%s-%s.%" PRIu64 "-%u.%s", folder, vm, target, epoch, n, ext);
+		path = n == 0 ? mem_printf("%s/%s-%s.%" PRIu64 ".%s", folder, vm, target, epoch, ext)
+			      : mem_printf("%s/%s-%s.%" PRIu64 "-%u.%s", folder, vm, target, epoch, n, ext);
 	}
 	return path;
 }
 
-static int plan_one(struct failover_disks *d, const struct store_volume *vol, uint32_t index, struct store_view *v, const char *vm,
-		    uint64_t epoch, const char *folder, struct err *e)
+static int plan_one(struct failover_disks *d, const struct store_volume *vol, uint32_t index, struct store_view *v,
+		    const char *vm, uint64_t epoch, const char *folder, struct err *e)
 {
 	struct promote_disk *disk = &d->disk[d->n];
 	struct err why = ERR_INIT;
@@ -132,8 +132,7 @@ void failover_disks_remove(const json_t *paths)
 	size_t i;
 	json_t *path;
 
-	json_array_foreach(paths, i, path)
-	{
+	json_array_foreach (paths, i, path) {
 		const char *p = json_string_value(path);
 		if (p && unlink(p) != 0 && errno != ENOENT)
 			log_warn("failover_left", "file=%s msg=%s", p, LOG_Q(strerror(errno)));

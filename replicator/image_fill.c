@@ -30,7 +30,8 @@ struct sink {
 };
 
 /* Everything that is not zeros, in stretches as long as they come. */
-static int copy(struct store_view *v, uint32_t volume, uint64_t size, const struct image_fill_opts *o, const struct sink *to, struct err *e)
+static int copy(struct store_view *v, uint32_t volume, uint64_t size, const struct image_fill_opts *o,
+		const struct sink *to, struct err *e)
 {
 	MEM_AUTO uint8_t *pages = mem_alloc_array(RUN, STORE_BLOCK);
 	uint64_t n_blocks = size / STORE_BLOCK + (size % STORE_BLOCK != 0);
@@ -74,7 +75,8 @@ static int put_file(void *ctx, const uint8_t *p, size_t n, uint64_t at, struct e
 	return 0;
 }
 
-int image_fill_raw(struct store_view *v, uint32_t volume, uint64_t size, const char *path, const struct image_fill_opts *o, struct err *e)
+int image_fill_raw(struct store_view *v, uint32_t volume, uint64_t size, const char *path,
+		   const struct image_fill_opts *o, struct err *e)
 {
 	FD_AUTO int fd = sys.open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
 	struct sink to = { .put = put_file, .ctx = &fd };
@@ -106,7 +108,8 @@ static int create_qcow2(const char *path, const char *base, uint64_t size, struc
 	char bytes[32];
 	MEM_AUTO char *backing = base ? mem_printf("%s", base) : NULL;
 	const char *const plain[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, bytes, NULL };
-	const char *const over[] = { "qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", path, bytes, NULL };
+	const char *const over[] = { "qemu-img", "create", "-q",  "-f", "qcow2", "-b",
+				     backing,    "-F",     "raw", path, bytes,   NULL };
 
 	/* qemu-img would overwrite. */
 	if (access(path, F_OK) == 0) {
@@ -161,17 +164,20 @@ static int connect_nbd(struct nbd_handle *nbd, const char *socket, pid_t pid, st
 		if (fd >= 0)
 			return nbd_connect_socket(nbd, fd) == 0 ? 0 : nbd_err(e, "connect to qemu-nbd");
 		if (child_wait(pid, 0, &status, &ignored) == 0)
-			return err_set(e, ERR_SYS, "qemu-nbd ended with status %d", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+			return err_set(e, ERR_SYS, "qemu-nbd ended with status %d",
+				       WIFEXITED(status) ? WEXITSTATUS(status) : -1);
 		if (clock_mono_ns() > until)
 			return err_set(e, ERR_SYS, "qemu-nbd does not listen");
 		nanosleep(&moment, NULL);
 	}
 }
 
-static int fill_nbd(struct store_view *v, uint32_t volume, uint64_t size, const char *path, const struct image_fill_opts *o, struct err *e)
+static int fill_nbd(struct store_view *v, uint32_t volume, uint64_t size, const char *path,
+		    const struct image_fill_opts *o, struct err *e)
 {
 	MEM_AUTO char *socket = mem_printf("%s/export-%d.sock", o->run_dir, (int)getpid());
-	const char *const argv[] = { "qemu-nbd", "-f", "qcow2", "--cache=writeback", "--discard=unmap", "-k", socket, path, NULL };
+	const char *const argv[] = { "qemu-nbd", "-f", "qcow2", "--cache=writeback", "--discard=unmap", "-k",
+				     socket,     path, NULL };
 	struct nbd_handle *nbd = nbd_create();
 	struct sink to = { .put = put_nbd, .ctx = nbd };
 	pid_t pid = -1;
@@ -201,7 +207,8 @@ end:
 	return rc;
 }
 
-int image_fill_qcow2(struct store_view *v, uint32_t volume, uint64_t size, const char *path, const struct image_fill_opts *o, struct err *e)
+int image_fill_qcow2(struct store_view *v, uint32_t volume, uint64_t size, const char *path,
+		     const struct image_fill_opts *o, struct err *e)
 {
 	if (create_qcow2(path, NULL, size, e) < 0)
 		return -1;

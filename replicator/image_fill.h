@@ -18,9 +18,11 @@ struct image_fill_opts {
 };
 
 /* The file must not exist; it is durable when 0 is returned, and gone otherwise. Zeros are holes. */
-int image_fill_raw(struct store_view *v, uint32_t volume, uint64_t size_bytes, const char *path, const struct image_fill_opts *o, struct err *e);
+int image_fill_raw(struct store_view *v, uint32_t volume, uint64_t size_bytes, const char *path,
+		   const struct image_fill_opts *o, struct err *e);
 /* The same as qcow2, written by qemu-nbd. */
-int image_fill_qcow2(struct store_view *v, uint32_t volume, uint64_t size_bytes, const char *path, const struct image_fill_opts *o, struct err *e);
+int image_fill_qcow2(struct store_view *v, uint32_t volume, uint64_t size_bytes, const char *path,
+		     const struct image_fill_opts *o, struct err *e);
 /* An empty qcow2 over `base` (raw), `size_bytes` large. */
 int image_fill_overlay(const char *base, uint64_t size_bytes, const char *path, struct err *e);
 

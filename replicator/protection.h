@@ -32,6 +32,9 @@ struct capture_calls {
 	const char *(*reason)(const struct capture *c);
 	int (*start)(struct capture *c, const struct capture_sink *sink, struct err *e);
 	int (*take)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+	int (*take_last)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+	int (*let_go)(struct capture *c, struct err *e);
+	void (*leave)(struct capture *c);
 	int (*stop)(struct capture *c, struct err *e);
 	void (*abort)(struct capture *c);
 	void (*free)(struct capture *c);
@@ -50,10 +53,11 @@ struct protection_opts {
 	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
 	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
 	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);
-	/* Told around every window in which the guest stands still. May be NULL. */
-	void (*arm)(void *ctx, const char *uuid, bool on);
-	/* A capture begins (its guest may be paused by us), and is over. May be NULL. */
-	int (*watch)(void *ctx, const char *uuid, struct err *e);
+	/* Told around every window in which the guest stands still, and for how long it may be, as pauses of late go. May be NULL. */
+	void (*arm)(void *ctx, const char *uuid, bool on, int64_t expect_ns);
+	/* A capture begins; `suspends`: it stops the guest in a way that looks as if a user had. And it is over. May be NULL, as all here. */
+	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
+	int (*stream)(void *ctx, const char *uuid, int fd, struct err *e); /* capture_opts.stream */
 	void (*unwatch)(void *ctx, const char *uuid);
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
@@ -78,8 +82,8 @@ int protection_resume(struct protection *p, struct err *e);
  * Counted: every hold has its release. */
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e);
 void protection_release(struct protection *p);
-/* A planned failover: one last point with the guest paused, which stays paused, committed at the peer; then the record is "handed-over" with the
- * epoch given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
+/* A planned failover: one last point, after which the guest stands still, committed at the peer; then the record is "handed-over" with the epoch
+ * given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
 int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e);
 /* The peer could not start it and asks once more: the last point is there already, as long as the guest still stands still here. */
 int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e);

@@ -23,6 +23,7 @@
 #define RETRY_MOST 15
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
+#define LEAST_PAUSE_NS (300 * NS_PER_MS)
 #define THRIFT_LEVEL 1 /* zstd's; what travels is stored as well */
 
 struct session {
@@ -160,10 +161,24 @@ static int check_owner(struct protection *p, struct err *e)
 
 static void arm(void *ctx, bool on)
 {
-	const struct protection *p = ctx;
+	struct protection *p = ctx;
+	int64_t worst;
 
-	if (p->opts.arm)
-		p->opts.arm(p->opts.ctx, p->uuid, on);
+	if (!p->opts.arm)
+		return;
+	{
+		THREAD_LOCKED(&p->lock);
+		worst = pace_pause_ns(&p->pace, 1);
+	}
+	/* A busy host makes pauses longer; one that ends the capture for that only makes it busier. */
+	p->opts.arm(p->opts.ctx, p->uuid, on, 2 * worst > LEAST_PAUSE_NS ? 2 * worst : LEAST_PAUSE_NS);
+}
+
+static int stream(void *ctx, int fd, struct err *e)
+{
+	struct protection *p = ctx;
+
+	return p->opts.stream ? p->opts.stream(p->opts.ctx, p->uuid, fd, e) : 0;
 }
 
 /* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
@@ -184,6 +199,7 @@ static int make_capture(struct session *s, struct err *e)
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
 				   .arm = arm,
+				   .stream = stream,
 				   .ctx = p };
 	struct capture *c = p->opts.capture->make(s->guest, &co, e);
 	char why[300] = "";
@@ -196,7 +212,8 @@ static int make_capture(struct session *s, struct err *e)
 	}
 	if (!c)
 		return -1;
-	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, e) < 0) {
+	const bool suspends = p->opts.capture->chosen(c) == CAPTURE_BACKGROUND;
+	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, suspends, e) < 0) {
 		p->opts.capture->free(c);
 		return -1;
 	}
@@ -318,8 +335,10 @@ static void note_committed(struct session *s, const char *id, const struct captu
 	judge_pace(s);
 }
 
+typedef int (*take_call)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+
 /* 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
-static int take(struct session *s, char id[80], struct err *e)
+static int take(struct session *s, take_call call, char id[80], struct err *e)
 {
 	struct protection *p = s->p;
 	struct capture_point pt = { 0 };
@@ -330,7 +349,7 @@ static int take(struct session *s, char id[80], struct err *e)
 	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = p->opts.capture->chosen(s->capture) };
 	if (fault_point(FAULT_REPLICA_TAKE, e) < 0 || ship_begin(s->ship, id, e) < 0)
 		return -1;
-	if (p->opts.capture->take(s->capture, ship_sink(s->ship), &pt, e) < 0) {
+	if (call(s->capture, ship_sink(s->ship), &pt, e) < 0) {
 		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		return ship_cancel(s->ship) && not_now ? 1 : -1;
 	}
@@ -346,37 +365,47 @@ static int take(struct session *s, char id[80], struct err *e)
 
 /* ---- hand-over ---- */
 
-static void last_point(struct session *s)
+/* What is dirty travels first while it runs, so that it stands still only for the rest. 0: it stands still, and all of it is at the peer. */
+static int take_last(struct session *s, char id[80], struct err *e)
+{
+	const struct capture_calls *c = s->p->opts.capture;
+	int rc = take(s, c->take, id, e);
+
+	if (rc == 0)
+		rc = take(s, c->take_last, id, e);
+	return rc > 0 ? -1 : rc;
+}
+
+/* 0: the guest is the peer's from here on. */
+static int hand_over(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
-	struct err e = ERR_INIT;
 	char id[80] = "";
-	int rc = -1;
+	struct err why = ERR_INIT;
+	const int rc = take_last(s, id, &why);
 
-	/* What is dirty travels first while it runs, so that it stands still for a moment only; then all that is left. COLO lets a guest run again after each
-	 * checkpoint, so the last one is of a guest that was paused before: its disks and memory no longer change. */
-	if (take(s, id, &e) == 0 && s->guest->ops->pause(s->guest->ctx, &e) == 0) {
-		rc = take(s, id, &e);
-		if (rc == 1)
-			rc = -1;
-		if (rc < 0) {
-			struct err ignored = ERR_INIT;
-			s->guest->ops->resume(s->guest->ctx, &ignored);
-		}
-	}
-	THREAD_LOCKED(&p->lock);
+	pthread_mutex_lock(&p->lock);
 	snprintf(p->last_id, sizeof(p->last_id), "%s", id);
-	if (rc < 0)
-		p->last_error = e;
-	if (rc < 0 && !err_is_set(&p->last_error))
-		err_set(&p->last_error, ERR_REFUSED, "%s cannot be captured now", p->vm);
+	p->last_error = why;
 	p->last_done = true;
 	pthread_cond_broadcast(&p->changed);
-	/* Until the record says handed-over, or the hand-over was given up. */
+	/* Until the record says handed-over, or it was given up. */
 	while (rc == 0 && p->last_wanted && !p->stopping)
 		pthread_cond_wait(&p->changed, &p->lock);
 	if (rc < 0)
 		p->last_wanted = false;
+	const bool gone = rc == 0 && strcmp(json_string_value(json_object_get(p->record, "state")), "handed-over") == 0;
+	pthread_mutex_unlock(&p->lock);
+	if (gone) {
+		p->opts.capture->leave(s->capture);
+		return 0;
+	}
+	/* It runs on here. */
+	if (rc == 0 && p->opts.capture->let_go(s->capture, e) < 0)
+		return -1;
+	if (rc < 0)
+		*e = why;
+	return rc < 0 ? -1 : 1;
 }
 
 static bool last_wanted(struct protection *p)
@@ -418,12 +447,14 @@ static int checkpoints(struct session *s, struct err *e)
 		if (!wanted(p))
 			break;
 		if (last_wanted(p)) {
-			last_point(s);
+			const int over = hand_over(s, e);
+			if (over <= 0)
+				return over;
 			s->due_ns = clock_mono_ns();
 			continue;
 		}
 		look_at_clock(p, s->ship);
-		const int rc = take(s, id, e);
+		const int rc = take(s, p->opts.capture->take, id, e);
 		if (rc < 0)
 			return -1;
 		if (rc == 1) {

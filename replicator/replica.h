@@ -25,6 +25,8 @@ struct replicas_opts {
 	struct pool *pool;    /* decodes */
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
+	/* A point is kept here, or (data NULL) not any more; borrowed. From the retention's thread, so within a second or two. May be NULL. */
+	void (*point)(void *ctx, const char *vm_uuid, const char *id, const json_t *data);
 	void *ctx;
 };
 

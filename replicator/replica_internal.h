@@ -54,6 +54,7 @@ struct replica {
 	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */
 	size_t points;
 	bool prune_due;
+	uint64_t told_seq; /* the keeper's: up to which point opts.point has been told */
 	char trouble[400]; /* the last error of this side, or empty */
 };
 

@@ -49,7 +49,25 @@ static bool keep_point(void *ctx, const struct store_point *q)
 	return true;
 }
 
-static int prune(struct store *s, const struct retention *keep, struct err *e)
+/* Those that came since the last time, and those that go. */
+static void tell_points(struct replica *p, const struct marked *m)
+{
+	const struct replicas_opts *o = &p->all->opts;
+
+	for (size_t i = 0; o->point && i < m->n; i++) {
+		const struct store_point *q = &m->points[i];
+		const char *id = json_string_value(json_object_get(q->meta, "id"));
+		if (!id || (m->marks[i].keep && q->seq <= p->told_seq))
+			continue;
+		json_t *data = json_pack("{s:I, s:I, s:O}", "seq", (json_int_t)q->seq, "committed_ns", (json_int_t)q->committed_ns, "meta", q->meta);
+		o->point(o->ctx, p->uuid, id, m->marks[i].keep ? data : NULL);
+		json_decref(data);
+	}
+	if (m->n > 0)
+		p->told_seq = m->points[m->n - 1].seq;
+}
+
+static int prune(struct replica *p, struct store *s, const struct retention *keep, struct err *e)
 {
 	struct store_point *points = NULL;
 	struct store_usage u;
@@ -64,6 +82,8 @@ static int prune(struct store *s, const struct retention *keep, struct err *e)
 	struct marked m = { .points = points, .marks = marks, .n = n };
 	if (store_usage(s, &u, e) == 0)
 		rc = retention_mark(keep, u.head_bytes + u.journal_bytes, marks, n) ? store_prune(s, keep_point, &m, e) : 0;
+	if (rc == 0)
+		tell_points(p, &m);
 	free(marks);
 	store_points_free(points, n);
 	return rc;
@@ -76,7 +96,7 @@ static void prune_one(struct replica *p, const struct retention *keep)
 
 	if (!s)
 		return;
-	if (prune(s, keep, &e) < 0)
+	if (prune(p, s, keep, &e) < 0)
 		log_warn("replica_prune", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
 	replica_note_last(p, s);
 	replica_close(p);

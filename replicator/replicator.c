@@ -24,6 +24,9 @@ static const struct capture_calls real_capture = { .make = capture_new,
 						   .reason = capture_reason,
 						   .start = capture_start,
 						   .take = capture_take,
+						   .take_last = capture_take_last,
+						   .let_go = capture_let_go,
+						   .leave = capture_leave,
 						   .stop = capture_stop,
 						   .abort = capture_abort,
 						   .free = capture_free,
@@ -137,6 +140,7 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 					 .open_guest = o->open_guest,
 					 .arm = o->arm,
 					 .watch = o->watch,
+					 .stream = o->stream,
 					 .unwatch = o->unwatch,
 					 .event = o->event,
 					 .ctx = o->ctx };
@@ -198,6 +202,7 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 					  .delta_cache = opts->delta_cache,
 					  .pool = r->pool,
 					  .event = opts->event,
+					  .point = opts->point,
 					  .ctx = opts->ctx };
 	r->replicas = replicas_new(&ro, e);
 	all = r->replicas ? epoch_load_protections(r->state_dir, e) : NULL;
@@ -647,6 +652,52 @@ void replicator_release_vm(struct replicator *r, const char *vm)
 
 /* ---- peers ---- */
 
+/* The VM was ours and is another host's now: {"state" of our record}, "handed-over" or "fenced". What we once promoted is then a replica like any. */
+static bool went_away(struct replicator *r, const char *uuid, uint64_t *epoch)
+{
+	json_t *record = NULL;
+
+	if (!replicator_protects(r, uuid, &record))
+		return false;
+	const char *state = text_of(record, "state");
+	const bool away = strcmp(state, "handed-over") == 0 || strcmp(state, "fenced") == 0;
+	*epoch = (uint64_t)json_integer_value(json_object_get(record, "epoch"));
+	json_decref(record);
+	return away;
+}
+
+/* The way back: a replica that was promoted here may be written to again once its VM has gone on elsewhere, and nothing of it is left running on the
+ * images. Durable. */
+static int take_back(struct replicator *r, const char *uuid, struct err *e)
+{
+	json_t *args, *now = NULL;
+	uint64_t epoch = 0;
+	int rc = 0;
+
+	if (!went_away(r, uuid, &epoch))
+		return 0;
+	struct err ignored = ERR_INIT;
+	struct guest *g = r->opts.open_guest(r->opts.ctx, uuid, &ignored);
+	if (g) {
+		guest_free(g);
+		err_set(e, ERR_REFUSED, "the old VM still stands on %s", r->host_name);
+		return err_remedy(e, "it went on elsewhere: look at it once more if need be, then 'virsh destroy' it on %s", r->host_name);
+	}
+	if (ignored.cls != ERR_REFUSED) {
+		*e = ignored;
+		return -1;
+	}
+	args = json_pack("{s:s}", "uuid", uuid);
+	if (replicas_status(r->replicas, args, &now, e) == 0 && strcmp(text_of(now, "state"), "promoted") == 0) {
+		json_t *changes = json_pack("{s:s}", "state", "released");
+		rc = replicas_change(r->replicas, uuid, "promoted", changes, e);
+		json_decref(changes);
+	}
+	json_decref(now);
+	json_decref(args);
+	return rc;
+}
+
 /* A host does not keep a replica of a VM that it protects itself. */
 static int check_not_ours(struct replicator *r, const json_t *args, struct err *e)
 {
@@ -666,7 +717,9 @@ static int check_not_ours(struct replicator *r, const json_t *args, struct err *
 
 int replicator_replica_begin(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
-	return check_not_ours(r, args, e) < 0 ? -1 : replicas_begin(r->replicas, rpc, args, result, e);
+	if (check_not_ours(r, args, e) < 0 || take_back(r, text_of(args, "uuid"), e) < 0)
+		return -1;
+	return replicas_begin(r->replicas, rpc, args, result, e);
 }
 
 int replicator_replica_hashes(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
@@ -686,7 +739,16 @@ int replicator_replica_end(struct replicator *r, struct rpc *rpc, const json_t *
 
 int replicator_replica_status(struct replicator *r, const json_t *args, json_t **result, struct err *e)
 {
-	return replicas_status(r->replicas, args, result, e);
+	uint64_t epoch = 0;
+
+	if (replicas_status(r->replicas, args, result, e) < 0)
+		return -1;
+	if (strcmp(text_of(*result, "state"), "promoted") == 0 && went_away(r, text_of(args, "uuid"), &epoch)) {
+		json_object_set_new(*result, "state", json_string("released"));
+		if ((uint64_t)json_integer_value(json_object_get(*result, "epoch")) < epoch)
+			json_object_set_new(*result, "epoch", json_integer((json_int_t)epoch));
+	}
+	return 0;
 }
 
 int replicator_replica_release(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)

@@ -33,11 +33,14 @@ struct replicator_opts {
 	struct link *(*connect_data)(void *ctx, const char *host, json_t *hello, struct err *e);
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
+	/* As in replica.h. May be NULL. */
+	void (*point)(void *ctx, const char *vm_uuid, const char *id, const json_t *data);
 	/* A running VM of this host, by name or UUID; ERR_REFUSED if it is shut off. */
 	struct guest *(*open_guest)(void *ctx, const char *vm, struct err *e);
 	/* The guardian: see protection.h. May be NULL. */
-	void (*arm)(void *ctx, const char *uuid, bool on);
-	int (*watch)(void *ctx, const char *uuid, struct err *e);
+	void (*arm)(void *ctx, const char *uuid, bool on, int64_t expect_ns);
+	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
+	int (*stream)(void *ctx, const char *uuid, int fd, struct err *e);
 	void (*unwatch)(void *ctx, const char *uuid);
 	void *ctx;
 };

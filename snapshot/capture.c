@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -188,6 +189,7 @@ struct capture *capture_new(struct guest *g, const struct capture_opts *opts, st
 	c->quiesce = opts->quiesce;
 	c->folder = mem_strdup(opts->folder ? opts->folder : "/var/tmp");
 	c->arm = opts->arm;
+	c->stream = opts->stream;
 	c->arm_ctx = opts->ctx;
 	pthread_mutex_init(&c->lock, NULL);
 	if (g->ops->info(g->ctx, &c->info, e) || choose(c, opts, e)) {
@@ -236,8 +238,10 @@ static void end(struct capture *c, enum capture_phase phase)
 {
 	struct err ignored = ERR_INIT;
 	enum guest_run run = GUEST_RUNNING;
+	if (c->held && c->mode == CAPTURE_DISK)
+		(void)c->g->ops->resume(c->g->ctx, &ignored);
 	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
-	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed &&
+	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed && !c->held &&
 			   c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED &&
 			   !recently_paused(c);
 	capture_migration_end(c);
@@ -449,6 +453,41 @@ int capture_take(struct capture *c, const struct capture_sink *sink, struct capt
 	return -1;
 }
 
+int capture_take_last(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e)
+{
+	if (c->mode == CAPTURE_BACKGROUND)
+		return err_set(e, ERR_REFUSED, "background snapshots end with a VM that runs");
+	if (c->mode == CAPTURE_DISK && c->g->ops->pause(c->g->ctx, e))
+		return -1;
+	c->last = true;
+	int rc = capture_take(c, sink, out, e);
+	c->last = false;
+	if (c->mode == CAPTURE_DISK) {
+		struct err ignored = ERR_INIT;
+		c->held = rc == 0;
+		if (rc)
+			(void)c->g->ops->resume(c->g->ctx, &ignored);
+	}
+	return rc;
+}
+
+int capture_let_go(struct capture *c, struct err *e)
+{
+	if (!c->held)
+		return 0;
+	c->held = false;
+	return c->mode == CAPTURE_COLO ? capture_colo_let_go(c, e) : c->g->ops->resume(c->g->ctx, e);
+}
+
+void capture_leave(struct capture *c)
+{
+	assert(c->held);
+	/* QEMU waits for our answer, and goes on doing so when the socket is closed. */
+	c->held = false;
+	c->migrating = false;
+	capture_arm(c, false);
+}
+
 int capture_stop(struct capture *c, struct err *e)
 {
 	(void)e;
@@ -488,6 +527,50 @@ void capture_free(struct capture *c)
 	free(c);
 }
 
+static bool ours_is_on(struct guest *g)
+{
+	struct err ignored = ERR_INIT;
+	json_t *all = NULL, *one;
+	size_t at;
+	bool on = false;
+	if (guest_watch_qmp(g, "query-migrate-capabilities", NULL, &all, &ignored))
+		return false;
+	json_array_foreach (all, at, one) {
+		const char *name = json_string_value(json_object_get(one, "capability"));
+		if (name && (!strcmp(name, "x-colo") || !strcmp(name, "background-snapshot")))
+			on |= json_is_true(json_object_get(one, "state"));
+	}
+	json_decref(all);
+	return on;
+}
+
+/* Neither libvirt nor anybody else sets these capabilities, and with them a migration would not be one. QEMU lets go of
+ * them once the migration, whose stream broke when its reader died, has failed. The parameters' values of before are not
+ * known any more: QEMU's defaults. */
+static int turn_off(struct guest *g, struct err *e)
+{
+	const struct timespec nap = { .tv_nsec = 10 * NS_PER_MS };
+	int64_t deadline = clock_mono_ns() + 2 * SETTLE_NS;
+	if (!ours_is_on(g))
+		return 0;
+	for (;;) {
+		struct err again = ERR_INIT;
+		json_t *off = json_pack("{s:[{s:s,s:b},{s:s,s:b}]}", "capabilities", "capability", "x-colo", "state", 0,
+					"capability", "background-snapshot", "state", 0);
+		if (guest_watch_qmp(g, "migrate-set-capabilities", off, NULL, &again) == 0)
+			break;
+		if (clock_mono_ns() >= deadline) {
+			*e = again;
+			return -1;
+		}
+		(void)nanosleep(&nap, NULL);
+	}
+	guest_watch_try(g, "migrate-set-parameters",
+			json_pack("{s:i,s:i,s:i}", "x-checkpoint-delay", 20000, "downtime-limit", 300, "max-bandwidth",
+				  128 << 20));
+	return 0;
+}
+
 int capture_clean_up(struct guest *g, struct err *e)
 {
 	char status[32];
@@ -506,7 +589,5 @@ int capture_clean_up(struct guest *g, struct err *e)
 		if (g->ops->state(g->ctx, &run, e))
 			return -1;
 	}
-	json_t *off = json_pack("{s:[{s:s,s:b}]}", "capabilities", "capability", "x-colo", "state", 0);
-	guest_watch_try(g, "migrate-set-capabilities", off);
-	return disk_points_clean_up(g, e);
+	return turn_off(g, e) || disk_points_clean_up(g, e) ? -1 : 0;
 }

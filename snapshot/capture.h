@@ -39,6 +39,8 @@ struct capture_opts {
 	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass
 	 * that is not the caller's, so that a sink which blocks does not delay it. */
 	void (*arm)(void *ctx, bool on);
+	/* Our end of QEMU's stream, before QEMU writes to it: for the guardian, who may have to break it. Borrowed. May be NULL. */
+	int (*stream)(void *ctx, int fd, struct err *e);
 	void *ctx;
 };
 
@@ -81,6 +83,13 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
  * ERR_CANCELLED after capture_abort. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
  * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset): the capture stays good, try later. */
 int capture_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+/* The last checkpoint before the VM goes on elsewhere: as capture_take, but it is not let go. It stands still until capture_let_go, with which the
+ * capture goes on; or for good, after capture_leave. capture_stop and capture_free without that let it run. COLO and disks alone: ERR_REFUSED for
+ * background snapshots, which QEMU ends with a VM that runs. The guardian is told that the pause is over: only a stop of the agent ends it. */
+int capture_take_last(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+int capture_let_go(struct capture *c, struct err *e);
+/* What is ours stays in QEMU as it is; nothing follows but capture_free. This QEMU is only good to be ended. */
+void capture_leave(struct capture *c);
 /* Leaves the VM running as if we had never been: COLO off, x-colo off, bitmaps, overlays and exports removed. A VM that its user has paused is paused
  * afterwards, though QEMU runs it for some milliseconds when it leaves COLO. */
 int capture_stop(struct capture *c, struct err *e);

@@ -159,7 +159,7 @@ static int snapshot(struct capture *c, bool stop_first, struct capture_point *ou
 	char status[32];
 	struct guest_seen before, seen;
 	json_t *params = json_pack("{s:I}", "max-bandwidth", (json_int_t)1 << 40);
-	if (capture_migration_set_up(c, "background-snapshot", params, e))
+	if (capture_migration_set_up(c, "background-snapshot", params, e) || capture_migration_open(c, e))
 		return -1;
 	guest_watch_look(c->watch, &before);
 	capture_arm(c, true);

@@ -273,7 +273,7 @@ int capture_colo_start(struct capture *c, const struct capture_sink *sink, struc
 	c->relax_ns = clock_mono_ns() + RELAX_NS;
 	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth",
 				   (json_int_t)1 << 40, "downtime-limit", DOWNTIME_MS);
-	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_begin(c, e))
+	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_open(c, e) || capture_migration_begin(c, e))
 		return -1;
 	c->pump = pump_new(PUMP_BYTES);
 	guest_watch_on_stop(c->watch, vm_stopped, c->pump);
@@ -379,7 +379,8 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 	out->instant_mono_ns = clock_mono_ns();
 	if (read_all(c, e))
 		return -1;
-	if (say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
+	c->held = c->last;
+	if (!c->last && say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))
 		return -1;
 	out->pause_ns = clock_mono_ns() - stopped_ns;
 	return 0;
@@ -415,4 +416,9 @@ int capture_colo_take(struct capture *c, struct capture_point *out, struct err *
 		return capture_migration_why(c, e); /* still armed: whoever cleans up lets it run */
 	capture_arm(c, false);
 	return 0;
+}
+
+int capture_colo_let_go(struct capture *c, struct err *e)
+{
+	return say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e);
 }

@@ -30,6 +30,7 @@ struct capture {
 	bool quiesce;
 	char *folder;
 	void (*arm)(void *ctx, bool on);
+	int (*stream)(void *ctx, int fd, struct err *e);
 	void *arm_ctx;
 	enum capture_mode asked;
 
@@ -73,6 +74,9 @@ struct capture {
 	bool wait_for_page; /* the VM stands still until the first page comes */
 	bool stopped;       /* by us, not by QEMU */
 
+	bool last; /* the checkpoint under way is the last: the VM is not let go */
+	bool held; /* it was not */
+
 	int64_t paused_ns; /* when the last checkpoint was done with the VM; 0: none */
 };
 
@@ -94,7 +98,8 @@ int capture_not_now(struct err *e, const char *why);
 /* ---- capture_migration.c ---- */
 /* Sets exactly these capabilities (two at most; NULL: none) and parameters (stolen), remembering how they were. */
 int capture_migration_set_up(struct capture *c, const char *capability, json_t *params, struct err *e);
-/* Our end in c->sock, with a reader on it; QEMU's migration has begun. */
+/* Our end in c->sock, with a reader on it; QEMU has the other. */
+int capture_migration_open(struct capture *c, struct err *e);
 int capture_migration_begin(struct capture *c, struct err *e);
 /* The stream is closed, the migration over, capabilities and parameters as they were. Best effort, bounded. */
 void capture_migration_end(struct capture *c);
@@ -107,6 +112,8 @@ int capture_migration_why(struct capture *c, struct err *e);
 int capture_colo_possible(const struct guest_info *i, bool allow_tcg, char *why, size_t size); /* 0: yes */
 int capture_colo_start(struct capture *c, const struct capture_sink *sink, struct err *e);
 int capture_colo_take(struct capture *c, struct capture_point *out, struct err *e);
+/* After a last one. */
+int capture_colo_let_go(struct capture *c, struct err *e);
 int capture_background_start(struct capture *c, const struct capture_sink *sink, struct err *e);
 /* Stages; capture_take gives. */
 int capture_background_take(struct capture *c, struct capture_point *out, struct err *e);

@@ -94,7 +94,7 @@ int capture_migration_set_up(struct capture *c, const char *capability, json_t *
 	return set_parameters(c, params, e);
 }
 
-int capture_migration_begin(struct capture *c, struct err *e)
+int capture_migration_open(struct capture *c, struct err *e)
 {
 	int pair[2];
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
@@ -108,11 +108,14 @@ int capture_migration_begin(struct capture *c, struct err *e)
 	pthread_mutex_unlock(&c->lock);
 	ram_reader_free(c->reader);
 	c->reader = ram_reader_new(c->sock);
-	if (capture_check(c, e))
+	if (capture_check(c, e) || (c->stream && c->stream(c->arm_ctx, c->sock, e)))
 		return -1;
+	return c->g->ops->qmp(c->g->ctx, "getfd", json_pack("{s:s}", "fdname", FD_NAME), theirs, NULL, e);
+}
+
+int capture_migration_begin(struct capture *c, struct err *e)
+{
 	guest_watch_forget(c->watch);
-	if (c->g->ops->qmp(c->g->ctx, "getfd", json_pack("{s:s}", "fdname", FD_NAME), theirs, NULL, e))
-		return -1;
 	c->migrating = true;
 	if (guest_watch_qmp(c->g, "migrate", json_pack("{s:s}", "uri", "fd:" FD_NAME), NULL, e)) {
 		guest_watch_try(c->g, "closefd", json_pack("{s:s}", "fdname", FD_NAME));
@@ -164,6 +167,8 @@ static void leave_migration(struct capture *c)
 
 void capture_migration_end(struct capture *c)
 {
+	if (c->sock >= 0 && !c->migrating)
+		guest_watch_try(c->g, "closefd", json_pack("{s:s}", "fdname", FD_NAME));
 	pthread_mutex_lock(&c->lock);
 	if (c->sock >= 0) {
 		(void)shutdown(c->sock, SHUT_RDWR);

@@ -185,8 +185,8 @@ static size_t encode_page(uint8_t *p, uint64_t addr, const uint8_t *data, bool z
 	return n + STORE_BLOCK;
 }
 
-static int put_block(struct out *o, struct store_view *view, uint32_t index, const struct store_volume *v, uint8_t *pages,
-		     struct err *e)
+static int put_block(struct out *o, struct store_view *view, uint32_t index, const struct store_volume *v,
+		     uint8_t *pages, struct err *e)
 {
 	uint64_t n_blocks = v->size_bytes / STORE_BLOCK;
 	bool zero[RUN];

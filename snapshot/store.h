@@ -86,13 +86,14 @@ struct store_point {
 	uint64_t seq;
 	int64_t committed_ns; /* wall clock */
 	uint64_t bytes;       /* of the transaction in the journal */
-	uint64_t undo_bytes;  /* that this point alone keeps on disk */
+	uint64_t undo_bytes;  /* before-images from this point to the next one: what the oldest point alone keeps on disk */
 	json_t *meta;         /* borrowed until store_points_free */
 };
 /* Oldest first. */
 int store_points(struct store *s, struct store_point **out, size_t *n, struct err *e);
 void store_points_free(struct store_point *p, size_t n);
-/* Gives up the points for which keep() is false; the latest is always kept. Frees their before-images. */
+/* Gives up the points for which keep() is false; the latest is always kept. Frees their before-images; neighbours that no point separates any more are
+ * merged. A point that is not applied yet comes back if the process ends before it is: prune again. Open views are not touched. */
 int store_prune(struct store *s, bool (*keep)(void *ctx, const struct store_point *p), void *ctx, struct err *e);
 
 /* ---- reading a point, while writing goes on ---- */

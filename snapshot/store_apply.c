@@ -6,10 +6,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <fcntl.h>
 
 static struct store_head *head_of(struct store *s, uint32_t id)
 {
@@ -65,8 +65,8 @@ static int write_files(struct store *s, const struct store_pending *p, struct er
 	return all.len > 0 ? file_write_durable(path, all.data, all.len, 0600, e) : 0;
 }
 
-static int write_extent(struct store *s, const struct store_head *h, const struct store_extent *x, uint64_t size_bytes, uint8_t *data,
-			struct err *e)
+static int write_extent(struct store *s, const struct store_head *h, const struct store_extent *x, uint64_t size_bytes,
+			uint8_t *data, struct err *e)
 {
 	uint64_t sums[STORE_RUN];
 
@@ -165,12 +165,12 @@ static bool is_full(const struct err *e)
 }
 
 /* Under lock. Waits for a reason to try again. */
-static void wait_for_space(struct store *s, const struct err *e)
+static void wait_for_space(struct store *s, uint64_t poke, const struct err *e)
 {
-	const uint64_t poke = s->poke;
 	const int64_t until = clock_mono_ns() + NS_PER_S;
 
 	s->stalled = *e;
+	s->tried = poke;
 	pthread_cond_broadcast(&s->changed);
 	while (!s->stopping && s->poke == poke && thread_cond_wait_until(&s->changed, &s->lock, until) == 0)
 		;
@@ -194,7 +194,7 @@ void *store_apply_main(void *arg)
 		struct err e = ERR_INIT;
 		struct store_pending *p = unsaved ? NULL : s->pending[0];
 		s->busy = true;
-		const uint64_t applied = s->applied;
+		const uint64_t applied = s->applied, poke = s->poke;
 		pthread_mutex_unlock(&s->lock);
 		pthread_mutex_lock(&s->applying);
 		const int rc = apply(s, p, &e);
@@ -208,7 +208,7 @@ void *store_apply_main(void *arg)
 		if (is_full(&e) && s->stopping)
 			break;
 		if (is_full(&e))
-			wait_for_space(s, &e);
+			wait_for_space(s, poke, &e);
 		else
 			store_poison(s, &e);
 	}

@@ -182,12 +182,13 @@ int store_extent_read(const struct store_extent *x, uint64_t skip, size_t n, uin
 	return 0;
 }
 
-int store_blocks_check(uint64_t salt, uint32_t volume, uint64_t block, size_t n, const uint8_t *data, const uint64_t *sums,
-		       const char *what, struct err *e)
+int store_blocks_check(uint64_t salt, uint32_t volume, uint64_t block, size_t n, const uint8_t *data,
+		       const uint64_t *sums, const char *what, struct err *e)
 {
 	for (size_t i = 0; i < n; i++) {
 		const uint8_t *p = data + i * STORE_BLOCK;
-		const bool good = sums[i] ? store_sum_block(salt, volume, block + i, p) == sums[i] : store_is_zero(p, STORE_BLOCK);
+		const bool good = sums[i] ? store_sum_block(salt, volume, block + i, p) == sums[i]
+					  : store_is_zero(p, STORE_BLOCK);
 		if (!good)
 			return err_set(e, ERR_CORRUPT, "%s: block %llu of volume %u does not verify", what,
 				       (unsigned long long)(block + i), volume);

@@ -16,7 +16,8 @@ static bool joins(const struct store_extent *a, const struct store_extent *b)
 {
 	if (a->volume != b->volume || a->block + a->count != b->block || a->blob != b->blob)
 		return false;
-	return !a->blob || (a->data_at + a->count * STORE_BLOCK == b->data_at && a->sums_at + a->count * 8 == b->sums_at);
+	return !a->blob ||
+	       (a->data_at + a->count * STORE_BLOCK == b->data_at && a->sums_at + a->count * 8 == b->sums_at);
 }
 
 void store_extents_add(struct store_extents *x, const struct store_extent *one)
@@ -53,15 +54,15 @@ static bool before(const struct store_extent *a, uint32_t volume, uint64_t block
 }
 
 /* What of `x`, from block `at` on, is not under top[i...]; moves *i past what ends before x does. */
-static void add_uncovered(const struct store_extent *x, const struct store_extents *top, size_t *i, struct store_extents *out)
+static void add_uncovered(const struct store_extent *x, const struct store_extents *top, size_t *i,
+			  struct store_extents *out)
 {
 	uint64_t at = x->block;
 	const uint64_t end = x->block + x->count;
 
 	while (at < end) {
-		while (*i < top->n &&
-		       (top->v[*i].volume < x->volume ||
-			(top->v[*i].volume == x->volume && top->v[*i].block + top->v[*i].count <= at))) {
+		while (*i < top->n && (top->v[*i].volume < x->volume ||
+				       (top->v[*i].volume == x->volume && top->v[*i].block + top->v[*i].count <= at))) {
 			store_extents_add(out, &top->v[*i]);
 			(*i)++;
 		}
@@ -77,7 +78,8 @@ static void add_uncovered(const struct store_extent *x, const struct store_exten
 	}
 }
 
-void store_extents_overlay(const struct store_extents *top, const struct store_extents *bottom, struct store_extents *out)
+void store_extents_overlay(const struct store_extents *top, const struct store_extents *bottom,
+			   struct store_extents *out)
 {
 	size_t i = 0;
 
@@ -140,7 +142,8 @@ void store_extents_resolve(struct store_extents *x)
 	*x = out;
 }
 
-const struct store_extent *store_extents_find(const struct store_extents *x, uint32_t volume, uint64_t block, uint64_t *run)
+const struct store_extent *store_extents_find(const struct store_extents *x, uint32_t volume, uint64_t block,
+					      uint64_t *run)
 {
 	size_t low = 0, high = x->n; /* the first that ends after the block */
 

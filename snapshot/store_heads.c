@@ -85,8 +85,8 @@ int store_head_resize(const struct store_head *h, uint64_t size_bytes, struct er
 	return store_blob_truncate(h->sums, store_blocks_of(size_bytes) * 8, e);
 }
 
-int store_head_write(const struct store_head *h, uint64_t size_bytes, uint64_t block, size_t n, const uint8_t *data, const uint64_t *sums,
-		     struct err *e)
+int store_head_write(const struct store_head *h, uint64_t size_bytes, uint64_t block, size_t n, const uint8_t *data,
+		     const uint64_t *sums, struct err *e)
 {
 	uint64_t be[STORE_RUN];
 	const uint64_t at = block * STORE_BLOCK;
@@ -131,7 +131,8 @@ int store_head_sync(const struct store_head *h, struct err *e)
 /* Under lock. */
 static bool listed(const struct store *s, uint32_t id)
 {
-	if (store_volset_by_id(s->volumes, id) || store_volset_by_id(s->applied_volumes, id) || store_view_lists(s, id, 0))
+	if (store_volset_by_id(s->volumes, id) || store_volset_by_id(s->applied_volumes, id) ||
+	    store_view_lists(s, id, 0))
 		return true;
 	for (size_t i = 0; i < s->n_points; i++)
 		if (store_volset_by_id(s->points[i]->volumes, id))

@@ -330,6 +330,7 @@ struct store {
 	struct err poison;    /* set: no more transactions */
 	struct err stalled;   /* the applier waits for space */
 	uint64_t poke;        /* counts reasons for the applier to try again */
+	uint64_t tried;           /* what poke was when the attempt began that `stalled` is of */
 	struct store_txn *txn;
 	uint64_t committed;   /* newest transaction */
 	uint64_t last_point;  /* newest point, 0: none */

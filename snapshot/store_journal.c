@@ -1,4 +1,5 @@
-/* FORMAT.md, "Journal". Records are put together in one large buffer and written in order; a new segment is synced folder and all before it is used. */
+/* FORMAT.md, "Journal". Records are put together in one large buffer and written in order; a new segment is synced, folder and
+ * all, before it is used. */
 #include "base/cursor.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -77,7 +78,8 @@ bool store_rec_decode(struct store_rec *r, uint64_t seed, const uint8_t in[STORE
 	return XXH3_64bits_withSeed(in, 48, seed) == r->head_sum;
 }
 
-void store_journal_init(struct store_journal *j, const char *dir, uint64_t store_id, uint64_t segment_bytes, pthread_mutex_t *lock)
+void store_journal_init(struct store_journal *j, const char *dir, uint64_t store_id, uint64_t segment_bytes,
+			pthread_mutex_t *lock)
 {
 	*j = (struct store_journal){ .dir = mem_printf("%s/journal", dir),
 				     .store_id = store_id,
@@ -103,7 +105,8 @@ void store_journal_fini(struct store_journal *j)
 	*j = (struct store_journal){ 0 };
 }
 
-struct store_segment *store_journal_add(struct store_journal *j, struct store_blob *blob, uint64_t number, uint64_t salt, uint64_t len)
+struct store_segment *store_journal_add(struct store_journal *j, struct store_blob *blob, uint64_t number,
+					uint64_t salt, uint64_t len)
 {
 	struct store_segment *g = mem_alloc(sizeof(*g));
 
@@ -249,8 +252,8 @@ static bool goes_on(const struct store_journal *j, uint32_t type, uint32_t volum
 	return j->open && j->rec.type == type && j->rec.volume == volume && j->rec.a + j->rec.b == block;
 }
 
-int store_journal_block(struct store_journal *j, uint64_t salt, uint64_t txn, uint32_t volume, uint64_t block, const uint8_t *data,
-			struct store_layer *into, struct err *e)
+int store_journal_block(struct store_journal *j, uint64_t salt, uint64_t txn, uint32_t volume, uint64_t block,
+			const uint8_t *data, struct store_layer *into, struct err *e)
 {
 	if (!goes_on(j, STORE_REC_BLOCKS, volume, block) || j->rec.b == STORE_RUN) {
 		if (close_run(j, into, e) < 0 || make_room(j, RUN_MAX, e) < 0)
@@ -265,8 +268,8 @@ int store_journal_block(struct store_journal *j, uint64_t salt, uint64_t txn, ui
 	return 0;
 }
 
-int store_journal_zeros(struct store_journal *j, uint64_t txn, uint32_t volume, uint64_t block, uint64_t n, struct store_layer *into,
-			struct err *e)
+int store_journal_zeros(struct store_journal *j, uint64_t txn, uint32_t volume, uint64_t block, uint64_t n,
+			struct store_layer *into, struct err *e)
 {
 	if (!goes_on(j, STORE_REC_ZEROS, volume, block)) {
 		if (close_run(j, into, e) < 0)
@@ -308,8 +311,8 @@ static uint64_t sum_of_two(uint64_t seed, const void *p1, size_t n1, const void 
 	return sum;
 }
 
-int store_journal_record(struct store_journal *j, struct store_rec r, const void *p1, size_t n1, const void *p2, size_t n2,
-			 struct store_layer *into, struct store_blob **blob, uint64_t *at, struct err *e)
+int store_journal_record(struct store_journal *j, struct store_rec r, const void *p1, size_t n1, const void *p2,
+			 size_t n2, struct store_layer *into, struct store_blob **blob, uint64_t *at, struct err *e)
 {
 	assert(n1 + n2 <= UINT32_MAX);
 	if (close_run(j, into, e) < 0 || make_room(j, STORE_REC_HEAD + n1 + n2, e) < 0)
@@ -326,7 +329,8 @@ int store_journal_record(struct store_journal *j, struct store_rec r, const void
 	return put_payload(j, p1, n1, e) < 0 || put_payload(j, p2, n2, e) < 0 ? -1 : 0;
 }
 
-int store_journal_begin(struct store_journal *j, uint64_t txn, enum store_txn_kind kind, struct store_pos *start, struct err *e)
+int store_journal_begin(struct store_journal *j, uint64_t txn, enum store_txn_kind kind, struct store_pos *start,
+			struct err *e)
 {
 	assert(j->used == 0 && !j->open);
 	j->chain = 0;

@@ -35,7 +35,8 @@ static json_t *read_sealed(const char *path, struct err *e)
 	char want[64];
 	char *end = memchr(text, '\n', len);
 	if (end)
-		snprintf(want, sizeof(want), "\n" SEAL "%016" PRIx64 "\n", (uint64_t)XXH3_64bits(text, (size_t)(end - text)));
+		snprintf(want, sizeof(want), "\n" SEAL "%016" PRIx64 "\n",
+			 (uint64_t)XXH3_64bits(text, (size_t)(end - text)));
 	if (!end || len - (size_t)(end - text) != strlen(want) || memcmp(end, want, strlen(want)) != 0) {
 		err_set(e, ERR_CORRUPT, "%s: its checksum does not verify", path);
 		return NULL;
@@ -61,8 +62,8 @@ static bool get_hex64(const json_t *o, const char *key, uint64_t *out)
 {
 	const char *text = json_string_value(json_object_get(o, key));
 	int used = 0;
-	return text && strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16 && sscanf(text, "%" SCNx64 "%n", out, &used) == 1 &&
-	       used == 16;
+	return text && strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16 &&
+	       sscanf(text, "%" SCNx64 "%n", out, &used) == 1 && used == 16;
 }
 
 static bool get_u64(const json_t *o, const char *key, uint64_t max, uint64_t *out)
@@ -88,7 +89,8 @@ static int check_format(const char *path, const json_t *j, struct err *e)
 int store_meta_write_vm(const struct store *s, struct err *e)
 {
 	MEM_AUTO char *path = mem_printf("%s/vm.json", s->dir);
-	json_t *j = json_pack("{s:i, s:o, s:o, s:O}", "format", STORE_FORMAT, "store", hex64(s->id), "salt", hex64(s->salt), "vm", s->vm);
+	json_t *j = json_pack("{s:i, s:o, s:o, s:O}", "format", STORE_FORMAT, "store", hex64(s->id), "salt",
+			      hex64(s->salt), "vm", s->vm);
 	const int rc = write_sealed(path, j, e);
 	json_decref(j);
 	return rc;
@@ -115,8 +117,8 @@ static json_t *volumes_json(const struct store_volset *v)
 	json_t *a = json_array();
 	for (size_t i = 0; i < v->n; i++)
 		json_array_append_new(a, json_pack("{s:I, s:s, s:s, s:I}", "id", (json_int_t)v->v[i].id, "kind",
-						   v->v[i].v.kind == STORE_RAM ? "ram" : "disk", "name", v->v[i].v.name, "bytes",
-						   (json_int_t)v->v[i].v.size_bytes));
+						   v->v[i].v.kind == STORE_RAM ? "ram" : "disk", "name", v->v[i].v.name,
+						   "bytes", (json_int_t)v->v[i].v.size_bytes));
 	return a;
 }
 
@@ -132,7 +134,8 @@ static struct store_volset *volumes_from(const json_t *a)
 		struct store_volset_item *it = &s->v[s->n];
 		uint64_t id = 0;
 		good = name && kind && strlen(name) <= STORE_NAME_MAX && get_u64(o, "id", UINT32_MAX, &id) &&
-		       get_u64(o, "bytes", STORE_MAX_BYTES, &it->v.size_bytes) && (strcmp(kind, "ram") == 0 || strcmp(kind, "disk") == 0);
+		       get_u64(o, "bytes", STORE_MAX_BYTES, &it->v.size_bytes) &&
+		       (strcmp(kind, "ram") == 0 || strcmp(kind, "disk") == 0);
 		if (!good)
 			break;
 		it->id = (uint32_t)id;
@@ -150,9 +153,9 @@ static json_t *files_json(const struct store_fileset *f)
 {
 	json_t *a = json_array();
 	for (size_t i = 0; i < f->n; i++)
-		json_array_append_new(a, json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", f->v[i].name, "txn", (json_int_t)f->v[i].seq,
-						   "offset", (json_int_t)f->v[i].offset, "bytes", (json_int_t)f->v[i].len, "xxh3",
-						   hex64(f->v[i].sum)));
+		json_array_append_new(a, json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", f->v[i].name, "txn",
+						   (json_int_t)f->v[i].seq, "offset", (json_int_t)f->v[i].offset,
+						   "bytes", (json_int_t)f->v[i].len, "xxh3", hex64(f->v[i].sum)));
 	return a;
 }
 
@@ -181,8 +184,9 @@ static struct store_fileset *files_from(const json_t *a)
 
 static json_t *entry_json(const struct store_entry *p)
 {
-	return json_pack("{s:I, s:I, s:I, s:O, s:o, s:o}", "seq", (json_int_t)p->seq, "committed_ns", (json_int_t)p->committed_ns, "bytes",
-			 (json_int_t)p->bytes, "meta", p->meta, "volumes", volumes_json(p->volumes), "files", files_json(p->files));
+	return json_pack("{s:I, s:I, s:I, s:O, s:o, s:o}", "seq", (json_int_t)p->seq, "committed_ns",
+			 (json_int_t)p->committed_ns, "bytes", (json_int_t)p->bytes, "meta", p->meta, "volumes",
+			 volumes_json(p->volumes), "files", files_json(p->files));
 }
 
 static struct store_entry *entry_from(const json_t *o)
@@ -212,9 +216,10 @@ static json_t *catalogue_json(struct store *s, uint64_t *applied)
 	for (size_t i = 0; i < s->n_points; i++)
 		if (!s->points[i]->dropping && s->points[i]->seq <= s->applied)
 			json_array_append_new(points, entry_json(s->points[i]));
-	return json_pack("{s:i, s:o, s:I, s:{s:I, s:I}, s:I, s:o, s:o, s:o}", "format", STORE_FORMAT, "store", hex64(s->id), "applied",
-			 (json_int_t)s->applied, "redo", "segment", (json_int_t)s->redo.segment, "offset", (json_int_t)s->redo.offset,
-			 "next_volume", (json_int_t)s->applied_next_volume, "volumes", volumes_json(s->applied_volumes), "files",
+	return json_pack("{s:i, s:o, s:I, s:{s:I, s:I}, s:I, s:o, s:o, s:o}", "format", STORE_FORMAT, "store",
+			 hex64(s->id), "applied", (json_int_t)s->applied, "redo", "segment",
+			 (json_int_t)s->redo.segment, "offset", (json_int_t)s->redo.offset, "next_volume",
+			 (json_int_t)s->applied_next_volume, "volumes", volumes_json(s->applied_volumes), "files",
 			 files_json(s->applied_files), "points", points);
 }
 
@@ -267,9 +272,10 @@ int store_meta_load(struct store *s, struct err *e)
 	s->applied_volumes = volumes_from(json_object_get(j, "volumes"));
 	s->applied_files = files_from(json_object_get(j, "files"));
 	if (rc == 0 &&
-	    (id != s->id || !s->applied_volumes || !s->applied_files || !get_u64(j, "applied", INT64_MAX, &s->applied) ||
-	     !get_u64(redo, "segment", INT64_MAX, &s->redo.segment) || !get_u64(redo, "offset", INT64_MAX, &s->redo.offset) ||
-	     !get_u64(j, "next_volume", UINT32_MAX, &next) || load_points(s, json_object_get(j, "points")) < 0))
+	    (id != s->id || !s->applied_volumes || !s->applied_files ||
+	     !get_u64(j, "applied", INT64_MAX, &s->applied) || !get_u64(redo, "segment", INT64_MAX, &s->redo.segment) ||
+	     !get_u64(redo, "offset", INT64_MAX, &s->redo.offset) || !get_u64(j, "next_volume", UINT32_MAX, &next) ||
+	     load_points(s, json_object_get(j, "points")) < 0))
 		rc = err_set(e, ERR_CORRUPT, "%s: something in it is missing or makes no sense", path);
 	s->applied_next_volume = (uint32_t)next;
 	s->saved = s->applied;

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Files of before-images are merged only with ones of about their size, so that a large one is not written again for each small one. */
+/* Files of before-images are merged only with ones of about their size, so that a large one is not written again for each small
+ * one. */
 #define MERGE_RATIO 8u
 #define MERGE_ALWAYS (UINT64_C(4) << 20)
 
@@ -35,11 +36,13 @@ static uint64_t undo_between(const struct store *s, uint64_t after, uint64_t unt
 static void describe(const struct store *s, size_t i, struct store_point *out)
 {
 	const struct store_entry *p = s->points[i];
-	*out = (struct store_point){ .seq = p->seq,
-				     .committed_ns = p->committed_ns,
-				     .bytes = p->bytes,
-				     .undo_bytes = undo_between(s, p->seq, i + 1 < s->n_points ? s->points[i + 1]->seq : UINT64_MAX),
-				     .meta = json_deep_copy(p->meta) };
+	*out = (struct store_point){
+		.seq = p->seq,
+		.committed_ns = p->committed_ns,
+		.bytes = p->bytes,
+		.undo_bytes = undo_between(s, p->seq, i + 1 < s->n_points ? s->points[i + 1]->seq : UINT64_MAX),
+		.meta = json_deep_copy(p->meta)
+	};
 }
 
 int store_points(struct store *s, struct store_point **out, size_t *n, struct err *e)
@@ -100,8 +103,8 @@ static bool find_pair(const struct store *s, uint64_t from, struct store_undo *a
 {
 	for (size_t i = 0; i + 1 < s->n_undos; i++) {
 		const struct store_undo *x = &s->undos[i], *y = &s->undos[i + 1];
-		if (x->from < from || x->bad || y->bad || x->to + 1 != y->from || y->to > s->saved || point_within(s, x->to) ||
-		    !worth_merging(x, y))
+		if (x->from < from || x->bad || y->bad || x->to + 1 != y->from || y->to > s->saved ||
+		    point_within(s, x->to) || !worth_merging(x, y))
 			continue;
 		*a = *x;
 		*b = *y;
@@ -159,7 +162,7 @@ static bool file_listed(const struct store *s, uint64_t seq)
 	if (seq > s->applied || store_view_lists(s, 0, seq))
 		return true;
 	for (size_t i = 0; i < 2 + s->n_points + s->n_pending; i++) {
-		const struct store_fileset *f = i < 2		    ? sets[i]
+		const struct store_fileset *f = i < 2                 ? sets[i]
 						: i - 2 < s->n_points ? s->points[i - 2]->files
 								      : s->pending[i - 2 - s->n_points]->files;
 		for (size_t k = 0; k < f->n; k++)
@@ -179,7 +182,8 @@ void store_files_collect(struct store *s)
 	for (const struct dirent *entry; (entry = readdir(d)) != NULL;) {
 		uint64_t seq = 0;
 		int used = 0;
-		if (entry->d_name[0] == '.' || sscanf(entry->d_name, "%" SCNu64 "%n", &seq, &used) != 1 || entry->d_name[used] != '\0')
+		if (entry->d_name[0] == '.' || sscanf(entry->d_name, "%" SCNu64 "%n", &seq, &used) != 1 ||
+		    entry->d_name[used] != '\0')
 			continue;
 		THREAD_LOCKED(&s->lock);
 		if (file_listed(s, seq))

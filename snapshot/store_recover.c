@@ -1,4 +1,5 @@
-/* Reading the journal: FORMAT.md, "Recovery". A record counts if it verifies; a transaction if its COMMIT does and says what was read. */
+/* Reading the journal: FORMAT.md, "Recovery". A record counts if it verifies; a transaction if its COMMIT does and says what was
+ * read. */
 #include "base/cursor.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -50,7 +51,8 @@ static int scan_next(struct scan *c, struct err *e)
 	if (store_blob_read(c->g->blob, c->at, head, sizeof(head), e) < 0)
 		return -1;
 	const uint64_t seed = store_rec_seed(c->g->salt, c->at);
-	if (!store_rec_decode(&c->rec, seed, head) || c->rec.length > PAYLOAD_MAX || c->rec.length > c->size - c->at - STORE_REC_HEAD)
+	if (!store_rec_decode(&c->rec, seed, head) || c->rec.length > PAYLOAD_MAX ||
+	    c->rec.length > c->size - c->at - STORE_REC_HEAD)
 		return 0;
 	if (c->rec.length > c->cap) {
 		c->cap = c->rec.length;
@@ -102,8 +104,9 @@ static bool take_volumes(struct reading *r, const struct scan *c)
 		it->v.size_bytes = cursor_be64(&in);
 		const size_t len = cursor_u8(&in);
 		const uint8_t *name = cursor_bytes(&in, len);
-		good = name && len > 0 && memchr(name, 0, len) == NULL && (kind == STORE_RAM || kind == STORE_DISK) && it->id < next &&
-		       it->id > 0 && it->v.size_bytes <= STORE_MAX_BYTES && !store_volset_by_id(now, it->id);
+		good = name && len > 0 && memchr(name, 0, len) == NULL && (kind == STORE_RAM || kind == STORE_DISK) &&
+		       it->id < next && it->id > 0 && it->v.size_bytes <= STORE_MAX_BYTES &&
+		       !store_volset_by_id(now, it->id);
 		if (!good)
 			break;
 		it->v.kind = (enum store_volume_kind)kind;
@@ -141,7 +144,8 @@ static bool take_blocks(struct reading *r, const struct scan *c)
 			if (sums[i] == 0)
 				return false;
 		}
-		if (store_blocks_check(r->s->salt, x.volume, x.block, (size_t)x.count, c->payload, sums, "", &ignored) < 0)
+		if (store_blocks_check(r->s->salt, x.volume, x.block, (size_t)x.count, c->payload, sums, "", &ignored) <
+		    0)
 			return false;
 		store_layer_hold(r->p->layer, x.blob);
 	} else if (c->rec.length != 0) {
@@ -177,7 +181,8 @@ static bool take_commit(struct reading *r, const struct scan *c)
 {
 	struct cursor in = cursor_over(c->payload, c->rec.length);
 	struct store_pending *p = r->p;
-	const uint64_t when = cursor_be64(&in), records = cursor_be64(&in), bytes = cursor_be64(&in), chain = cursor_be64(&in);
+	const uint64_t when = cursor_be64(&in), records = cursor_be64(&in), bytes = cursor_be64(&in),
+		       chain = cursor_be64(&in);
 	const size_t len = cursor_left(&in);
 	const uint8_t *text = cursor_bytes(&in, len);
 
@@ -217,7 +222,8 @@ static int take(struct reading *r, const struct scan *c, bool *committed, struct
 		good = take_commit(r, c);
 		*committed = good;
 	} else {
-		err_set(e, ERR_REFUSED, "%s: at %" PRIu64 ": a record of type %u is not known", c->g->blob->path, c->at, c->rec.type);
+		err_set(e, ERR_REFUSED, "%s: at %" PRIu64 ": a record of type %u is not known", c->g->blob->path, c->at,
+			c->rec.type);
 		return err_remedy(e, "use the vmferry that wrote it");
 	}
 	if (!good)

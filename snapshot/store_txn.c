@@ -27,18 +27,19 @@ static uint64_t pending_bytes(const struct store *s)
 /* Waits until the applier has caught up far enough. Under lock. */
 static int wait_for_room(struct store *s, struct err *e)
 {
-	s->poke++;
-	err_clear(&s->stalled);
+	const uint64_t poke = ++s->poke;
 	pthread_cond_broadcast(&s->changed);
 	for (;;) {
 		if (err_is_set(&s->poison)) {
 			*e = s->poison;
 			err_wrap(e, "the store takes nothing more after an error");
-			return err_remedy(e, "see to the disk; the store is opened again at the next start of replication");
+			return err_remedy(
+				e, "see to the disk; the store is opened again at the next start of replication");
 		}
 		if (s->n_pending < STORE_PENDING_TXNS && pending_bytes(s) < STORE_PENDING_BYTES)
 			return 0;
-		if (err_is_set(&s->stalled)) {
+		/* An attempt that began after we came: not one that was failing already. */
+		if (err_is_set(&s->stalled) && s->tried >= poke) {
 			*e = s->stalled;
 			return err_wrap(e, "apply");
 		}
@@ -207,7 +208,8 @@ static int trim_last_blocks(struct store_txn *t, const struct store_volset *befo
 			continue;
 		if (!newest && !(newest = store_view_newest(t->s, e)))
 			return -1;
-		rc = store_view_read(newest, (uint32_t)(was - before->v), now->v.size_bytes / STORE_BLOCK, 1, data, NULL, e);
+		rc = store_view_read(newest, (uint32_t)(was - before->v), now->v.size_bytes / STORE_BLOCK, 1, data,
+				     NULL, e);
 		if (rc == 0)
 			rc = store_txn_block(t, (uint32_t)i, now->v.size_bytes / STORE_BLOCK, data, e);
 	}
@@ -312,8 +314,13 @@ int store_txn_file(struct store_txn *t, const char *name, const void *data, size
 	const struct store_rec r = { .type = STORE_REC_FILE, .txn = t->seq };
 	if (store_journal_record(&s->journal, r, head.data, head.len, data, len, t->layer, &blob, &at, e) < 0)
 		return failed(t, e);
-	const struct store_file f = { .name = mem_strdup(name), .seq = t->seq, .offset = t->file_bytes, .len = len,
-				      .sum = store_sum_file(s->salt, len ? data : "", len), .blob = store_blob_ref(blob), .blob_at = at };
+	const struct store_file f = { .name = mem_strdup(name),
+				      .seq = t->seq,
+				      .offset = t->file_bytes,
+				      .len = len,
+				      .sum = store_sum_file(s->salt, len ? data : "", len),
+				      .blob = store_blob_ref(blob),
+				      .blob_at = at };
 	THREAD_LOCKED(&s->lock);
 	store_fileset_put(t->files, f);
 	t->file_bytes += len;
@@ -331,8 +338,8 @@ static int check_space(struct store_txn *t, struct err *e)
 	const uint64_t used = u.journal_bytes + u.head_bytes + u.undo_bytes + t->s->journal.used;
 	if (used <= t->s->opts.max_bytes)
 		return 0;
-	err_set(e, ERR_REFUSED, "%s: %llu MiB used, with this transaction, are more than the %llu MiB it may have", t->s->dir,
-		(unsigned long long)(used >> 20), (unsigned long long)(t->s->opts.max_bytes >> 20));
+	err_set(e, ERR_REFUSED, "%s: %llu MiB used, with this transaction, are more than the %llu MiB it may have",
+		t->s->dir, (unsigned long long)(used >> 20), (unsigned long long)(t->s->opts.max_bytes >> 20));
 	return err_remedy(e, "keep fewer points, or allow the store more space");
 }
 

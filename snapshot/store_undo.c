@@ -55,7 +55,8 @@ static int maker_open(struct maker *m, const struct store *s, uint64_t from, uin
 }
 
 /* n blocks, of which those with sum 0 are zeros and not written. */
-static int maker_add(struct maker *m, uint32_t volume, uint64_t block, size_t n, const uint8_t *data, const uint64_t *sums, struct err *e)
+static int maker_add(struct maker *m, uint32_t volume, uint64_t block, size_t n, const uint8_t *data,
+		     const uint64_t *sums, struct err *e)
 {
 	for (size_t i = 0; i < n; i++) {
 		struct store_extent x = { .volume = volume, .block = block + i, .count = 1 };
@@ -104,7 +105,8 @@ static int maker_finish(struct maker *m, const struct store *s, uint64_t *bytes,
 	if (maker_flush(m, e) < 0 || store_blob_write(m->blob, 0, head.data, head.len, e) < 0)
 		return -1;
 	put_index(m, &index);
-	const uint64_t index_sum = XXH3_64bits_withSeed(index.data ? index.data : (const uint8_t *)"", index.len, s->salt);
+	const uint64_t index_sum = XXH3_64bits_withSeed(index.data ? index.data : (const uint8_t *)"", index.len,
+							s->salt);
 	const size_t t = index.len;
 	buf_append(&index, "VMFUEND", 8);
 	buf_put_be64(&index, m->from);
@@ -145,7 +147,8 @@ static void list_add(struct store *s, struct store_undo u)
 }
 
 /* The before-images of one extent, as far as the volume was there before. */
-static int add_before(struct maker *m, struct store_head *h, const struct store_extent *x, uint64_t blocks, uint8_t *data, struct err *e)
+static int add_before(struct maker *m, struct store_head *h, const struct store_extent *x, uint64_t blocks,
+		      uint8_t *data, struct err *e)
 {
 	uint64_t sums[STORE_RUN];
 	const uint64_t end = x->block + x->count < blocks ? x->block + x->count : blocks;
@@ -201,7 +204,8 @@ struct shape {
 };
 
 /* Header and trailer, each against its checksum and against each other. */
-static int read_shape(const struct store *s, const struct store_blob *b, uint64_t from, uint64_t to, struct shape *out, struct err *e)
+static int read_shape(const struct store *s, const struct store_blob *b, uint64_t from, uint64_t to, struct shape *out,
+		      struct err *e)
 {
 	BUF_AUTO struct buf want = BUF_INIT;
 	uint8_t head[48], tail[TRAILER];
@@ -222,8 +226,10 @@ static int read_shape(const struct store *s, const struct store_blob *b, uint64_
 	out->extents = cursor_be64(&c);
 	out->blocks = cursor_be64(&c);
 	out->index_sum = cursor_be64(&c);
-	if (memcmp(head, want.data, sizeof(head)) != 0 || memcmp(magic, "VMFUEND", 8) != 0 || tail_from != from || tail_to != to ||
-	    store_sum_file(s->salt, tail, TRAILER - 8) != __builtin_bswap64(*(const uint64_t *)(const void *)(tail + TRAILER - 8)))
+	if (memcmp(head, want.data, sizeof(head)) != 0 || memcmp(magic, "VMFUEND", 8) != 0 || tail_from != from ||
+	    tail_to != to ||
+	    store_sum_file(s->salt, tail, TRAILER - 8) !=
+		    __builtin_bswap64(*(const uint64_t *)(const void *)(tail + TRAILER - 8)))
 		return err_set(e, ERR_CORRUPT, "%s: does not verify", b->path);
 	if (out->blocks > size / STORE_BLOCK || out->extents > size / ITEM ||
 	    HEAD + out->blocks * (STORE_BLOCK + 8) + out->extents * ITEM + TRAILER != size)
@@ -231,7 +237,8 @@ static int read_shape(const struct store *s, const struct store_blob *b, uint64_
 	return 0;
 }
 
-static int decode_index(struct store_layer *l, struct store_blob *b, const struct shape *sh, const uint8_t *index, struct err *e)
+static int decode_index(struct store_layer *l, struct store_blob *b, const struct shape *sh, const uint8_t *index,
+			struct err *e)
 {
 	struct cursor c = cursor_over(index, (size_t)sh->extents * ITEM);
 	const uint64_t sums_at = HEAD + sh->blocks * STORE_BLOCK + sh->extents * ITEM;
@@ -314,7 +321,8 @@ int store_undo_merge(struct store *s, struct store_undo a, struct store_undo b, 
 			const size_t n = x->count - skip < STORE_RUN ? (size_t)(x->count - skip) : STORE_RUN;
 			rc = store_extent_read(x, skip, n, data, sums, e);
 			if (rc == 0)
-				rc = store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums, "before-images", e);
+				rc = store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums,
+							"before-images", e);
 			if (rc == 0)
 				rc = maker_add(&m, x->volume, x->block + skip, n, data, sums, e);
 			skip += n;

@@ -16,7 +16,7 @@ struct store_view {
 	uint64_t seq;
 	json_t *meta;
 	struct store_volset *volumes;
-	struct store_fileset *files; /* its blobs: under store.lock */
+	struct store_fileset *files;                 /* its blobs: under store.lock */
 	struct store_head *heads[STORE_MAX_VOLUMES]; /* NULL: not made yet; under store.lock */
 
 	/* changed with lock and reading held */
@@ -122,7 +122,8 @@ static void delist(struct store *s, struct store_view *v)
 		}
 }
 
-static struct store_view *view_new(struct store *s, uint64_t seq, struct store_volset *volumes, struct store_fileset *files)
+static struct store_view *view_new(struct store *s, uint64_t seq, struct store_volset *volumes,
+				   struct store_fileset *files)
 {
 	struct store_view *v = mem_alloc(sizeof(*v));
 
@@ -153,7 +154,8 @@ static size_t collect(struct store *s, struct store_view *v, struct store_undo *
 }
 
 /* From the point on to what is in the heads, nothing may be missing. */
-static int check_chain(const struct store *s, const struct store_view *v, const struct store_undo *u, size_t n, struct err *e)
+static int check_chain(const struct store *s, const struct store_view *v, const struct store_undo *u, size_t n,
+		       struct err *e)
 {
 	uint64_t next = v->seq + 1;
 
@@ -206,7 +208,8 @@ static int load_chain_once(struct store *s, struct store_view *v, struct err *e)
 	if (rc == 0) {
 		v->layers = mem_realloc_array(v->layers, v->n_layers + n + 1, sizeof(struct store_layer *));
 		if (n > 0) {
-			memmove(v->layers + before + n, v->layers + before, (v->n_layers - before) * sizeof(struct store_layer *));
+			memmove(v->layers + before + n, v->layers + before,
+				(v->n_layers - before) * sizeof(struct store_layer *));
 			memcpy(v->layers + before, loaded, n * sizeof(struct store_layer *));
 			v->n_layers += n;
 		}
@@ -358,7 +361,8 @@ static const struct store_extent *look_up(const struct store_view *v, uint32_t i
 	return x;
 }
 
-static int read_run(struct store_view *v, uint32_t volume, uint64_t block, size_t max, uint8_t *out, bool *zero, size_t *done, struct err *e)
+static int read_run(struct store_view *v, uint32_t volume, uint64_t block, size_t max, uint8_t *out, bool *zero,
+		    size_t *done, struct err *e)
 {
 	const struct store *s = v->s;
 	const uint32_t id = v->volumes->v[volume].id;
@@ -396,7 +400,8 @@ static void find_heads(struct store_view *v)
 	}
 }
 
-int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero, struct err *e)
+int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero,
+		    struct err *e)
 {
 	struct store *s = v->s;
 	int rc = 0;
@@ -408,7 +413,8 @@ int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_
 	pthread_mutex_unlock(&s->lock);
 	const uint64_t blocks = volume < v->volumes->n ? store_blocks_of(v->volumes->v[volume].v.size_bytes) : 0;
 	if (block > blocks || n > blocks - block)
-		rc = err_set(e, ERR_CONFIG, "%s: volume %u has no block %llu", s->dir, volume, (unsigned long long)(block + n));
+		rc = err_set(e, ERR_CONFIG, "%s: volume %u has no block %llu", s->dir, volume,
+			     (unsigned long long)(block + n));
 	for (size_t done = 0; rc == 0 && n > 0; n -= done) {
 		rc = read_run(v, volume, block, n, out, zero, &done, e);
 		block += done;
@@ -445,7 +451,8 @@ char *store_view_file(struct store_view *v, const char *name, size_t *len, struc
 		rc = store_blob_read(blob, f.blob_at, data, f.len, e);
 	}
 	if (rc == 0 && store_sum_file(s->salt, data, f.len) != f.sum)
-		rc = err_set(e, ERR_CORRUPT, "%s: file \"%s\" of transaction %llu does not verify", s->dir, name, (unsigned long long)f.seq);
+		rc = err_set(e, ERR_CORRUPT, "%s: file \"%s\" of transaction %llu does not verify", s->dir, name,
+			     (unsigned long long)f.seq);
 	store_blob_unref(blob);
 	if (rc == 0) {
 		if (len)
@@ -478,7 +485,8 @@ char *store_view_head_path(struct store_view *v, uint32_t volume, struct err *e)
 		return NULL;
 	}
 	if (v->seq != s->committed || s->n_pending > 0 || !v->heads[volume]) {
-		err_set(e, ERR_REFUSED, "%s: the head image is not what it was at point %llu", s->dir, (unsigned long long)v->seq);
+		err_set(e, ERR_REFUSED, "%s: the head image is not what it was at point %llu", s->dir,
+			(unsigned long long)v->seq);
 		return NULL;
 	}
 	return mem_strdup(v->heads[volume]->data->path);

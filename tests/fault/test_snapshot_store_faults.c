@@ -1,7 +1,6 @@
-/*
- * The n-th call of each system call fails while a store is used: whatever was acknowledged before and after is there, reads right and verifies, in the
- * same process where that is promised, and always after opening it again. Writes are short throughout.
- */
+/* The n-th call of each system call fails while a store is used: whatever was acknowledged before and after is there, reads
+ * right and verifies, in the same process where that is promised, and always after opening it again. Writes are short
+ * throughout. */
 #include "tests/unit/store_model.h"
 
 #include <errno.h>
@@ -9,7 +8,7 @@
 #include <unistd.h>
 
 enum call { OPEN, PREAD, WRITE, PWRITE, FALLOCATE, FSYNC, FDATASYNC, RENAME, UNLINK, FTRUNCATE, CALL_COUNT };
-static const char *const call_names[] = { "open",  "pread",	"write",  "pwrite", "fallocate",
+static const char *const call_names[] = { "open",  "pread",     "write",  "pwrite", "fallocate",
 					  "fsync", "fdatasync", "rename", "unlink", "ftruncate" };
 
 static char base[64], dir[96];
@@ -182,7 +181,8 @@ static void check_reopened(struct model *m, const struct doubt *doubt, const cha
 	ck_assert_msg(s != NULL, "%s %d: %s", what, nth, e.text);
 	OK(store_settle(s, clock_mono_ns() + 10 * NS_PER_S, &e), e);
 	OK(store_points(s, &p, &n, &e), e);
-	/* What was given up while the catalogue could not be written comes back: every point of the model is there, others read right or were seen. */
+	/* What was given up while the catalogue could not be written comes back: every point of the model is there, others read
+	 * right or were seen. */
 	size_t found = 0;
 	for (size_t i = 0; i < n; i++) {
 		const struct model_state *want = NULL;
@@ -198,7 +198,8 @@ static void check_reopened(struct model *m, const struct doubt *doubt, const cha
 			model_compare(want, v);
 		store_view_close(v);
 	}
-	ck_assert_msg(found == m->n_points, "%s %d: %zu of %zu acknowledged points are there", what, nth, found, m->n_points);
+	ck_assert_msg(found == m->n_points, "%s %d: %zu of %zu acknowledged points are there", what, nth, found,
+		      m->n_points);
 	store_points_free(p, n);
 	struct store_view *newest = store_view_newest(s, &e);
 	model_compare(store_view_seq(newest) == m->now.seq ? &m->now : &doubt->state, newest);

@@ -64,8 +64,9 @@ static void put_store(const struct buf *journal)
 		mkdir(path, 0700);
 	}
 	put_sealed("vm.json", "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
-	put_sealed("catalogue.json", "{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
-				     "\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
+	put_sealed("catalogue.json",
+		   "{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
+		   "\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
 	put_file("journal/00000001.wal", journal->data, journal->len);
 }
 
@@ -98,7 +99,8 @@ static void seal(const uint8_t *data, size_t size, struct buf *out)
 			n = (size_t)r.b * 8;
 			for (size_t i = 0; i < r.b; i++) {
 				BUF_AUTO struct buf sum = BUF_INIT;
-				buf_put_be64(&sum, store_sum_block(SALT, r.volume, r.a + i, payload.data + i * STORE_BLOCK));
+				buf_put_be64(&sum,
+					     store_sum_block(SALT, r.volume, r.a + i, payload.data + i * STORE_BLOCK));
 				memcpy(payload.data + r.b * STORE_BLOCK + 8 * i, sum.data, 8);
 			}
 		} else if (r.type == STORE_REC_COMMIT && n >= 32) {

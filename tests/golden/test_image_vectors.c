@@ -41,11 +41,12 @@ START_TEST(every_byte)
 				       "\0\0\0\0\0\0\x40\4"              /* 16 KiB | MEM_SIZE */
 				       "\6pc.ram\0\0\0\0\0\0\x30\0"
 				       "\3rom\0\0\0\0\0\0\x10\0"
-				       "\0\0\0\0\0\0\0\x10\x7e\0\0\0\1"   /* EOS, footer */
-				       "\3\0\0\0\1"                       /* SECTION_END 1 */
-				       "\0\0\0\0\0\0\0\2\6pc.ram\0"       /* page 0: zeros */
-				       "\0\0\0\0\0\0\x10\x28";            /* page 1 */
-	static const uint8_t middle[] = "\0\0\0\0\0\0\x20\x22\0" "\0\0\0\0\0\0\0\x8\3rom";
+				       "\0\0\0\0\0\0\0\x10\x7e\0\0\0\1" /* EOS, footer */
+				       "\3\0\0\0\1"                     /* SECTION_END 1 */
+				       "\0\0\0\0\0\0\0\2\6pc.ram\0"     /* page 0: zeros */
+				       "\0\0\0\0\0\0\x10\x28";          /* page 1 */
+	static const uint8_t middle[] = "\0\0\0\0\0\0\x20\x22\0"
+					"\0\0\0\0\0\0\0\x8\3rom";
 	static const uint8_t end[] = "\0\0\0\0\0\0\0\x10\x7e\0\0\0\1" STAND_IN_DEVICE "\6\0\0\0\2{}";
 	BUF_AUTO struct buf want = BUF_INIT;
 	buf_append(&want, STAND_IN_HEADER, sizeof(STAND_IN_HEADER) - 1);
@@ -153,7 +154,8 @@ START_TEST(refusals)
 		stand_in_file(s, "header", STAND_IN_HEADER, n);
 		ck_assert_msg(image_write_stream(v, to_buf, &out, &e) == -1, "%zu bytes", n);
 	}
-	static const uint8_t page_bits[] = STAND_IN_HEADER "\5\x1e" "configuration/target-page-bits\0\0\0\1\0\0\0\x0c";
+	static const uint8_t page_bits[] = STAND_IN_HEADER "\5\x1e"
+							   "configuration/target-page-bits\0\0\0\1\0\0\0\x0c";
 	stand_in_file(s, "header", page_bits, sizeof(page_bits) - 1);
 	e = (struct err)ERR_INIT;
 	ck_assert_msg(image_write_stream(v, to_buf, &out, &e) == 0, "%s", e.text);

@@ -1,7 +1,5 @@
-/*
- * FORMAT.md: its example is what the store writes and reads; cut at every byte and with a bit flipped in every byte it is refused or ends at the last good
- * commit, and never gives wrong data. The same for every file of a small store.
- */
+/* FORMAT.md: its example is what the store writes and reads; cut at every byte and with a bit flipped in every byte it is
+ * refused or ends at the last good commit, and never gives wrong data. The same for every file of a small store. */
 #include "hexdoc.h"
 
 #include "snapshot/store_impl.h"
@@ -69,17 +67,13 @@ static void write_sealed(const char *name, const char *json)
 /* A store in which only the journal says something. */
 static void write_store(const uint8_t *journal, size_t len)
 {
-	static const char *const folders[] = { "", "/journal", "/heads", "/files", "/undo" };
-	MEM_AUTO char *command = mem_printf("rm -rf %s", dir);
-
-	ck_assert_int_eq(system(command), 0);
-	for (size_t i = 0; i < 5; i++) {
-		MEM_AUTO char *path = mem_printf("%s%s", dir, folders[i]);
-		ck_assert_int_eq(mkdir(path, 0700), 0);
-	}
-	write_sealed("vm.json", "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
-	write_sealed("catalogue.json", "{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
-				       "\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
+	model_clear(dir);
+	write_sealed("vm.json",
+		     "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
+	write_sealed(
+		"catalogue.json",
+		"{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
+		"\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
 	write_file("journal/00000001.wal", journal, len);
 }
 
@@ -253,9 +247,7 @@ static void keep_folder(const char *folder)
 
 static void put_back(void)
 {
-	MEM_AUTO char *command = mem_printf("rm -f %s/*.json %s/*/*", dir, dir);
-
-	ck_assert_int_eq(system(command), 0);
+	model_clear(dir);
 	for (size_t i = 0; i < n_kept; i++)
 		write_file(kept[i].name, kept[i].data, kept[i].len);
 }

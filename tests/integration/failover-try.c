@@ -57,11 +57,12 @@ static struct store *make_store(const char *dir, struct guest *g, struct err *e)
 
 	if (file_mkdirs(dir, 0700, e) < 0 || g->ops->info(g->ctx, &info, e) < 0)
 		return NULL;
-	json_t *r = json_pack("{s:s, s:s, s:s, s:i, s:s, s:s}", "uuid", info.uuid, "vm", info.name, "from", "host1", "epoch", 1, "role",
-			      "target", "state", "replica");
+	json_t *r = json_pack("{s:s, s:s, s:s, s:i, s:s, s:s}", "uuid", info.uuid, "vm", info.name, "from", "host1",
+			      "epoch", 1, "role", "target", "state", "replica");
 	json_t *vm = json_pack("{s:s, s:s}", "uuid", info.uuid, "name", info.name);
 	char *text = json_dumps(r, 0);
-	struct store *s = file_write_durable(record, text, strlen(text), 0600, e) == 0 ? store_create(store, NULL, vm, e) : NULL;
+	struct store *s = file_write_durable(record, text, strlen(text), 0600, e) == 0 ? store_create(store, NULL, vm, e)
+										       : NULL;
 	free(text);
 	json_decref(r);
 	json_decref(vm);
@@ -81,7 +82,8 @@ static int take(const char *what, const char *vm, const char *dir, const char *m
 	if (mode && capture_mode_from_name(mode, &o.mode) < 0)
 		err_set(e, ERR_CONFIG, "no mode %s", mode);
 	else if (s)
-		rc = strcmp(what, "adopt") == 0 ? adopt_paused(g, s, RUN_DIR, NULL, &seq, e) : adopt_running(g, s, &o, NULL, &seq, e);
+		rc = strcmp(what, "adopt") == 0 ? adopt_paused(g, s, RUN_DIR, NULL, &seq, e)
+						: adopt_running(g, s, &o, NULL, &seq, e);
 	store_close(s);
 	guest_free(g);
 	virt_free(virt);
@@ -97,7 +99,11 @@ static int failover(const char *dir, char **options, struct err *e)
 	struct store *s = p ? open_store(dir, e) : NULL;
 	struct failover_records records = failover_record_files(dir);
 	const char *fence[2] = { NULL, NULL };
-	struct failover_opts o = { .records = &records, .host = "host2", .ops = &promote_host_ops, .ops_ctx = p, .fence_within_ns = 10000000000 };
+	struct failover_opts o = { .records = &records,
+				   .host = "host2",
+				   .ops = &promote_host_ops,
+				   .ops_ctx = p,
+				   .fence_within_ns = 10000000000 };
 	json_t *report = NULL;
 
 	for (; *options; options++) {

@@ -3,6 +3,7 @@
 
 store_reader.py FOLDER list                  the points: number, tab, meta as JSON
 store_reader.py FOLDER extract POINT VOLUME  the volume's bytes to standard output
+store_reader.py FOLDER extract POINT ALL     those of all volumes, one after the other
 store_reader.py FOLDER file POINT NAME       a file's bytes to standard output
 """
 import ctypes
@@ -271,7 +272,10 @@ def main(args):
         for seq in sorted(store.points):
             print("%d\t%s" % (seq, json.dumps(store.points[seq]["meta"], sort_keys=True)))
     elif args[1] == "extract":
-        sys.stdout.buffer.write(store.extract(int(args[2]), args[3]))
+        point = int(args[2])
+        names = [v["name"] for v in store.points[point]["volumes"]] if args[3] == "ALL" else [args[3]]
+        for name in names:
+            sys.stdout.buffer.write(store.extract(point, name))
     else:
         sys.stdout.buffer.write(store.file(int(args[2]), args[3]))
     return 0

@@ -38,7 +38,8 @@ static void tear_down(void)
 /* What it prints; the caller frees. */
 static uint8_t *reader(const char *verb, uint64_t seq, const char *name, size_t max, size_t *len)
 {
-	MEM_AUTO char *command = mem_printf("python3 -B %s %s %s %llu '%s'", READER, dir, verb, (unsigned long long)seq, name);
+	MEM_AUTO char *command = mem_printf("python3 -B %s %s %s %llu '%s'", READER, dir, verb, (unsigned long long)seq,
+					    name);
 	uint8_t *out = mem_alloc(max + 1);
 	FILE *f = popen(command, "r");
 
@@ -51,18 +52,21 @@ static uint8_t *reader(const char *verb, uint64_t seq, const char *name, size_t 
 static void compare_point(const struct model_state *want)
 {
 	uint8_t block[STORE_BLOCK];
-	size_t len = 0;
+	size_t len = 0, at = 0;
+	MEM_AUTO uint8_t *all = reader("extract", want->seq, "ALL", (MODEL_VOLUMES * MODEL_BLOCKS + 1) * STORE_BLOCK,
+				       &len);
 
 	for (uint32_t i = 0; i < want->n; i++) {
 		const struct model_volume *mv = &want->vol[i];
-		MEM_AUTO uint8_t *all = reader("extract", want->seq, mv->v.name, (MODEL_BLOCKS + 1) * STORE_BLOCK, &len);
-		ck_assert_uint_eq(len, mv->v.size_bytes);
+		ck_assert_uint_le(at + mv->v.size_bytes, len);
 		for (size_t b = 0; b < model_blocks(mv); b++) {
 			model_fill(mv->tag[b], block, model_len(mv, b));
-			ck_assert_msg(memcmp(block, all + b * STORE_BLOCK, model_len(mv, b)) == 0, "point %d: block %zu of %s",
-				      (int)want->seq, b, mv->v.name);
+			ck_assert_msg(memcmp(block, all + at + b * STORE_BLOCK, model_len(mv, b)) == 0,
+				      "point %d: block %zu of %s", (int)want->seq, b, mv->v.name);
 		}
+		at += mv->v.size_bytes;
 	}
+	ck_assert_uint_eq(at, len);
 	if (want->file) {
 		char text[64];
 		snprintf(text, sizeof(text), "device state %u", want->file);
@@ -124,14 +128,15 @@ int main(void)
 	const int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 
 	if (code == 127 || code == 77) {
-		printf("skipped: %s\n", code == 127 ? "there is no python3 here" : "there is no libxxhash for python here");
+		printf("skipped: %s\n",
+		       code == 127 ? "there is no python3 here" : "there is no libxxhash for python here");
 		return 77;
 	}
 	Suite *s = suite_create("store reader");
 	TCase *t = tcase_create("all");
 	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, set_up, tear_down);
-	tcase_add_loop_test(t, both_read_the_same, 0, 3);
+	tcase_add_loop_test(t, both_read_the_same, 0, 2);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

@@ -8,9 +8,9 @@
 
 #define STAND_IN_HEADER "QEVM\0\0\0\3\7\0\0\0\012pc-q35-7.2"
 #define STAND_IN_DEVICE "\4\0\0\0\5\3cpu\0\0\0\0\0\0\0\1DATA\x7e\0\0\0\5\0"
-#define STAND_IN_XML                                                                                                       \
-	"<domain type='kvm'><name>web1</name><uuid>11111111-2222-3333-4444-555555555555</uuid><devices>"                  \
-	"<disk type='file'><source file='/x/a'/><target dev='vda'/></disk>"                                               \
+#define STAND_IN_XML                                                                                     \
+	"<domain type='kvm'><name>web1</name><uuid>11111111-2222-3333-4444-555555555555</uuid><devices>" \
+	"<disk type='file'><source file='/x/a'/><target dev='vda'/></disk>"                              \
 	"<disk type='file'><source file='/x/b'/><target dev='vdb'/></disk></devices></domain>"
 
 /* Block b of volume v begins with v, b; every third one is zeros. */

@@ -125,7 +125,8 @@ size_t store_view_volumes(const struct store_view *v, struct store_volume *out, 
 		memcpy(out, v->s->volumes, n * sizeof(*out));
 	return v->s->n_volumes;
 }
-int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero, struct err *e)
+int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero,
+		    struct err *e)
 {
 	if (v->s->fail_read > 0 && --v->s->fail_read == 0)
 		return err_set(e, ERR_CORRUPT, "a block does not verify");

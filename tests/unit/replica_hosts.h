@@ -185,6 +185,7 @@ struct fake {
 	bool first; /* of this capture: all of the disk */
 	bool aborted;
 	enum capture_mode mode;
+	bool left;
 	bool in_vm; /* a capture has something in it */
 };
 static struct fake fake;
@@ -194,6 +195,15 @@ static int fake_state(void *ctx, enum guest_run *out, struct err *e)
 	(void)ctx, (void)e;
 	THREAD_LOCKED(&fake.lock);
 	*out = fake.gone ? GUEST_GONE : fake.paused ? GUEST_PAUSED : GUEST_RUNNING;
+	return 0;
+}
+
+static int fake_info(void *ctx, struct guest_info *out, struct err *e)
+{
+	(void)ctx, (void)e;
+	*out = (struct guest_info){ .running = true, .kvm = true, .memory_bytes = fake.m->ram_blocks * STORE_BLOCK };
+	snprintf(out->uuid, sizeof(out->uuid), "%s", GUEST_UUID);
+	snprintf(out->name, sizeof(out->name), "web1");
 	return 0;
 }
 
@@ -218,7 +228,7 @@ static void fake_free(void *ctx)
 	free(ctx);
 }
 
-static const struct guest_ops fake_ops = { .state = fake_state, .pause = fake_pause, .resume = fake_resume, .free = fake_free };
+static const struct guest_ops fake_ops = { .info = fake_info, .state = fake_state, .pause = fake_pause, .resume = fake_resume, .free = fake_free };
 
 static struct guest *fake_open(void *ctx, const char *uuid, struct err *e)
 {
@@ -302,6 +312,30 @@ static int fake_take(struct capture *c, const struct capture_sink *sink, struct 
 	return rc;
 }
 
+static int fake_take_last(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e)
+{
+	const int rc = fake_take(c, sink, out, e);
+
+	THREAD_LOCKED(&fake.lock);
+	fake.paused = rc == 0;
+	return rc;
+}
+
+static int fake_let_go(struct capture *c, struct err *e)
+{
+	(void)c, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	fake.paused = false;
+	return 0;
+}
+
+static void fake_leave(struct capture *c)
+{
+	(void)c;
+	THREAD_LOCKED(&fake.lock);
+	fake.left = true;
+}
+
 static int fake_stop(struct capture *c, struct err *e)
 {
 	(void)c, (void)e;
@@ -336,6 +370,9 @@ static const struct capture_calls fake_calls = { .make = fake_make,
 						 .reason = fake_reason,
 						 .start = fake_start,
 						 .take = fake_take,
+						 .take_last = fake_take_last,
+						 .let_go = fake_let_go,
+						 .leave = fake_leave,
 						 .stop = fake_stop,
 						 .abort = fake_abort,
 						 .free = fake_capture_free,

@@ -12,9 +12,11 @@
 #include "snapshot/store.h"
 
 #include <check.h>
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MODEL_VOLUMES 4u
@@ -61,6 +63,23 @@ static inline void model_folder(char *out)
 {
 	strcpy(out, access("/dev/shm", W_OK) == 0 ? "/dev/shm/test_store_XXXXXX" : "/tmp/test_store_XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(out));
+}
+
+/* The folder of a store, made if need be, with nothing in it: quicker than a process that removes it. */
+static inline void model_clear(const char *dir)
+{
+	static const char *const folders[] = { "", "/journal", "/heads", "/files", "/undo" };
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		char path[512];
+		snprintf(path, sizeof(path), "%s%s", dir, folders[i]);
+		ck_assert(mkdir(path, 0700) == 0 || access(path, W_OK) == 0);
+		DIR *d = opendir(path);
+		ck_assert_ptr_nonnull(d);
+		for (const struct dirent *entry; (entry = readdir(d)) != NULL;)
+			unlinkat(dirfd(d), entry->d_name, 0);
+		closedir(d);
+	}
 }
 
 static inline uint64_t model_random(struct model *m)
@@ -134,7 +153,8 @@ static inline int model_volumes(struct model *m, struct store_txn *t, struct err
 	return store_txn_volumes(t, list, s->n, e);
 }
 
-static inline int model_block(struct model *m, struct store_txn *t, uint32_t v, uint64_t block, uint32_t tag, struct err *e)
+static inline int model_block(struct model *m, struct store_txn *t, uint32_t v, uint64_t block, uint32_t tag,
+			      struct err *e)
 {
 	uint8_t data[STORE_BLOCK];
 	struct model_volume *mv = &m->next.vol[v];
@@ -231,8 +251,9 @@ static inline void model_compare_volume(const struct model_volume *mv, struct st
 	OK(store_view_read(v, volume, 0, blocks, all, zero, &e), e);
 	for (size_t b = 0; b < blocks; b++) {
 		model_fill(mv->tag[b], data, model_len(mv, b));
-		ck_assert_msg(memcmp(data, all + b * STORE_BLOCK, STORE_BLOCK) == 0, "seq %llu: block %zu of %s is not version %u",
-			      (unsigned long long)store_view_seq(v), b, mv->v.name, mv->tag[b]);
+		ck_assert_msg(memcmp(data, all + b * STORE_BLOCK, STORE_BLOCK) == 0,
+			      "seq %llu: block %zu of %s is not version %u", (unsigned long long)store_view_seq(v), b,
+			      mv->v.name, mv->tag[b]);
 		ck_assert_msg(zero[b] == (mv->tag[b] == 0), "block %zu of %s: zero %d", b, mv->v.name, zero[b]);
 	}
 }

@@ -21,14 +21,21 @@ static const char live[] =
 	"<source file='/vms/gold/web1.qcow2' index='2'/><backingStore/><target dev='vda' bus='virtio'/>"
 	"<serial>S1</serial><alias name='virtio-disk0'/>"
 	"<address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/></disk>"
-	"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg0/data'/><target dev='vdb' bus='virtio'/></disk>"
-	"<disk type='network' device='disk'><driver name='qemu' type='raw'/><auth username='admin'><secret type='ceph' usage='c'/></auth>"
-	"<source protocol='rbd' name='pool/image'><host name='mon1' port='6789'/></source><target dev='vdc' bus='virtio'/></disk>"
-	"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/iso/debian.iso'/><target dev='sda' bus='sata'/><readonly/></disk>"
-	"<interface type='network'><mac address='52:54:00:00:00:01'/><source network='prod' portid='9d2e' bridge='virbr0'/>"
+	"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg0/data'/><target "
+	"dev='vdb' bus='virtio'/></disk>"
+	"<disk type='network' device='disk'><driver name='qemu' type='raw'/><auth username='admin'><secret type='ceph' "
+	"usage='c'/></auth>"
+	"<source protocol='rbd' name='pool/image'><host name='mon1' port='6789'/></source><target dev='vdc' "
+	"bus='virtio'/></disk>"
+	"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/iso/debian.iso'/><target "
+	"dev='sda' bus='sata'/><readonly/></disk>"
+	"<interface type='network'><mac address='52:54:00:00:00:01'/><source network='prod' portid='9d2e' "
+	"bridge='virbr0'/>"
 	"<target dev='vnet3'/><model type='virtio'/></interface>"
-	"<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br-lan'/><model type='virtio'/></interface>"
-	"<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br-same'/><model type='virtio'/></interface>"
+	"<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br-lan'/><model "
+	"type='virtio'/></interface>"
+	"<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br-same'/><model "
+	"type='virtio'/></interface>"
 	"<lease><lockspace>x</lockspace><key>y</key><target path='/z'/></lease>"
 	"</devices></domain>";
 
@@ -47,14 +54,18 @@ static bool only_qemu(void *ctx, const char *path)
 
 static struct map_opts plain(void)
 {
-	return (struct map_opts){ .disks = disks, .n_disks = 3, .networks = networks, .n_networks = 2, .cpus = 4, .exists = only_qemu };
+	return (struct map_opts){
+		.disks = disks, .n_disks = 3, .networks = networks, .n_networks = 2, .cpus = 4, .exists = only_qemu
+	};
 }
 
 static bool has_finding(const json_t *findings, const char *what)
 {
 	size_t i;
 	json_t *f;
-	json_array_foreach(findings, i, f) if (strcmp(json_string_value(json_object_get(f, "what")), what) == 0) return true;
+	json_array_foreach (findings, i, f)
+		if (strcmp(json_string_value(json_object_get(f, "what")), what) == 0)
+			return true;
 	return false;
 }
 
@@ -161,8 +172,8 @@ START_TEST(refusals)
 	struct err e = ERR_INIT;
 	struct map_opts o = plain();
 	const char *at = strstr(live, "<lease>");
-	MEM_AUTO char *hostdev =
-		mem_printf("%.*s<hostdev mode='subsystem' type='pci'><source/></hostdev>%s", (int)(at - live), live, at);
+	MEM_AUTO char *hostdev = mem_printf("%.*s<hostdev mode='subsystem' type='pci'><source/></hostdev>%s",
+					    (int)(at - live), live, at);
 	ck_assert_ptr_null(map_xml(hostdev, &o, NULL, &e));
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	ck_assert_ptr_nonnull(strstr(e.text, "device of the host"));

@@ -108,13 +108,16 @@ static int fake_clear(void *ctx, const char *uuid, struct err *e)
 	cleared++;
 	return 0;
 }
-static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_map, fake_start, fake_where, fake_settle, fake_clear };
+static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_map,  fake_start,
+					fake_where,    fake_settle,    fake_clear };
 
 static char replica_dir[128], heads[128];
 static struct failover_records records;
 static struct failover_opts plain(void)
 {
-	return (struct failover_opts){ .records = &records, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000) };
+	return (struct failover_opts){
+		.records = &records, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000)
+	};
 }
 
 static void make_heads(void)
@@ -129,7 +132,8 @@ static void make_heads(void)
 		ck_assert_int_eq(ftruncate(fd, (off_t)(n * STORE_BLOCK)), 0);
 		for (uint64_t b = 0; b < n; b++)
 			if (store->blocks[v][b])
-				ck_assert_int_eq(pwrite(fd, store->blocks[v][b], STORE_BLOCK, (off_t)(b * STORE_BLOCK)), STORE_BLOCK);
+				ck_assert_int_eq(pwrite(fd, store->blocks[v][b], STORE_BLOCK, (off_t)(b * STORE_BLOCK)),
+						 STORE_BLOCK);
 		close(fd);
 	}
 }
@@ -146,8 +150,9 @@ static void setup(void)
 	mkdir(replica_dir, 0700);
 	mkdir(heads, 0700);
 	mkdir(images, 0700);
-	put_file("replica/replica.json", "{\"uuid\":\"11111111-2222-3333-4444-555555555555\",\"vm\":\"web1\",\"from\":\"src1\",\"epoch\":3,"
-					 "\"role\":\"target\",\"state\":\"replica\"}");
+	put_file("replica/replica.json",
+		 "{\"uuid\":\"11111111-2222-3333-4444-555555555555\",\"vm\":\"web1\",\"from\":\"src1\",\"epoch\":3,"
+		 "\"role\":\"target\",\"state\":\"replica\"}");
 	store = stand_in_vm();
 	store->heads = heads;
 	make_heads();
@@ -384,7 +389,8 @@ static const struct {
 	const char *point;
 	bool runs; /* a crash there leaves the VM running here */
 } points[] = {
-	{ "failover.epoch", false }, { "failover.fence", false }, { "failover.disks", false }, { "failover.start", false }, { "failover.done", true },
+	{ "failover.epoch", false }, { "failover.fence", false }, { "failover.disks", false },
+	{ "failover.start", false }, { "failover.done", true },
 };
 
 /* The agent dies at each step: at most one owner, nothing lost, the next try works. */

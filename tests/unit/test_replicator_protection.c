@@ -364,6 +364,49 @@ START_TEST(a_promotion_that_came_to_nothing_lets_no_old_epoch_in)
 }
 END_TEST
 
+START_TEST(handed_over_without_loss)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(5000, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	write_some(50);
+	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
+	ck_assert(fake.paused);
+	EVENTUALLY(is_state("fenced", "handed over"));
+	ck_assert(fake.left && fake.paused);
+	check_replica();
+	json_t *r = protection_record(prot);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "handed-over");
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), 2);
+	json_decref(r);
+	ck_assert_int_eq(protection_resume(prot, &e), -1);
+	free(point);
+	/* Over a restart, too. */
+	restart_source();
+	EVENTUALLY(is_state("fenced", "handed over"));
+	ck_assert(fake.paused);
+}
+END_TEST
+
+START_TEST(a_hand_over_that_fails_lets_it_run)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(5000, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(fault_arm(_i ? "replica.commit.target=fail@2" : "replica.take=fail@2", &e), e);
+	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
+	EVENTUALLY(is_state("protected", ""));
+	EVENTUALLY(!fake.paused || fake.made > 1);
+	json_t *r = protection_record(prot);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "active");
+	json_decref(r);
+}
+END_TEST
+
 START_TEST(disks_alone_where_memory_cannot_be)
 {
 	fake.refuse_memory = true;
@@ -506,6 +549,8 @@ static Suite *suite(void)
 	tcase_add_test(t, held_while_something_else_needs_the_vm);
 	tcase_add_loop_test(t, a_source_whose_vm_was_taken_over_is_fenced, 0, 2);
 	tcase_add_test(t, a_promotion_that_came_to_nothing_lets_no_old_epoch_in);
+	tcase_add_test(t, handed_over_without_loss);
+	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);

@@ -311,12 +311,18 @@ START_TEST(background_torn)
 }
 END_TEST
 
+static unsigned checkpoints(void)
+{
+	THREAD_LOCKED(&fake.lock);
+	return fake.checkpoints;
+}
+
 static void wait_for_checkpoints(unsigned n)
 {
 	int64_t deadline = clock_mono_ns() + 5 * NS_PER_S;
-	while (__atomic_load_n(&fake.checkpoints, __ATOMIC_SEQ_CST) < n && clock_mono_ns() < deadline)
+	while (checkpoints() < n && clock_mono_ns() < deadline)
 		usleep(1000);
-	ck_assert_uint_eq(fake.checkpoints, n);
+	ck_assert_uint_eq(checkpoints(), n);
 }
 
 START_TEST(user_pause_is_respected)
@@ -334,7 +340,7 @@ START_TEST(user_pause_is_respected)
 		ck_assert_int_eq(e.cls, ERR_REFUSED);
 		ck_assert_int_eq(e.errnum, EAGAIN);
 		ck_assert(!fake.running);
-		ck_assert_uint_eq(fake.checkpoints, 1);
+		ck_assert_uint_eq(checkpoints(), 1);
 	}
 	fake_run(&fake, true);
 	err_clear(&e);

@@ -190,14 +190,15 @@ START_TEST(wrong_calls_are_refused)
 	struct err e = ERR_INIT;
 	struct store *s = created(NULL);
 	uint8_t data[STORE_BLOCK] = { 1 };
-	struct store_volume two[2] = { { .kind = STORE_DISK, .name = "vda", .size_bytes = 8192 }, { .kind = STORE_DISK, .name = "vda" } };
+	struct store_volume two[2] = { { .kind = STORE_DISK, .name = "vda", .size_bytes = 8192 },
+				       { .kind = STORE_DISK, .name = "vda" } };
 	struct store_volume odd = { .kind = STORE_RAM, .name = "pc.ram", .size_bytes = 4097 };
 
 	/* A transaction in which a call failed cannot be committed. */
 	for (int i = 0; i < 5; i++) {
 		struct store_txn *t = begun(s, STORE_TXN_POINT, i == 3 || i == 4 ? 0 : 8192);
 		err_clear(&e);
-		const int rc = i == 0	? store_txn_block(t, 0, 2, data, &e)
+		const int rc = i == 0   ? store_txn_block(t, 0, 2, data, &e)
 			       : i == 1 ? store_txn_block(t, 1, 0, data, &e)
 			       : i == 2 ? store_txn_volumes(t, two, 1, &e)
 			       : i == 3 ? store_txn_volumes(t, two, 2, &e)
@@ -263,7 +264,12 @@ START_TEST(the_last_version_of_a_block_counts)
 	for (int i = 0; i < 2; i++) {
 		struct store_view *v = viewed(s, 0);
 		for (uint32_t b = 0; b < 100; b++)
-			ck_assert_msg(has(v, b, b == 40 ? 6 : b >= 30 && b < 50 ? 2000 + b : b >= 20 && b < 60 ? 0 : 1000 + b), "block %u", b);
+			ck_assert_msg(has(v, b,
+					  b == 40             ? 6
+					  : b >= 30 && b < 50 ? 2000 + b
+					  : b >= 20 && b < 60 ? 0
+							      : 1000 + b),
+				      "block %u", b);
 		store_view_close(v);
 		settle(s);
 	}

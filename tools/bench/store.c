@@ -1,9 +1,9 @@
 /*
  * bench-store FOLDER [MIB]: how fast a replica store takes blocks in, applies them and reads them back, in that folder (which must not exist).
  */
+#include "snapshot/store.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include "snapshot/store.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,7 +61,8 @@ static void read_back(struct store *s, uint64_t seq, uint64_t blocks)
 	const int64_t start = clock_mono_ns();
 	for (uint64_t b = 0; b < blocks; b += 256)
 		must(store_view_read(v, 0, b, blocks - b < 256 ? (size_t)(blocks - b) : 256, out, NULL, &e), &e);
-	printf("read point %llu: open %.1f ms, %.0f MB/s\n", (unsigned long long)seq, opened * 1e3, (double)(blocks * STORE_BLOCK) / 1e6 / since(start));
+	printf("read point %llu: open %.1f ms, %.0f MB/s\n", (unsigned long long)seq, opened * 1e3,
+	       (double)(blocks * STORE_BLOCK) / 1e6 / since(start));
 	store_view_close(v);
 }
 
@@ -81,8 +82,10 @@ int main(int argc, char **argv)
 		const uint64_t stride = version == 3 ? 4 : 1;
 		const double mb = (double)(blocks / stride * STORE_BLOCK) / 1e6;
 		const double took = stage(s, blocks, stride, version, &cpu, &commit);
-		printf("point %llu, %s: stage and commit %.0f MB/s (%.0f MB per second of CPU; the commit itself %.0f ms)", (unsigned long long)version,
-		       stride == 1 ? "all blocks" : "every 4th block", mb / took, mb / cpu, commit * 1e3);
+		printf("point %llu, %s: stage and commit %.0f MB/s (%.0f MB per second of CPU; the commit itself %.0f "
+		       "ms)",
+		       (unsigned long long)version, stride == 1 ? "all blocks" : "every 4th block", mb / took, mb / cpu,
+		       commit * 1e3);
 		const int64_t start = clock_mono_ns();
 		must(store_settle(s, INT64_MAX, &e), &e);
 		printf(", apply %.0f MB/s\n", mb / since(start));

@@ -10,6 +10,7 @@
  *   --sector PAGES                     the guest is the lab's boot sector that writes PAGES: every point must be one instant of it
  *   --out DIR                          after the last point: ram and disks as DIR/NAME.raw, files as DIR/NAME
  *   --hook COMMAND                     run after every point, with its number
+ *   --tcg-colo                         COLO of an emulated VM, whose QEMU would hang without help
  *   --clean-up                         only remove what a capture left in the VM
  *   --uri URI                          default qemu:///system
  *

@@ -22,7 +22,8 @@ static void print_volumes(struct cursor *c)
 		const uint64_t bytes = cursor_be64(c);
 		const uint8_t len = cursor_u8(c);
 		const uint8_t *name = cursor_bytes(c, len);
-		printf(" %u:%s:%.*s:%" PRIu64, id, kind == STORE_RAM ? "ram" : "disk", name ? (int)len : 0, (const char *)name, bytes);
+		printf(" %u:%s:%.*s:%" PRIu64, id, kind == STORE_RAM ? "ram" : "disk", name ? (int)len : 0,
+		       (const char *)name, bytes);
 	}
 }
 
@@ -43,9 +44,10 @@ static void print_record(const struct store_rec *r, uint64_t at, const uint8_t *
 		const uint8_t *name = cursor_bytes(&c, len);
 		printf(" name=%.*s bytes=%zu", name ? (int)len : 0, (const char *)name, cursor_left(&c));
 	} else if (r->type == STORE_REC_COMMIT) {
-		const uint64_t when = cursor_be64(&c), records = cursor_be64(&c), bytes = cursor_be64(&c), chain = cursor_be64(&c);
-		printf(" time_ns=%" PRIu64 " records=%" PRIu64 " bytes=%" PRIu64 " chain=%016" PRIx64 " meta=%.*s", when, records, bytes, chain,
-		       (int)cursor_left(&c), (const char *)c.p);
+		const uint64_t when = cursor_be64(&c), records = cursor_be64(&c), bytes = cursor_be64(&c),
+			       chain = cursor_be64(&c);
+		printf(" time_ns=%" PRIu64 " records=%" PRIu64 " bytes=%" PRIu64 " chain=%016" PRIx64 " meta=%.*s",
+		       when, records, bytes, chain, (int)cursor_left(&c), (const char *)c.p);
 	}
 	printf("%s\n", r->type & STORE_REC_OPTIONAL ? " (may be ignored)" : "");
 }
@@ -76,7 +78,8 @@ static int dump(const char *path)
 		if (!store_rec_decode(&r, seed, data + at) || r.length > len - at - STORE_REC_HEAD)
 			break;
 		const uint8_t *payload = data + at + STORE_REC_HEAD;
-		const bool blocks = r.type == STORE_REC_BLOCKS && r.b <= STORE_RUN && r.length == r.b * (STORE_BLOCK + 8);
+		const bool blocks = r.type == STORE_REC_BLOCKS && r.b <= STORE_RUN &&
+				    r.length == r.b * (STORE_BLOCK + 8);
 		const uint8_t *summed = blocks ? payload + r.b * STORE_BLOCK : payload;
 		if (store_rec_payload_sum(seed, summed, r.length - (size_t)(summed - payload)) != r.payload_sum)
 			break;

@@ -106,10 +106,9 @@ static json_t *describe(void *ctx, const char *uuid, struct err *e)
 	return json_pack("{s:o, s:s}", "images", images, "xml", xml);
 }
 
-static int fill_images(struct host *h, const char *uuid, struct store *s, struct err *e)
+static int fill_images(struct host *h, const char *xml, struct store *s, struct err *e)
 {
-	VIRT_STR_AUTO char *xml = definition(h, uuid, e);
-	DOMAIN_AUTO struct domain *d = xml ? domain_parse(xml, e) : NULL;
+	DOMAIN_AUTO struct domain *d = domain_parse(xml, e);
 
 	if (!d)
 		return -1;
@@ -127,12 +126,9 @@ static int fill_images(struct host *h, const char *uuid, struct store *s, struct
 static int fill_paused(struct host *h, const char *uuid, struct store *s, struct err *e)
 {
 	struct guest *g = migrator_open_guest(h->agent->migrator, uuid, e);
-	struct err left = ERR_INIT;
 
 	if (!g)
 		return -1;
-	if (capture_clean_up(g, &left) < 0)
-		log_warn("adopt_clean_up", "uuid=%s msg=%s", uuid, LOG_Q(left.text));
 	json_t *meta = json_pack("{s:s, s:b}", "from", h->name, "adopted", 1);
 	const int rc = adopt_paused(g, s, h->run_dir, meta, NULL, e);
 	json_decref(meta);
@@ -140,7 +136,28 @@ static int fill_paused(struct host *h, const char *uuid, struct store *s, struct
 	return rc;
 }
 
-static int fill(void *ctx, const char *uuid, enum adoption_vm vm, struct store *s, const char **how, struct err *e)
+/* Ends QEMU; the definition stays, if it is persistent. Never while it runs. */
+static int end_qemu(struct host *h, const char *uuid, struct err *e)
+{
+	enum adoption_vm vm;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(h->virt, e);
+
+	if (!conn || look(h, uuid, &vm, e) < 0)
+		return -1;
+	if (vm == ADOPTION_RUNNING)
+		return err_set(e, ERR_REFUSED, "VM %s runs here", uuid);
+	VIRT_DOM_AUTO virDomainPtr dom = vm == ADOPTION_PAUSED ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+	if (!dom || virDomainDestroy(dom) == 0)
+		return 0;
+	virt_err(e, "end the old VM %s", uuid);
+	if (!virt_err_is(e, VIR_ERR_NO_DOMAIN) && !virt_err_is(e, VIR_ERR_OPERATION_INVALID))
+		return -1;
+	err_clear(e);
+	return 0;
+}
+
+static int fill(void *ctx, const char *uuid, enum adoption_vm vm, const char *xml, bool disks, struct store *s, const char **how,
+		struct err *e)
 {
 	struct host *h = ctx;
 	struct err why = ERR_INIT;
@@ -148,19 +165,15 @@ static int fill(void *ctx, const char *uuid, enum adoption_vm vm, struct store *
 	*how = "nothing";
 	if (vm == ADOPTION_ABSENT)
 		return 0;
-	if (vm == ADOPTION_PAUSED) {
+	if (vm == ADOPTION_PAUSED && !disks) {
 		*how = "memory";
 		if (fill_paused(h, uuid, s, &why) == 0)
 			return 0;
-		/* An earlier try may have left QEMU where it cannot write its state again; its images are what counts most. */
+		/* An earlier try may have left QEMU where it cannot write its state again. Its memory is old; what counts are its images. */
 		log_warn("adopt_memory", "uuid=%s msg=%s", uuid, LOG_Q(why.text));
 	}
 	*how = "disks";
-	if (fill_images(h, uuid, s, e) == 0)
-		return 0;
-	if (err_is_set(&why))
-		*e = why;
-	return -1;
+	return end_qemu(h, uuid, e) < 0 || fill_images(h, xml, s, e) < 0 ? -1 : 0;
 }
 
 static int remove_vm(void *ctx, const char *uuid, struct err *e)
@@ -169,25 +182,18 @@ static int remove_vm(void *ctx, const char *uuid, struct err *e)
 	enum adoption_vm vm;
 	VIRT_CONN_AUTO virConnectPtr conn = virt_get(h->virt, e);
 
-	if (!conn || look(ctx, uuid, &vm, e) < 0)
+	if (!conn || end_qemu(h, uuid, e) < 0 || look(h, uuid, &vm, e) < 0)
 		return -1;
-	if (vm == ADOPTION_RUNNING)
-		return err_set(e, ERR_REFUSED, "VM %s runs here", uuid);
-	VIRT_DOM_AUTO virDomainPtr dom = vm == ADOPTION_ABSENT ? NULL : virDomainLookupByUUIDString(conn, uuid);
-	if (!dom)
-		return 0;
-	if (vm == ADOPTION_PAUSED && virDomainDestroy(dom) != 0) {
-		virt_err(e, "end the old VM %s", uuid);
-		if (!virt_err_is(e, VIR_ERR_NO_DOMAIN) && !virt_err_is(e, VIR_ERR_OPERATION_INVALID))
-			return -1;
-		err_clear(e);
-	}
-	if (virDomainIsPersistent(dom) != 1)
-		return 0; /* went with its QEMU */
-	if (virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0)
+	/* One that was not persistent went with its QEMU. */
+	VIRT_DOM_AUTO virDomainPtr dom = vm == ADOPTION_OFF ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+	if (!dom ||
+	    virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0)
 		return 0;
 	virt_err(e, "undefine the old VM %s", uuid);
-	return virt_err_is(e, VIR_ERR_NO_DOMAIN) ? (err_clear(e), 0) : -1;
+	if (!virt_err_is(e, VIR_ERR_NO_DOMAIN))
+		return -1;
+	err_clear(e);
+	return 0;
 }
 
 static const struct adoption_ops host_ops = { .look = look, .describe = describe, .fill = fill, .remove = remove_vm };

@@ -5,7 +5,10 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "tools/vmferryd/catalogue.h"
 #include "tools/vmferryd/control.h"
+#include "tools/vmferryd/declarer.h"
+#include "tools/vmferryd/guarding.h"
 #include "tools/vmferryd/listener.h"
 #include "tools/vmferryd/takeover.h"
 
@@ -39,7 +42,16 @@ void agent_event(void *ctx, const char *type, const char *vm_uuid, json_t *data)
 		const char *vm = json_string_value(json_object_get(data, "vm"));
 		log_info("event", "type=%s uuid=%s vm=%s", type, vm_uuid ? vm_uuid : "-", LOG_Q(vm ? vm : ""));
 	}
+	const struct settings_view *view = settings_get(a->settings);
+	catalogue_event(a->outbox, view->config->name, type, vm_uuid, data);
+	settings_put(a->settings, view);
 	json_decref(data);
+}
+
+static void note_point(void *ctx, const char *vm_uuid, const char *id, const json_t *data)
+{
+	struct agent *a = ctx;
+	catalogue_point(a->outbox, vm_uuid, id, data);
 }
 
 static struct rpc *connect_peer(void *ctx, const char *host, struct err *e)
@@ -104,6 +116,19 @@ static int make_folders(const struct config *c, struct err *e)
 	return 0;
 }
 
+/* A protection's capture and a migration cannot be in one QEMU at a time; the protection waits. */
+static int hold_vm(void *ctx, const char *vm, struct err *e)
+{
+	struct agent *a = ctx;
+	return replicator_hold_vm(a->replicator, vm, "it is being migrated", e);
+}
+
+static void let_go_of_vm(void *ctx, const char *vm)
+{
+	struct agent *a = ctx;
+	replicator_release_vm(a->replicator, vm);
+}
+
 static struct migrator *start_migrator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct migrator_opts opts = {
@@ -122,6 +147,8 @@ static struct migrator *start_migrator(struct agent *a, const struct config *c, 
 		.connect_peer = connect_peer,
 		.connect_data = connect_data,
 		.event = agent_event,
+		.hold = hold_vm,
+		.let_go = let_go_of_vm,
 		.ctx = a,
 	};
 	return migrator_new(&opts, e);
@@ -133,18 +160,48 @@ static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
 	return migrator_open_guest(a->migrator, vm, e);
 }
 
+static int watch(void *ctx, const char *uuid, bool suspends, struct err *e)
+{
+	struct agent *a = ctx;
+	return guarding_watch(a->guarding, uuid, suspends, e);
+}
+
+static int stream(void *ctx, const char *uuid, int fd, struct err *e)
+{
+	struct agent *a = ctx;
+	return guarding_stream(a->guarding, uuid, fd, e);
+}
+
+static void arm(void *ctx, const char *uuid, bool on, int64_t expect_ns)
+{
+	struct agent *a = ctx;
+	guarding_arm(a->guarding, uuid, on, expect_ns);
+}
+
+static void unwatch(void *ctx, const char *uuid)
+{
+	struct agent *a = ctx;
+	guarding_unwatch(a->guarding, uuid);
+}
+
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct replicator_opts opts = {
 		.host_name = c->name,
 		.state_dir = c->state_dir,
-		.delta_cache = c->migration.delta_cache,
-		.channels = c->migration.channels,
+		.delta_cache = c->replication.delta_cache,
+		.staging_bytes = c->replication.staging,
+		.channels = c->replication.channels,
 		.workers = c->migration.workers,
 		.connect_peer = connect_peer,
 		.connect_data = connect_data,
 		.event = agent_event,
+		.point = note_point,
 		.open_guest = open_guest,
+		.arm = arm,
+		.watch = watch,
+		.stream = stream,
+		.unwatch = unwatch,
 		.ctx = a,
 	};
 	return replicator_new(&opts, e);
@@ -168,6 +225,7 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->migrator = start_migrator(a, c, e);
 	if (!a->migrator)
 		return -1;
+	a->guarding = guarding_new(c->libvirt.uri, c->run_dir);
 	a->replicator = start_replicator(a, c, e);
 	if (!a->replicator)
 		return -1;
@@ -176,7 +234,10 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	if (!a->control)
 		return -1;
 	a->listener = listener_start(a, e);
-	return a->listener ? 0 : -1;
+	if (!a->listener)
+		return -1;
+	a->declarer = declarer_start(a, e);
+	return a->declarer ? 0 : -1;
 }
 
 struct agent *agent_start(struct settings *settings, struct err *e)
@@ -210,6 +271,7 @@ void agent_reload(struct agent *a)
 	settings_put(a->settings, view);
 	peers_forget(a->peers);
 	clients_drop_unknown(a->clients);
+	declarer_reload(a->declarer);
 	log_info("reloaded", "state=%s", "ok");
 }
 
@@ -231,11 +293,13 @@ void agent_stop(struct agent *a)
 	__atomic_store_n(&a->stopping, true, __ATOMIC_SEQ_CST);
 	if (a->outbox)
 		outbox_wake(a->outbox);
+	declarer_stop(a->declarer);
 	listener_stop(a->listener);
 	wait_for_calls(a);
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
 	clients_stop(a->clients);
 	replicator_free(a->replicator);
+	guarding_free(a->guarding);
 	migrator_free(a->migrator);
 	peers_free(a->peers);
 	clients_free(a->clients);

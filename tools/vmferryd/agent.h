@@ -26,9 +26,11 @@ struct agent {
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
+	struct guarding *guarding;
 	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;
+	struct declarer *declarer;
 
 	/* any thread, atomically */
 	bool stopping;

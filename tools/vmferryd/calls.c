@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/declarer.h"
 #include "tools/vmferryd/failback.h"
 #include "tools/vmferryd/takeover.h"
 
@@ -159,7 +160,18 @@ static int call_verify(struct agent *a, struct rpc_call *call, const json_t *arg
 	{                                                                                                             \
 		return replicator_##name(a->replicator, rpc_connection(call), args, result, e);                       \
 	}
-REPLICATOR_CALL(protect)
+
+static int call_repl_protect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)call;
+	return declarer_allows(a, args, e) < 0 ? -1 : replicator_protect(a->replicator, args, result, e);
+}
+
+static int call_repl_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	return declarer_allows(a, args, e) < 0 ? -1 : failback_unprotect(a, call, args, result, e);
+}
+
 REPLICATOR_CALL(pause)
 REPLICATOR_CALL(resume)
 REPLICATOR_CALL(status)
@@ -207,7 +219,7 @@ enum {
 	X(CPU_BASELINE, "cpu.baseline", fleet_baseline, OP, 0)                                        \
 	X(EVENTS, "events", feed_events, OP, 0)                                                       \
 	X(PROTECT, "protect", call_repl_protect, OP, CHANGES)                                         \
-	X(UNPROTECT, "unprotect", failback_unprotect, OP, CHANGES)                                    \
+	X(UNPROTECT, "unprotect", call_repl_unprotect, OP, CHANGES)                                   \
 	X(PROTECTION_PAUSE, "protection.pause", call_repl_pause, OP, CHANGES)                         \
 	X(PROTECTION_RESUME, "protection.resume", call_repl_resume, OP, CHANGES)                      \
 	X(PROTECTIONS, "status", call_repl_status, OP, 0)                                             \

@@ -82,6 +82,15 @@ void promote_host_free(struct promote_host *p)
 	free(p);
 }
 
+void promote_host_warm(struct promote_host *p)
+{
+	struct err e = ERR_INIT;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, &e);
+	VIRT_STR_AUTO char *caps = conn ? virConnectGetDomainCapabilities(conn, NULL, NULL, NULL, NULL, 0) : NULL;
+
+	log_debug("promote_warm", "done=%s", caps ? "yes" : "no");
+}
+
 static char *disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
 {
 	const struct promote_host *p = ctx;
@@ -159,8 +168,9 @@ static int start(void *ctx, const struct promote_spec *s, struct err *e)
 				  .cancel = s->cancel };
 	if (restore_virt_start(p->virt, &o, &times, e) < 0)
 		return -1;
-	log_info("promote_started", "vm=%s opened_ms=%lld fed_ms=%lld total_ms=%lld", s->name, (long long)(times.opened / NS_PER_MS),
-		 (long long)(times.fed / NS_PER_MS), (long long)(times.total / NS_PER_MS));
+	log_info("promote_started", "vm=%s opened_ms=%lld fed_ms=%lld total_ms=%lld", s->name,
+		 (long long)(times.opened / NS_PER_MS), (long long)(times.fed / NS_PER_MS),
+		 (long long)(times.total / NS_PER_MS));
 	return 0;
 }
 

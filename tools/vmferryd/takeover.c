@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "migrator/restore_virt.h"
 #include "replicator/epoch.h"
 #include "replicator/export.h"
@@ -17,6 +18,9 @@
 
 /* A last checkpoint and its way here; a guest that writes fast over a slow link takes its time. */
 #define HAND_OVER_NS (300 * NS_PER_S)
+/* How long the source may take to say that it is there: when its session was alive a moment ago, and when not. */
+#define PROBE_LIVE_NS (2 * NS_PER_S)
+#define PROBE_GONE_NS (1 * NS_PER_S)
 
 struct takeover {
 	struct agent *agent;
@@ -69,7 +73,9 @@ static struct promote_host *open_host(struct agent *a, struct err *e)
 		folders[i] = (struct map_rule){ c->restore.disks[i].from, c->restore.disks[i].to };
 	const struct promote_host_opts o = { .libvirt_uri = c->libvirt.uri,
 					     .run_dir = c->run_dir,
-					     .qemu_group = c->libvirt.qemu_group && *c->libvirt.qemu_group ? c->libvirt.qemu_group : NULL,
+					     .qemu_group = c->libvirt.qemu_group && *c->libvirt.qemu_group
+								   ? c->libvirt.qemu_group
+								   : NULL,
 					     .image_dir = c->migration.image_dir,
 					     .networks = networks,
 					     .n_networks = c->restore.n_networks,
@@ -155,14 +161,88 @@ static int hand_over(void *ctx, uint64_t epoch, struct err *e)
 	return rc;
 }
 
-static bool source_answers(struct takeover *t)
+/* Is the source there? Asked in a thread: a host that is gone lets a connect wait for seconds which a failover does not have. */
+struct probe {
+	struct agent *agent;
+	char *host;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	/* under lock */
+	unsigned refs;
+	bool done, there;
+};
+
+static void probe_unref(struct probe *p)
 {
+	pthread_mutex_lock(&p->lock);
+	bool last = --p->refs == 0;
+	pthread_mutex_unlock(&p->lock);
+	if (!last)
+		return;
+	pthread_cond_destroy(&p->cond);
+	pthread_mutex_destroy(&p->lock);
+	free(p->host);
+	free(p);
+}
+
+static void *probe_main(void *arg)
+{
+	struct probe *p = arg;
+	struct agent *a = p->agent;
 	struct err ignored = ERR_INIT;
-	struct rpc *peer = peers_connect(t->agent->peers, t->from, &ignored);
-	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + 3 * NS_PER_S, NULL, NULL, NULL, NULL, &ignored) == 0;
+	struct rpc *peer = peers_connect(a->peers, p->host, &ignored);
+	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + PROBE_LIVE_NS, NULL, NULL, NULL,
+				      NULL, &ignored) == 0;
 
 	if (peer)
 		rpc_unref(peer);
+	pthread_mutex_lock(&p->lock);
+	p->there = there;
+	p->done = true;
+	pthread_cond_broadcast(&p->cond);
+	pthread_mutex_unlock(&p->lock);
+	probe_unref(p);
+	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* Was it connected just now? Then it is waited for: not to ask it would lose what it did since the last point. */
+static bool source_is_connected(struct takeover *t)
+{
+	static const char *const states[] = { "seeding", "protected", "degraded" };
+	json_t *list = json_array();
+	bool connected = false;
+
+	replicas_list(t->replicas, t->uuid, list);
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		connected = connected || strcmp(text_of(json_array_get(list, 0), "state"), states[i]) == 0;
+	json_decref(list);
+	return connected;
+}
+
+static bool source_answers(struct takeover *t)
+{
+	struct err e = ERR_INIT;
+	int64_t until = clock_mono_ns() + (source_is_connected(t) ? PROBE_LIVE_NS : PROBE_GONE_NS);
+	struct probe *p = mem_alloc(sizeof(*p));
+	bool there = false;
+
+	p->agent = t->agent;
+	p->host = mem_strdup(t->from);
+	p->refs = 2;
+	pthread_mutex_init(&p->lock, NULL);
+	thread_cond_init(&p->cond);
+	__atomic_add_fetch(&t->agent->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
+	if (thread_start_detached("probe", probe_main, p, &e) < 0) {
+		__atomic_sub_fetch(&t->agent->calls, 1, __ATOMIC_SEQ_CST);
+		p->refs = 1;
+	} else {
+		THREAD_LOCKED(&p->lock);
+		while (!p->done && thread_cond_wait_until(&p->cond, &p->lock, until) == 0)
+			;
+		there = p->done && p->there;
+	}
+	probe_unref(p);
 	return there;
 }
 
@@ -200,7 +280,9 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 	/* planned: by its source's own wish. Without its last checkpoint there is nothing to be done then. */
 	if (json_is_true(json_object_get(args, "planned")) || (!force && source_answers(t))) {
 		if (o.seq != 0) {
-			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
+			err_set(e, ERR_REFUSED,
+				"%s still answers; going back to an older point would throw away what the VM did since",
+				t->from);
 			err_remedy(e, "--force does that");
 			goto end;
 		}
@@ -227,7 +309,8 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 		if (rc == 0)
 			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
 		else
-			agent_event(a, "failover.failed", t.uuid, json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
+			agent_event(a, "failover.failed", t.uuid,
+				    json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
 	}
 	finish(&t);
 	return rc;
@@ -276,6 +359,28 @@ static void recover_one(struct agent *a, const char *uuid)
 	json_decref(args);
 }
 
+static void *warm_main(void *arg)
+{
+	struct agent *a = arg;
+	struct err e = ERR_INIT;
+	struct promote_host *p = open_host(a, &e);
+
+	if (p)
+		promote_host_warm(p);
+	promote_host_free(p);
+	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void warm(struct agent *a)
+{
+	struct err e = ERR_INIT;
+
+	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
+	if (thread_start_detached("warm", warm_main, a, &e) < 0)
+		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+}
+
 void takeover_recover(struct agent *a)
 {
 	struct err e = ERR_INIT;
@@ -283,14 +388,19 @@ void takeover_recover(struct agent *a)
 	json_t *all = epoch_load_replicas(view->config->state_dir, &e), *record;
 	size_t i;
 
+	bool keeps_replicas = false;
+
+	for (size_t n = 0; n < view->config->n_peers; n++)
+		keeps_replicas = keeps_replicas || (view->config->peers[n].roles & ROLE_REPLICATE_IN);
 	restore_virt_clean_up(view->config->run_dir);
 	settings_put(a->settings, view);
 	if (!all)
 		log_warn("failover_unsettled", "msg=%s", LOG_Q(e.text));
-	json_array_foreach(all, i, record)
-	{
+	json_array_foreach (all, i, record) {
 		if (strcmp(text_of(record, "state"), "promoting") == 0)
 			recover_one(a, text_of(record, "uuid"));
 	}
+	if (keeps_replicas)
+		warm(a);
 	json_decref(all);
 }

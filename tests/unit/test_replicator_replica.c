@@ -1,0 +1,390 @@
+/* The target's calls as a peer sees them, with peers that want what they may not; and the operator's calls at both hosts. */
+#include "replica_hosts.h"
+
+#include "replicator/base64.h"
+#include "replicator/epoch.h"
+#include "replicator/replicator.h"
+
+static struct replicator *repl;
+
+/* ---- peers ---- */
+
+static struct rpc *peer_rpc;
+
+static struct rpc *connect_as(struct tls_ctx *ctx)
+{
+	const struct link_peer peer = { .name = "host2", .address = "127.0.0.1", .port = target.port };
+	struct err e = ERR_INIT;
+	struct link *l = link_connect(ctx, &peer, json_pack("{s:s}", "purpose", "control"), soon(), &e);
+
+	ck_assert_msg(l != NULL, "%s", e.text);
+	struct rpc *r = rpc_start(l, NULL, &e);
+	ck_assert_msg(r != NULL, "%s", e.text);
+	return r;
+}
+
+static json_t *begin_args(int epoch)
+{
+	return json_pack("{s:s, s:s, s:i, s:s, s:i, s:i, s:s}", "uuid", GUEST_UUID, "name", "web1", "epoch", epoch, "mode", "auto", "channels", 1,
+			 "slots", 16, "secret", "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f");
+}
+
+static int call(struct rpc *r, const char *method, json_t *args, json_t **result, struct err *e)
+{
+	err_clear(e);
+	return rpc_call(r, method, args, soon(), NULL, NULL, NULL, result, e);
+}
+
+static void setup(void)
+{
+	hosts_start();
+	repl = NULL;
+	peer_rpc = connect_as(source.ctx);
+}
+
+static void teardown(void)
+{
+	replicator_free(repl);
+	rpc_unref(peer_rpc);
+	hosts_end();
+}
+
+static uint64_t epoch_of(void)
+{
+	json_t *args = json_pack("{s:s}", "uuid", GUEST_UUID), *r = NULL;
+	struct err e = ERR_INIT;
+
+	OK(replicas_status(target.replicas, args, &r, &e), e);
+	const uint64_t epoch = (uint64_t)json_integer_value(json_object_get(r, "epoch"));
+	json_decref(args);
+	json_decref(r);
+	return epoch;
+}
+
+START_TEST(epochs_decide)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(2), &r, &e), e);
+	ck_assert_int_eq(json_is_false(json_object_get(r, "seeded")), 1);
+	json_decref(r);
+	ck_assert_uint_eq(epoch_of(), 2);
+	ck_assert_int_eq(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	HAS(e.text, "epoch 1 of VM web1 is over");
+	/* Another host, with whatever epoch. */
+	fixture_issue("ca", "host3", "h3", 0, 0);
+	struct tls_ctx *ctx3 = fixture_ctx("h3", NULL);
+	struct rpc *three = connect_as(ctx3);
+	ck_assert_int_eq(call(three, "replica.begin", begin_args(9), &r, &e), -1);
+	HAS(e.text, "kept for host1, not for host3");
+	ck_assert_int_eq(call(three, "replica.release", json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 9), &r, &e), -1);
+	HAS(e.text, "kept for host1");
+	ck_assert_uint_eq(epoch_of(), 2);
+	rpc_unref(three);
+	tls_ctx_free(ctx3);
+	/* Over a restart as well. */
+	target_stop();
+	target_start();
+	rpc_unref(peer_rpc);
+	peer_rpc = connect_as(source.ctx);
+	ck_assert_int_eq(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), -1);
+	HAS(e.text, "is over");
+}
+END_TEST
+
+START_TEST(what_is_promoted_lets_nobody_in)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	uint64_t epoch = 0;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	ck_assert_int_eq(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), -1);
+	HAS(e.text, "is promoting");
+	for (int i = 1; i < 5; i++) {
+		ck_assert_int_eq(call(peer_rpc, "replica.begin", begin_args(i), &r, &e), -1);
+		HAS(e.text, "was failed over to host2");
+	}
+	ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 3), &r, &e), -1);
+	err_clear(&e);
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "replica", &e), e);
+	OK(call(peer_rpc, "replica.begin", begin_args(2), &r, &e), e);
+	json_decref(r);
+}
+END_TEST
+
+static const char *const nonsense[] = {
+	"{}",
+	"{\"uuid\":\"../../../../../../../etc/passwd0000\"}",
+	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":0,\"channels\":1,\"slots\":0,"
+	"\"secret\":\"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\"}",
+	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":99,\"slots\":0,"
+	"\"secret\":\"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\"}",
+	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":1,\"slots\":0,\"secret\":\"00\"}",
+	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":1,\"slots\":-1,"
+	"\"secret\":\"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\"}",
+};
+
+START_TEST(nonsense_is_refused)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+
+	for (size_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
+		ck_assert_int_eq(call(peer_rpc, "replica.begin", json_loads(nonsense[i], 0, NULL), &r, &e), -1);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	}
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+	ck_assert_int_eq(call(peer_rpc, "replica.commit", json_pack("{s:s}", "session", "none"), &r, &e), -1);
+	ck_assert_int_eq(call(peer_rpc, "replica.hashes", json_pack("{s:s, s:[[i,i]]}", "session", "none", "ranges", 0, 1), &r, &e), -1);
+	ck_assert_int_eq(call(peer_rpc, "replica.hashes", json_pack("{s:s, s:[[i,I]]}", "session", "none", "ranges", 0, (json_int_t)1 << 40),
+			      &r, &e),
+			 -1);
+	ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	ck_assert_int_eq(call(peer_rpc, "replica.end", json_pack("{s:s}", "session", "none"), &r, &e), -1);
+}
+END_TEST
+
+START_TEST(a_session_is_its_owners)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	const char *session = json_string_value(json_object_get(r, "session"));
+	/* The same host over another connection: as another agent. */
+	struct rpc *two = connect_as(source.ctx);
+	json_t *ignored = NULL;
+	ck_assert_int_eq(call(two, "replica.end", json_pack("{s:s}", "session", session), &ignored, &e), -1);
+	/* A link that is not asked for. */
+	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", session, "direction", "forward", "index", 7);
+	struct link *l = connect_data(&source, "host2", hello, &e);
+	ck_assert_ptr_null(l);
+	HAS(e.text, "not expected");
+	err_clear(&e);
+	hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", "0123", "direction", "forward", "index", 0);
+	ck_assert_ptr_null(connect_data(&source, "host2", hello, &e));
+	HAS(e.text, "no such session");
+	/* A new one ends it. */
+	json_t *again = NULL;
+	OK(call(two, "replica.begin", begin_args(1), &again, &e), e);
+	ck_assert_int_eq(call(peer_rpc, "replica.end", json_pack("{s:s}", "session", session), &ignored, &e), -1);
+	json_decref(again);
+	json_decref(r);
+	rpc_unref(two);
+	/* And the end of its connection too: the next begins at once. */
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+}
+END_TEST
+
+/* ---- operators ---- */
+
+static char events[1000];
+
+static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
+{
+	(void)ctx, (void)uuid;
+	const size_t n = strlen(events);
+	snprintf(events + n, sizeof(events) - n, "%s ", type);
+	json_decref(data);
+}
+
+/* The replicator's ctx is the source's. */
+static void start_replicator(void)
+{
+	const struct replicator_opts o = { .host_name = "host1",
+					   .state_dir = fixture_path("source", NULL),
+					   .delta_cache = 1 << 20,
+					   .channels = 1,
+					   .workers = 1,
+					   .retry_ns = 50 * NS_PER_MS,
+					   .capture = &fake_calls,
+					   .connect_peer = connect_peer,
+					   .connect_data = connect_data,
+					   .event = on_event,
+					   .open_guest = fake_open,
+					   .ctx = &source };
+	struct err e = ERR_INIT;
+
+	repl = replicator_new(&o, &e);
+	ck_assert_msg(repl != NULL, "%s", e.text);
+}
+
+typedef int (*operator_call)(struct replicator *r, const json_t *args, json_t **result, struct err *e);
+
+static int ask(operator_call fn, const char *args, json_t **result, struct err *e)
+{
+	json_t *a = json_loads(args, 0, NULL);
+	json_t *r = NULL;
+
+	ck_assert_ptr_nonnull(a);
+	err_clear(e);
+	const int rc = fn(repl, a, &r, e);
+	json_decref(a);
+	if (result)
+		*result = r;
+	else
+		json_decref(r);
+	return rc;
+}
+
+static void wait_state(const char *state)
+{
+	struct err e = ERR_INIT;
+	char now[32] = "";
+
+	for (const int64_t until = soon(); strcmp(now, state) != 0 && clock_mono_ns() < until; usleep(2000)) {
+		json_t *r;
+		OK(ask(replicator_status, "{\"vm\":\"web1\"}", &r, &e), e);
+		snprintf(now, sizeof(now), "%s",
+			 json_string_value(json_object_get(json_array_get(json_object_get(r, "protections"), 0), "state")));
+		json_decref(r);
+	}
+	ck_assert_str_eq(now, state);
+}
+
+START_TEST(what_operators_do)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+
+	events[0] = '\0';
+	start_replicator();
+	ck_assert_int_eq(ask(replicator_status, "{\"vm\":\"web1\"}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host1\"}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":1}", NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_CONFIG);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"mode\":\"x\"}", NULL, &e), -1);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"keep\":{\"last\":3}}", &r, &e), e);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "vm")), "web1");
+	json_decref(r);
+	wait_state("protected");
+	/* Asked again, it is changed. */
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":500}", &r, &e), e);
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "rpo_target_ms")), 500);
+	json_decref(r);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host3\"}", NULL, &e), -1);
+	HAS(e.text, "protected to host2 already");
+	wait_state("protected");
+	OK(ask(replicator_pause, "{\"vm\":\"web1\"}", NULL, &e), e);
+	wait_state("paused");
+	OK(ask(replicator_resume, "{\"vm\":\"web1\"}", NULL, &e), e);
+	wait_state("protected");
+	/* Over a restart. */
+	replicator_free(repl);
+	start_replicator();
+	wait_state("protected");
+	/* What a migration does. */
+	OK(replicator_hold_vm(repl, "web1", "it is being migrated", &e), e);
+	wait_state("waiting");
+	replicator_release_vm(repl, "web1");
+	OK(replicator_hold_vm(repl, "other", "it is being migrated", &e), e);
+	replicator_release_vm(repl, "other");
+	wait_state("protected");
+	/* At the target. */
+	json_t *list = json_array();
+	replicas_list(target.replicas, NULL, list);
+	ck_assert_uint_eq(json_array_size(list), 1);
+	const json_t *t = json_array_get(list, 0);
+	ck_assert_str_eq(json_string_value(json_object_get(t, "role")), "target");
+	ck_assert_str_eq(json_string_value(json_object_get(t, "state")), "protected");
+	ck_assert_int_gt(json_integer_value(json_object_get(t, "space_bytes")), 0);
+	json_decref(list);
+	json_t *args = json_pack("{s:s}", "vm", "web1");
+	OK(replicas_verify(target.replicas, args, NULL, NULL, &r, &e), e);
+	ck_assert(json_is_true(json_object_get(r, "verified")));
+	json_decref(r);
+	json_decref(args);
+	/* And gone. */
+	OK(ask(replicator_unprotect, "{\"vm\":\"web1\",\"forget\":true}", NULL, &e), e);
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+	ck_assert_int_ne(access(fixture_path("target/replicas/" GUEST_UUID, NULL), F_OK), 0);
+	ck_assert_int_ne(access(fixture_path("source/protections/" GUEST_UUID ".json", NULL), F_OK), 0);
+	ck_assert_int_eq(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), -1);
+	HAS(events, "protection.started ");
+	HAS(events, "protection.stopped ");
+	/* Anew. */
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+}
+END_TEST
+
+START_TEST(protect_is_refused_where_it_must_be)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch;
+
+	start_replicator();
+	fake.gone = true;
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\"}", NULL, &e), -1);
+	HAS(e.text, "shut off");
+	fake.gone = false;
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	OK(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), e);
+	/* The replica stayed, and was taken over. */
+	ck_assert(replicas_has(target.replicas, GUEST_UUID));
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\"}", NULL, &e), -1);
+	HAS(e.text, "runs VM web1 itself");
+	err_clear(&e);
+	/* Given back: it goes on with the epoch that is in force. */
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "replica", &e), e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	ck_assert_uint_eq(epoch_of(), 2);
+	/* Unreachable. */
+	OK(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), e);
+	target_stop();
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\"}", NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_PEER);
+}
+END_TEST
+
+START_TEST(base64_there_and_back)
+{
+	uint8_t data[64], back[64];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 37 + 11);
+	for (size_t n = 0; n <= sizeof(data); n++) {
+		char *text = base64_encode(data, n);
+		ck_assert_int_eq(base64_decode(text, back, n), 0);
+		ck_assert_int_eq(memcmp(data, back, n), 0);
+		ck_assert_int_eq(base64_decode(text, back, n + 3), -1);
+		if (n) {
+			text[0] = '*';
+			ck_assert_int_eq(base64_decode(text, back, n), -1);
+		}
+		free(text);
+	}
+	char *known = base64_encode((const uint8_t *)"foobar", 5);
+	ck_assert_str_eq(known, "Zm9vYmE=");
+	free(known);
+	ck_assert_int_eq(base64_decode("Zm9vYmF=", back, 5), -1); /* bits that belong to nothing */
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("replicator/replica");
+	TCase *t = tcase_create("calls");
+
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, epochs_decide);
+	tcase_add_test(t, what_is_promoted_lets_nobody_in);
+	tcase_add_test(t, nonsense_is_refused);
+	tcase_add_test(t, a_session_is_its_owners);
+	tcase_add_test(t, what_operators_do);
+	tcase_add_test(t, protect_is_refused_where_it_must_be);
+	suite_add_tcase(s, t);
+	t = tcase_create("base64");
+	tcase_add_test(t, base64_there_and_back);
+	suite_add_tcase(s, t);
+	return fixture_run(s);
+}

@@ -1,0 +1,39 @@
+#include "tools/vmferryd/catalogue.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+static void put(struct outbox *o, const char *key, const json_t *value)
+{
+	struct err e = ERR_INIT;
+
+	if (outbox_put_state(o, key, value, &e) < 0)
+		log_warn("state_not_kept", "key=%s msg=%s", key, LOG_Q(e.text));
+}
+
+void catalogue_event(struct outbox *o, const char *host, const char *type, const char *uuid, const json_t *data)
+{
+	static const char prefix[] = "protection.";
+
+	if (!uuid || strncmp(type, prefix, sizeof(prefix) - 1) != 0)
+		return;
+	const char *what = type + sizeof(prefix) - 1;
+	MEM_AUTO char *key = mem_printf("protection/%s", uuid);
+	if (strcmp(what, "stopped") == 0) {
+		put(o, key, NULL);
+		return;
+	}
+	json_t *value = json_pack("{s:s, s:s, s:s, s:o?}", "uuid", uuid, "source", host, "state", what, "data",
+				  data ? json_deep_copy(data) : NULL);
+	put(o, key, value);
+	json_decref(value);
+}
+
+void catalogue_point(struct outbox *o, const char *uuid, const char *id, const json_t *data)
+{
+	MEM_AUTO char *key = mem_printf("point/%s/%s", uuid, id);
+
+	put(o, key, data);
+}
