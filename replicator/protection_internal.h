@@ -53,6 +53,7 @@ struct protection {
 
 	/* the thread's */
 	bool cleaned;               /* what an earlier agent left in the VM was removed */
+	bool for_last;              /* the next capture is for the hand-over alone */
 	enum capture_mode forced;   /* CAPTURE_AUTO: as the record says */
 	unsigned failures;          /* in a row */
 	struct schedule_now now;    /* what the hour says */

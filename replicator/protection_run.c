@@ -186,6 +186,8 @@ static enum capture_mode wanted_mode(const struct protection *p)
 {
 	enum capture_mode m = CAPTURE_AUTO;
 
+	if (p->for_last)
+		return CAPTURE_COLO;
 	if (strcmp(p->mode, "memory") != 0)
 		(void)capture_mode_from_name(p->mode, &m);
 	return m == CAPTURE_AUTO ? p->forced : m;
@@ -446,8 +448,14 @@ static int checkpoints(struct session *s, struct err *e)
 		wait_until(p, s->due_ns);
 		if (!wanted(p))
 			break;
+		if (last_wanted(p) && p->opts.capture->chosen(s->capture) == CAPTURE_BACKGROUND && !p->for_last) {
+			/* Its snapshots are of a VM that runs on. One COLO capture, whatever its pauses, brings the last point. */
+			p->for_last = true;
+			return 1;
+		}
 		if (last_wanted(p)) {
 			const int over = hand_over(s, e);
+			p->for_last = false;
 			if (over <= 0)
 				return over;
 			s->due_ns = clock_mono_ns();
@@ -572,6 +580,7 @@ static int run_session(struct session *s, struct err *e)
 	int rc;
 	while ((rc = run_capture(s, e)) == 1)
 		;
+	p->for_last = false;
 	return rc;
 }
 

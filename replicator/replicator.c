@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define HOLD_NS (30 * NS_PER_S)
-#define HANDOVER_NS (120 * NS_PER_S)
+#define HANDOVER_NS (240 * NS_PER_S)
 #define FORWARD_NS (600 * NS_PER_S)
 #define MIN_RPO_MS 100
 #define MAX_RPO_MS (7 * 24 * 3600 * 1000LL)
