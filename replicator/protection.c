@@ -70,6 +70,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	p->opts = *opts;
 	p->record = json_deep_copy(record);
 	p->idle = true;
+	p->progress_ns = INT64_MAX;
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->changed);
 	read_record(p);
@@ -237,7 +238,9 @@ int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_
 		}
 		*point = mem_strdup(p->last_id);
 	}
-	/* The guest is paused, and from here on it is not ours to let go. */
+	/* The guest is paused, and from here on it is nobody's here to let go, not even the guardian's. */
+	if (p->opts.unwatch)
+		p->opts.unwatch(p->opts.ctx, p->uuid);
 	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
 	const int rc = protection_update(p, changes, e);
 	json_decref(changes);
@@ -363,6 +366,7 @@ json_t *protection_status(struct protection *p)
 	json_object_set_new(o, "pause_p99_us", json_integer(pace_pause_ns(&p->pace, 0.99) / 1000));
 	json_object_set_new(o, "commit_ms", json_integer(pace_commit_ns(&p->pace) / NS_PER_MS));
 	json_object_set_new(o, "rpo_ms", rpo < 0 ? json_null() : json_integer(rpo / NS_PER_MS));
+	json_object_set_new(o, "rescues", json_integer((json_int_t)p->rescues));
 	json_object_set_new(o, "worst_rpo_ms", json_integer(p->pace.worst_rpo_ns / NS_PER_MS));
 	json_object_set_new(o, "last_point",
 			    p->have_point ? json_pack("{s:s, s:I}", "id", p->point_id, "instant_ns", (json_int_t)p->point_instant_ns) :

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/pool.h"
 #include "replicator/courier.h"
+#include "replicator/guardian.h"
 #include "snapshot/capture.h"
 #include "snapshot/guest.h"
 
@@ -39,6 +40,8 @@ struct capture_calls {
 	void (*abort)(struct capture *c);
 	void (*free)(struct capture *c);
 	int (*clean_up)(struct guest *g, struct err *e);
+	/* adopt_still */
+	int (*still)(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e);
 };
 
 struct protection_opts {
@@ -53,11 +56,12 @@ struct protection_opts {
 	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
 	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
 	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);
-	/* Told around every window in which the guest stands still, and for how long it may be, as pauses of late go. May be NULL. */
-	void (*arm)(void *ctx, const char *uuid, bool on, int64_t expect_ns);
-	/* A capture begins; `suspends`: it stops the guest in a way that looks as if a user had. And it is over. May be NULL, as all here. */
+	/* The guardian (guardian.h); all may be NULL. watch: a capture that pauses its guest begins, nothing is set in QEMU yet; ERR_REFUSED: there is nobody who
+	 * would look after it, so there is none ("auto" goes on with disks alone). hold: our end of its stream. arm: the guest may stand
+	 * still until then (monotonic); 0: it runs. unwatch: the capture is over. */
 	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
-	int (*stream)(void *ctx, const char *uuid, int fd, struct err *e); /* capture_opts.stream */
+	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
+	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
@@ -74,6 +78,11 @@ const char *protection_uuid(const struct protection *p);
 bool protection_is(const struct protection *p, const char *vm); /* name or UUID */
 json_t *protection_record(struct protection *p);                /* new reference, a copy */
 json_t *protection_status(struct protection *p);                /* new reference */
+
+/* Any thread. The guardian has let the VM run: the capture ends, an event and the state say so, and the next begins by itself. */
+void protection_rescued(struct protection *p, enum guardian_end how);
+/* To be called every second or so: ends a capture that gets nowhere. */
+void protection_look(struct protection *p, int64_t now_ns);
 
 /* By an operator. Durable. Resuming one that is fenced is refused. */
 int protection_pause(struct protection *p, struct err *e);

@@ -4,6 +4,7 @@
 #ifndef VMFERRY_REPLICATOR_PROTECTION_INTERNAL_H
 #define VMFERRY_REPLICATOR_PROTECTION_INTERNAL_H
 
+#include "replicator/guardian.h"
 #include "replicator/pace.h"
 #include "replicator/protection.h"
 #include "replicator/schedule.h"
@@ -51,7 +52,19 @@ struct protection {
 	struct pace pace;
 	bool degraded_said;
 
+	/* of the guardian (protection_watch.c) */
+	int64_t armed_ns;           /* the VM stands still, until then at most; 0: it runs */
+	int64_t expected_ns;        /* the pause that the last deadline allowed */
+	int64_t patience_ns;        /* pauses were longer than expected: what is expected since; 0 */
+	bool late, rescued, hung;   /* this capture */
+	char rescue_text[300];
+	uint64_t rescues, rescued_points;
+
+	int64_t progress_ns;        /* atomic: when a capture under way last did something; INT64_MAX: there is none, or it waits for us */
+
 	/* the thread's */
+	bool watched;               /* by the guardian */
+	const struct capture_sink *sink; /* of the capture that is under way */
 	bool cleaned;               /* what an earlier agent left in the VM was removed */
 	bool for_last;              /* the next capture is for the hand-over alone */
 	enum capture_mode forced;   /* CAPTURE_AUTO: as the record says */
@@ -68,6 +81,21 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 int protection_update(struct protection *p, const json_t *changes, struct err *e);
 void protection_note_point(struct protection *p, const char *id, int64_t instant_ns, int64_t mono_ns);
 void protection_event(struct protection *p, const char *type, const char *reason);
+
+/* ---- protection_watch.c ---- */
+/* For capture_opts; ctx is the protection. */
+void protection_watch_arm(void *ctx, bool on, int64_t expect_ns);
+int protection_watch_hold(void *ctx, int fd, struct err *e);
+/* The guardian looks after the VM from here on; a capture that never pauses it needs none. */
+int protection_watch_begin(struct protection *p, enum capture_mode chosen, struct err *e);
+/* The capture has been freed. Waits for what the guardian says, if the VM stood still for too long. */
+void protection_watch_end(struct protection *p);
+/* Did somebody else end the last capture? Then why, once. */
+bool protection_watch_said(struct protection *p, char *out, size_t size);
+/* start (out NULL) or take, in which protection_look can see whether it gets anywhere. */
+typedef int (*take_call)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
+int protection_watch_capture(struct protection *p, struct capture *c, take_call call, const struct capture_sink *sink, struct capture_point *out,
+			     struct err *e);
 
 /* ---- protection_run.c ---- */
 void *protection_run_thread(void *protection);

@@ -21,9 +21,9 @@
 
 #define RETRY_NS NS_PER_S
 #define RETRY_MOST 15
+#define PATIENT_POINTS 100 /* after a pause that was too long; by then the pauses speak for themselves */
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
-#define LEAST_PAUSE_NS (300 * NS_PER_MS)
 #define THRIFT_LEVEL 1 /* zstd's; what travels is stored as well */
 
 struct session {
@@ -159,28 +159,6 @@ static int check_owner(struct protection *p, struct err *e)
 
 /* ---- capture ---- */
 
-static void arm(void *ctx, bool on)
-{
-	struct protection *p = ctx;
-	int64_t worst;
-
-	if (!p->opts.arm)
-		return;
-	{
-		THREAD_LOCKED(&p->lock);
-		worst = pace_pause_ns(&p->pace, 1);
-	}
-	/* A busy host makes pauses longer; one that ends the capture for that only makes it busier. */
-	p->opts.arm(p->opts.ctx, p->uuid, on, 2 * worst > LEAST_PAUSE_NS ? 2 * worst : LEAST_PAUSE_NS);
-}
-
-static int stream(void *ctx, int fd, struct err *e)
-{
-	struct protection *p = ctx;
-
-	return p->opts.stream ? p->opts.stream(p->opts.ctx, p->uuid, fd, e) : 0;
-}
-
 /* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
 static enum capture_mode wanted_mode(const struct protection *p)
 {
@@ -193,6 +171,18 @@ static enum capture_mode wanted_mode(const struct protection *p)
 	return m == CAPTURE_AUTO ? p->forced : m;
 }
 
+/* With the guardian's eye on it. */
+static struct capture *make_watched(const struct session *s, const struct capture_opts *co, struct err *e)
+{
+	struct protection *p = s->p;
+	struct capture *c = p->opts.capture->make(s->guest, co, e);
+
+	if (!c || protection_watch_begin(p, p->opts.capture->chosen(c), e) == 0)
+		return c;
+	p->opts.capture->free(c);
+	return NULL;
+}
+
 static int make_capture(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
@@ -200,25 +190,20 @@ static int make_capture(struct session *s, struct err *e)
 	struct capture_opts co = { .mode = wanted_mode(p),
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
-				   .arm = arm,
-				   .stream = stream,
+				   .arm = protection_watch_arm,
+				   .hold = protection_watch_hold,
 				   .ctx = p };
-	struct capture *c = p->opts.capture->make(s->guest, &co, e);
+	struct capture *c = make_watched(s, &co, e);
 	char why[300] = "";
 
-	if (!c && any && e->cls == ERR_REFUSED) {
+	if (!c && any && !p->for_last && e->cls == ERR_REFUSED) {
 		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
 		err_clear(e);
 		co.mode = CAPTURE_DISK;
-		c = p->opts.capture->make(s->guest, &co, e);
+		c = make_watched(s, &co, e);
 	}
 	if (!c)
 		return -1;
-	const bool suspends = p->opts.capture->chosen(c) == CAPTURE_BACKGROUND;
-	if (p->opts.watch && p->opts.watch(p->opts.ctx, p->uuid, suspends, e) < 0) {
-		p->opts.capture->free(c);
-		return -1;
-	}
 	s->capture = c;
 	THREAD_LOCKED(&p->lock);
 	p->capture = c;
@@ -245,8 +230,7 @@ static void drop_capture(struct session *s, bool good)
 	if (good && p->opts.capture->stop(c, &e) < 0)
 		log_warn("capture_stop", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(e.text));
 	p->opts.capture->free(c);
-	if (p->opts.unwatch)
-		p->opts.unwatch(p->opts.ctx, p->uuid);
+	protection_watch_end(p);
 }
 
 /* ---- one checkpoint ---- */
@@ -322,7 +306,8 @@ static void note_committed(struct session *s, const char *id, const struct captu
 		THREAD_LOCKED(&p->lock);
 		const int64_t rpo = p->have_point && p->point_mono_ns ? now - p->point_mono_ns : 0;
 		pace_note(&p->pace, pt->pause_ns, now - pt->instant_mono_ns, rpo);
-		p->points++;
+		if (++p->points - p->rescued_points >= PATIENT_POINTS)
+			p->patience_ns = 0;
 		p->dirty_bytes += pt->dirty_bytes;
 		p->sent_bytes += t->sent_bytes;
 		p->wire_bytes += t->wire_bytes;
@@ -337,21 +322,21 @@ static void note_committed(struct session *s, const char *id, const struct captu
 	judge_pace(s);
 }
 
-typedef int (*take_call)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
-
-/* 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
+/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
 static int take(struct session *s, take_call call, char id[80], struct err *e)
 {
 	struct protection *p = s->p;
-	struct capture_point pt = { 0 };
+	struct capture_point pt = { .instant_ns = clock_wall_ns(), .instant_mono_ns = clock_mono_ns(), .has_memory = true };
 	struct ship_tally t;
 	uint64_t seq;
 
 	new_id(id);
-	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = p->opts.capture->chosen(s->capture) };
+	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = call ? p->opts.capture->chosen(s->capture) : CAPTURE_BACKGROUND };
 	if (fault_point(FAULT_REPLICA_TAKE, e) < 0 || ship_begin(s->ship, id, e) < 0)
 		return -1;
-	if (call(s->capture, ship_sink(s->ship), &pt, e) < 0) {
+	if (!call && p->opts.capture->still(s->guest, ship_sink(s->ship), p->opts.state_dir, e) < 0)
+		return -1;
+	if (call && call(s->capture, ship_sink(s->ship), &pt, e) < 0) {
 		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		return ship_cancel(s->ship) && not_now ? 1 : -1;
 	}
@@ -378,17 +363,12 @@ static int take_last(struct session *s, char id[80], struct err *e)
 	return rc > 0 ? -1 : rc;
 }
 
-/* 0: the guest is the peer's from here on. */
-static int hand_over(struct session *s, struct err *e)
+/* The last point is at the peer, or why not. True: the guest is the peer's from here on. */
+static bool tell_last(struct protection *p, int rc, const char *id, const struct err *why)
 {
-	struct protection *p = s->p;
-	char id[80] = "";
-	struct err why = ERR_INIT;
-	const int rc = take_last(s, id, &why);
-
 	pthread_mutex_lock(&p->lock);
 	snprintf(p->last_id, sizeof(p->last_id), "%s", id);
-	p->last_error = why;
+	p->last_error = *why;
 	p->last_done = true;
 	pthread_cond_broadcast(&p->changed);
 	/* Until the record says handed-over, or it was given up. */
@@ -398,13 +378,45 @@ static int hand_over(struct session *s, struct err *e)
 		p->last_wanted = false;
 	const bool gone = rc == 0 && strcmp(json_string_value(json_object_get(p->record, "state")), "handed-over") == 0;
 	pthread_mutex_unlock(&p->lock);
-	if (gone) {
+	return gone;
+}
+
+/* 0: the guest is the peer's from here on. */
+static int hand_over(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80] = "";
+	struct err why = ERR_INIT;
+	const int rc = take_last(s, id, &why);
+
+	if (tell_last(p, rc, id, &why)) {
 		p->opts.capture->leave(s->capture);
 		return 0;
 	}
 	/* It runs on here. */
 	if (rc == 0 && p->opts.capture->let_go(s->capture, e) < 0)
 		return -1;
+	if (rc < 0)
+		*e = why;
+	return rc < 0 ? -1 : 1;
+}
+
+/* Without a capture, where none can leave the guest standing still: it is paused as a user would, and read as it stands. What differs from the peer's
+ * is found by hashes. Takes as long as reading all of it does. */
+static int hand_over_still(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80] = "";
+	struct err why = ERR_INIT, ignored = ERR_INIT;
+	int rc = s->guest->ops->pause(s->guest->ctx, &why);
+
+	p->for_last = false;
+	if (rc == 0)
+		rc = take(s, NULL, id, &why);
+	if (tell_last(p, rc, id, &why))
+		return 0;
+	if (s->guest->ops->resume(s->guest->ctx, &ignored) < 0)
+		log_error("hand_over_resume", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(ignored.text));
 	if (rc < 0)
 		*e = why;
 	return rc < 0 ? -1 : 1;
@@ -426,7 +438,7 @@ static int first_pass(struct session *s, struct err *e)
 	struct ship_tally t;
 
 	new_id(id);
-	if (ship_begin(s->ship, id, e) < 0 || p->opts.capture->start(s->capture, ship_sink(s->ship), e) < 0)
+	if (ship_begin(s->ship, id, e) < 0 || protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
 		return -1;
 	if (ship_cancel(s->ship))
 		return 0;
@@ -485,7 +497,7 @@ static int checkpoints(struct session *s, struct err *e)
 	return 0;
 }
 
-/* One capture from its beginning to its end; 1: the same session can go on with another. */
+/* One capture from its beginning to its end; 1: the same session can go on with another. 2: the hand-over has to do without one. */
 static int run_capture(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
@@ -493,7 +505,10 @@ static int run_capture(struct session *s, struct err *e)
 
 	if (make_capture(s, e) < 0) {
 		drop_capture(s, false);
-		return -1;
+		if (!p->for_last || e->cls != ERR_REFUSED)
+			return -1;
+		err_clear(e);
+		return 2;
 	}
 	bool have;
 	{
@@ -578,8 +593,11 @@ static int run_session(struct session *s, struct err *e)
 			return err_set(e, ERR_CANCELLED, "interrupted");
 	}
 	int rc;
-	while ((rc = run_capture(s, e)) == 1)
-		;
+	do {
+		rc = run_capture(s, e);
+		if (rc == 2)
+			rc = hand_over_still(s, e);
+	} while (rc == 1);
 	p->for_last = false;
 	return rc;
 }
@@ -610,7 +628,8 @@ static int64_t after_failure(struct protection *p, const struct err *e)
 	char text[900];
 	bool have;
 
-	snprintf(text, sizeof(text), "%.800s", e->text);
+	if (!protection_watch_said(p, text, sizeof(text)))
+		snprintf(text, sizeof(text), "%.800s", e->text);
 	{
 		THREAD_LOCKED(&p->lock);
 		have = p->have_point;

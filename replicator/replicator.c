@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "replicator/adopt.h"
 #include "replicator/epoch.h"
 #include "replicator/schedule.h"
 
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOOK_NS NS_PER_S
 #define HOLD_NS (30 * NS_PER_S)
 #define HANDOVER_NS (240 * NS_PER_S)
 #define FORWARD_NS (600 * NS_PER_S)
@@ -30,7 +32,8 @@ static const struct capture_calls real_capture = { .make = capture_new,
 						   .stop = capture_stop,
 						   .abort = capture_abort,
 						   .free = capture_free,
-						   .clean_up = capture_clean_up };
+						   .clean_up = capture_clean_up,
+						   .still = adopt_still };
 
 struct entry {
 	struct protection *protection; /* NULL while it is being changed */
@@ -51,6 +54,10 @@ struct replicator {
 	struct entry *entries[MAX_PROTECTIONS];
 	size_t n;
 	bool changing; /* one protect or unprotect at a time */
+	bool stopping;
+
+	pthread_t looker; /* calls protection_look */
+	bool looks;
 };
 
 static const char *text_of(const json_t *o, const char *key)
@@ -140,7 +147,7 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 					 .open_guest = o->open_guest,
 					 .arm = o->arm,
 					 .watch = o->watch,
-					 .stream = o->stream,
+					 .hold = o->hold,
 					 .unwatch = o->unwatch,
 					 .event = o->event,
 					 .ctx = o->ctx };
@@ -183,6 +190,33 @@ static void remove_entry(struct replicator *r, struct entry *en)
 
 /* ---- life ---- */
 
+/* Ends captures that get nowhere. */
+static void *look_thread(void *arg)
+{
+	struct replicator *r = arg;
+
+	THREAD_LOCKED(&r->lock);
+	while (!r->stopping) {
+		const int64_t now = clock_mono_ns();
+		/* The lock is held: what protection_look waits for is never held for long, nor while the table's is asked for. */
+		for (size_t i = 0; i < r->n; i++)
+			if (r->entries[i]->protection)
+				protection_look(r->entries[i]->protection, now);
+		thread_cond_wait_until(&r->changed, &r->lock, now + LOOK_NS);
+	}
+	return NULL;
+}
+
+void replicator_rescued(struct replicator *r, const char *uuid, enum guardian_end how)
+{
+	struct entry *en = borrow(r, uuid);
+
+	if (!en)
+		return;
+	protection_rescued(en->protection, how);
+	give_back(r, en);
+}
+
 struct replicator *replicator_new(const struct replicator_opts *opts, struct err *e)
 {
 	struct replicator *r = mem_alloc(sizeof(*r));
@@ -215,6 +249,10 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 			log_error("protection_not_started", "uuid=%s msg=%s", text_of(record, "uuid"), LOG_Q(one.text));
 	}
 	json_decref(all);
+	all = NULL;
+	if (thread_start(&r->looker, "look", look_thread, r, e) < 0)
+		goto fail;
+	r->looks = true;
 	return r;
 fail:
 	replicator_free(r);
@@ -225,6 +263,13 @@ void replicator_free(struct replicator *r)
 {
 	if (!r)
 		return;
+	if (r->looks) {
+		pthread_mutex_lock(&r->lock);
+		r->stopping = true;
+		pthread_cond_broadcast(&r->changed);
+		pthread_mutex_unlock(&r->lock);
+		pthread_join(r->looker, NULL);
+	}
 	while (r->n) {
 		struct entry *en = r->entries[r->n - 1];
 		stop_entry(r, en);

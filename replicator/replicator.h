@@ -38,9 +38,9 @@ struct replicator_opts {
 	/* A running VM of this host, by name or UUID; ERR_REFUSED if it is shut off. */
 	struct guest *(*open_guest)(void *ctx, const char *vm, struct err *e);
 	/* The guardian: see protection.h. May be NULL. */
-	void (*arm)(void *ctx, const char *uuid, bool on, int64_t expect_ns);
 	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
-	int (*stream)(void *ctx, const char *uuid, int fd, struct err *e);
+	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
+	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
 	void *ctx;
 };
@@ -67,6 +67,9 @@ int replicator_points(struct replicator *r, const json_t *args, json_t **result,
 /* {vm}; only where the replica is, or asked there. progress as in replica.h. */
 int replicator_verify(struct replicator *r, const json_t *args, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
 		      json_t **result, struct err *e);
+
+/* The guardian has let this VM run: from any thread, not while replicator_free. */
+void replicator_rescued(struct replicator *r, const char *uuid, enum guardian_end how);
 
 /* ---- something else needs a VM for itself ---- */
 /* Returns when nothing of a protection is in it; 0 also if it is not protected. Every success has its replicator_release_vm. */

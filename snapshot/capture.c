@@ -42,13 +42,22 @@ int capture_mode_from_name(const char *name, enum capture_mode *out)
 
 /* ---- shared ---- */
 
-void capture_arm(struct capture *c, bool on)
+void capture_arm(struct capture *c, int64_t expect_ns)
 {
-	if (c->armed == on)
+	if (c->armed)
 		return;
-	c->armed = on;
+	c->armed = true;
 	if (c->arm)
-		c->arm(c->arm_ctx, on);
+		c->arm(c->arm_ctx, true, expect_ns);
+}
+
+void capture_disarm(struct capture *c)
+{
+	if (!c->armed)
+		return;
+	c->armed = false;
+	if (c->arm)
+		c->arm(c->arm_ctx, false, 0);
 }
 
 int capture_check(struct capture *c, struct err *e)
@@ -132,7 +141,7 @@ void capture_let_run(struct capture *c)
 			(void)c->g->ops->resume(c->g->ctx, &ignored);
 		(void)nanosleep(&nap, NULL);
 	}
-	capture_arm(c, false);
+	capture_disarm(c);
 }
 
 /* ---- choice ---- */
@@ -189,7 +198,7 @@ struct capture *capture_new(struct guest *g, const struct capture_opts *opts, st
 	c->quiesce = opts->quiesce;
 	c->folder = mem_strdup(opts->folder ? opts->folder : "/var/tmp");
 	c->arm = opts->arm;
-	c->stream = opts->stream;
+	c->hold = opts->hold;
 	c->arm_ctx = opts->ctx;
 	pthread_mutex_init(&c->lock, NULL);
 	if (g->ops->info(g->ctx, &c->info, e) || choose(c, opts, e)) {
@@ -476,7 +485,10 @@ int capture_let_go(struct capture *c, struct err *e)
 	if (!c->held)
 		return 0;
 	c->held = false;
-	return c->mode == CAPTURE_COLO ? capture_colo_let_go(c, e) : c->g->ops->resume(c->g->ctx, e);
+	if ((c->mode == CAPTURE_COLO ? capture_colo_let_go(c, e) : c->g->ops->resume(c->g->ctx, e)) < 0)
+		return -1; /* still armed */
+	capture_disarm(c);
+	return 0;
 }
 
 void capture_leave(struct capture *c)
@@ -485,7 +497,7 @@ void capture_leave(struct capture *c)
 	/* QEMU waits for our answer, and goes on doing so when the socket is closed. */
 	c->held = false;
 	c->migrating = false;
-	capture_arm(c, false);
+	capture_disarm(c);
 }
 
 int capture_stop(struct capture *c, struct err *e)

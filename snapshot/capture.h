@@ -36,11 +36,13 @@ struct capture_opts {
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
 	const char *folder;     /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
 	                           * O_TMPFILE; copied. NULL: /var/tmp */
-	/* A guest is about to be paused, and let go again: told to the guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass
-	 * that is not the caller's, so that a sink which blocks does not delay it. */
-	void (*arm)(void *ctx, bool on);
-	/* Our end of QEMU's stream, before QEMU writes to it: for the guardian, who may have to break it. Borrowed. May be NULL. */
-	int (*stream)(void *ctx, int fd, struct err *e);
+	/* A guest is about to be paused (expect_ns: a pause of so long is nothing to worry about; 0: as the last ones were), and let go again: told to the
+	 * guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass that is not the caller's, so that a sink which blocks
+	 * does not delay it. */
+	void (*arm)(void *ctx, bool on, int64_t expect_ns);
+	/* Our end of QEMU's state stream (a socket, ours), before QEMU is told to write to it: for the guardian, which keeps a duplicate until the capture is
+	 * over. -1: the capture fails with that error. May be NULL. */
+	int (*hold)(void *ctx, int fd, struct err *e);
 	void *ctx;
 };
 

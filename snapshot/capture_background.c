@@ -6,17 +6,20 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #define IDLE_NS (60 * NS_PER_S)
 #define PAUSE_LIMIT_NS (20 * NS_PER_S)
+#define EXPECT_NS NS_PER_S /* the devices' state, the disks' transaction where there are disks; and a second for 4 GiB, to protect them */
 #define ZERO_PAGE 1u /* in place of a hash; 0: never given */
 
 static void free_hashes(struct capture *c)
@@ -65,16 +68,46 @@ static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err 
 	return 0;
 }
 
-/* The first page says that QEMU has saved the devices and protects the memory: the VM goes on. Where we stopped it,
- * QEMU 7.2 starts it nevertheless, QEMU 10 leaves it as it found it. */
+/* The first page says that QEMU has saved the devices and protects the memory: the VM goes on. Where we stopped it, QEMU 7.2 starts it nevertheless, QEMU 10 leaves
+ * it as it found it. */
+static void *let_go(void *arg)
+{
+	struct capture_go *go = arg;
+	struct capture *c = go->c;
+	go->rc = c->stopped ? guest_watch_qmp(c->g, "cont", NULL, NULL, &go->err) : 0;
+	if (go->rc == 0) {
+		capture_disarm(c);
+		capture_thaw(c);
+	} else {
+		(void)shutdown(c->sock, SHUT_RDWR);
+	}
+	return NULL;
+}
+
+/* By a thread of its own, while the reading goes on: QEMU's main loop may touch a page that is protected until what lies before it has been read, and QEMU
+ * answers nobody then. */
 static int first_page(struct capture *c, struct err *e)
 {
 	c->wait_for_page = false;
-	if (c->stopped && guest_watch_qmp(c->g, "cont", NULL, NULL, e))
+	c->go = (struct capture_go){ .c = c };
+	if (thread_start(&c->go.thread, "capture-go", let_go, &c->go, e))
 		return -1;
-	capture_arm(c, false);
-	capture_thaw(c);
+	c->go.started = true;
 	return 0;
+}
+
+/* rc, or the failure of the thread. */
+static int has_let_go(struct capture *c, int rc, struct err *e)
+{
+	if (!c->go.started)
+		return rc;
+	if (rc)
+		(void)shutdown(c->sock, SHUT_RDWR);
+	pthread_join(c->go.thread, NULL);
+	c->go.started = false;
+	if (c->go.rc)
+		*e = c->go.err;
+	return c->go.rc ? -1 : rc;
 }
 
 static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
@@ -162,7 +195,7 @@ static int snapshot(struct capture *c, bool stop_first, struct capture_point *ou
 	if (capture_migration_set_up(c, "background-snapshot", params, e) || capture_migration_open(c, e))
 		return -1;
 	guest_watch_look(c->watch, &before);
-	capture_arm(c, true);
+	capture_arm(c, EXPECT_NS + (int64_t)(c->info.memory_bytes >> 32) * NS_PER_S);
 	int64_t stopped_ns = clock_mono_ns();
 	out->instant_ns = clock_wall_ns();
 	out->instant_mono_ns = stopped_ns;
@@ -175,7 +208,7 @@ static int snapshot(struct capture *c, bool stop_first, struct capture_point *ou
 	c->stopped = stop_first;
 	if (capture_migration_begin(c, e))
 		return -1;
-	int rc = read_stream(c, e);
+	int rc = has_let_go(c, read_stream(c, e), e);
 	if (rc)
 		return capture_migration_why(c, e);
 	if (capture_migration_wait(c, clock_mono_ns() + PAUSE_LIMIT_NS, status, sizeof(status), e))

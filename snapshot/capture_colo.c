@@ -22,6 +22,8 @@ enum {
 };
 
 /* Checkpoints come when they are asked for: this is milliseconds, 46 days. */
+/* How long a guest may stand still while its last point is on its way. */
+#define HELD_NS (300 * NS_PER_S)
 #define ON_DEMAND 4000000000
 #define DOWNTIME_MS 100 /* the pause at which the first pass ends, at first; raised while it does not converge */
 #define DOWNTIME_MAX_MS 1600
@@ -30,6 +32,8 @@ enum {
 #define FIRST_PASS_IDLE_NS (60 * NS_PER_S)
 #define FIRST_PASS_END_NS (15 * NS_PER_S)
 #define PAUSE_LIMIT_NS (15 * NS_PER_S) /* the guardian is sooner */
+#define INTO_COLO_NS (500 * NS_PER_MS) /* beside the pause that QEMU was allowed: its devices' state, its change to COLO */
+#define ASK_AFTER_NS (20 * NS_PER_MS)
 #define REQUEST_NS (10 * NS_PER_S)
 #define KICK_AGAIN_NS (2 * NS_PER_S)
 
@@ -68,6 +72,14 @@ static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err 
 	return pump_call(c->pump, tell_volumes, c, e);
 }
 
+/* By the thread that gives: QEMU may be ending the pass just now, and answers nobody then until what it writes has been read. */
+static int set_downtime(void *ctx, struct err *e)
+{
+	const struct capture *c = ctx;
+	int ms = __atomic_load_n(&c->downtime_ms, __ATOMIC_SEQ_CST);
+	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:i}", "downtime-limit", ms), NULL, e);
+}
+
 /* A VM that writes faster than it is read, for the pause that we would like, gets a longer one. */
 static int relax(struct capture *c, struct err *e)
 {
@@ -78,9 +90,8 @@ static int relax(struct capture *c, struct err *e)
 		return 0;
 	if (c->downtime_ms >= DOWNTIME_MAX_MS)
 		return err_set(e, ERR_REFUSED, "the VM writes its memory faster than it can be read");
-	c->downtime_ms *= 2;
-	return guest_watch_qmp(c->g, "migrate-set-parameters", json_pack("{s:i}", "downtime-limit", c->downtime_ms),
-			       NULL, e);
+	__atomic_store_n(&c->downtime_ms, 2 * c->downtime_ms, __ATOMIC_SEQ_CST);
+	return pump_call(c->pump, set_downtime, c, e);
 }
 
 static int on_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
@@ -104,7 +115,7 @@ static void on_end(void *ctx)
 {
 	struct capture *c = ctx;
 	pump_lift(c->pump);
-	capture_arm(c, true);
+	capture_arm(c, 2 * c->downtime_ms * NS_PER_MS + INTO_COLO_NS);
 	ram_reader_deadline(c->reader, clock_mono_ns() + FIRST_PASS_END_NS);
 }
 
@@ -139,13 +150,13 @@ static int expect(struct capture *c, uint32_t message, struct err *e)
  * which it says elsewhere, and nothing more comes. */
 static int skip_device_state(struct capture *c, struct err *e)
 {
-	int64_t deadline = clock_mono_ns() + FIRST_PASS_END_NS, ask_ns = 0;
+	int64_t deadline = clock_mono_ns() + FIRST_PASS_END_NS, ask_ns = clock_mono_ns() + ASK_AFTER_NS;
 	struct guest_seen seen;
 	char status[32] = "";
 	for (;;) {
 		guest_watch_look(c->watch, &seen);
 		snprintf(status, sizeof(status), "%s", seen.migration);
-		/* The event may have been lost with libvirtd. */
+		/* The event may have been lost with libvirtd. Not while anything comes in: QEMU writes it under its big lock. */
 		if (strcmp(status, "colo") != 0 && clock_mono_ns() >= ask_ns) {
 			if (guest_watch_migration(c->g, status, sizeof(status), e))
 				return -1;
@@ -169,6 +180,8 @@ static int skip_device_state(struct capture *c, struct err *e)
 		}
 		if (colo && got == 0)
 			return 0;
+		if (got > 0)
+			ask_ns = clock_mono_ns() + ASK_AFTER_NS;
 		if (guest_watch_check(c->watch, e))
 			return -1;
 		if (clock_mono_ns() >= deadline) {
@@ -212,7 +225,7 @@ static int first_pass(struct capture *c, struct err *e)
 		return -1;
 	if (stop != RAM_READER_DEVICE)
 		return err_set(e, ERR_CORRUPT, "QEMU's stream: no device state after the RAM");
-	capture_arm(c, true);
+	capture_arm(c, 2 * c->downtime_ms * NS_PER_MS + INTO_COLO_NS);
 	if (skip_device_state(c, e))
 		return -1;
 	return say(c, (const uint32_t[]){ MSG_READY }, 1, e);
@@ -235,7 +248,7 @@ static void *read_pass(void *arg)
 	else
 		p->rc = until_running(c, clock_mono_ns() + FIRST_PASS_END_NS, &p->err);
 	if (p->rc == 0)
-		capture_arm(c, false);
+		capture_disarm(c);
 	pump_close(c->pump);
 	return NULL;
 }
@@ -359,6 +372,8 @@ static int read_all(struct capture *c, struct err *e)
 	if (thread_start(&thread, "capture-disks", disks_instant, &disks, e))
 		return -1;
 	int rc = read_state(c, e);
+	if (rc) /* or the other thread waits for an answer of a QEMU that waits for a reader */
+		(void)shutdown(c->sock, SHUT_RDWR);
 	pthread_join(thread, NULL);
 	if (rc == 0 && disks.rc) {
 		*e = disks.err;
@@ -404,17 +419,18 @@ static int user_pause(struct capture *c, struct err *e)
 int capture_colo_take(struct capture *c, struct capture_point *out, struct err *e)
 {
 	stage_reset(c->stage);
-	capture_arm(c, true);
 	/* The last look before the VM is stopped: a user who was quicker keeps it paused. Then QEMU just goes on
 	 * waiting for an answer. */
 	if (request(c, e) || user_pause(c, e)) {
 		bool later = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
-		capture_arm(c, false);
 		return later ? -1 : capture_migration_why(c, e);
 	}
+	capture_arm(c, 0);
 	if (paused(c, out, e))
 		return capture_migration_why(c, e); /* still armed: whoever cleans up lets it run */
-	capture_arm(c, false);
+	capture_disarm(c);
+	if (c->held) /* until capture_let_go or capture_leave */
+		capture_arm(c, HELD_NS);
 	return 0;
 }
 

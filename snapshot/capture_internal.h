@@ -24,13 +24,22 @@ struct capture_file {
 	struct buf data;
 };
 
+/* The VM is let go beside the reading: capture_background.c. */
+struct capture_go {
+	struct capture *c;
+	pthread_t thread;
+	bool started;
+	int rc;
+	struct err err;
+};
+
 struct capture {
 	struct guest *g; /* fixed */
 	uint64_t staging_bytes;
 	bool quiesce;
 	char *folder;
-	void (*arm)(void *ctx, bool on);
-	int (*stream)(void *ctx, int fd, struct err *e);
+	void (*arm)(void *ctx, bool on, int64_t expect_ns);
+	int (*hold)(void *ctx, int fd, struct err *e);
 	void *arm_ctx;
 	enum capture_mode asked;
 
@@ -73,6 +82,7 @@ struct capture {
 	uint64_t **hashes;  /* per RAM block and page: of what was given last */
 	bool wait_for_page; /* the VM stands still until the first page comes */
 	bool stopped;       /* by us, not by QEMU */
+	struct capture_go go;
 
 	bool last; /* the checkpoint under way is the last: the VM is not let go */
 	bool held; /* it was not */
@@ -80,8 +90,9 @@ struct capture {
 	int64_t paused_ns; /* when the last checkpoint was done with the VM; 0: none */
 };
 
-/* Tells the guardian, once per change. */
-void capture_arm(struct capture *c, bool on);
+/* Tell the guardian, once per change. expect_ns as in capture.h. */
+void capture_arm(struct capture *c, int64_t expect_ns);
+void capture_disarm(struct capture *c);
 int capture_check(struct capture *c, struct err *e);
 /* RAM blocks and disks, as they are now. */
 int capture_tell_volumes(struct capture *c, const struct capture_sink *sink, struct err *e);
@@ -105,7 +116,7 @@ int capture_migration_begin(struct capture *c, struct err *e);
 void capture_migration_end(struct capture *c);
 /* Waits for QEMU to be done with its migration; out is its status. */
 int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, size_t size, struct err *e);
-/* When QEMU's stream ended or broke: was it an abort, or did QEMU say why? Improves e, returns -1. */
+/* When QEMU's stream ended or broke, or nobody is going to read it any more: was it an abort, or did QEMU say why? Ends the stream, improves e, returns -1. */
 int capture_migration_why(struct capture *c, struct err *e);
 
 /* ---- the sources ---- */

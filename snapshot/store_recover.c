@@ -260,7 +260,8 @@ static int list_segments(const struct store *s, uint64_t **numbers, size_t *n, s
 		(*numbers)[(*n)++] = number;
 	}
 	closedir(d);
-	qsort(*numbers, *n, sizeof(**numbers), by_number);
+	if (*n)
+		qsort(*numbers, *n, sizeof(**numbers), by_number);
 	return 0;
 }
 

@@ -131,7 +131,7 @@ START_TEST(failing_over)
 	EXPECT(0, "  measured RPO    812 ms: what the guest did in it is lost\n", "", "failover", "gone");
 	EXPECT(0, "  time to running 640 ms\n  whole command   ", "", "failover", "gone");
 	EXPECT(0, "20261126T001502.123Z-ab12, of 2026-11-", "", "failover", "gone");
-	EXPECT(0, "\"paused\": true,\n    \"force\": true,\n    \"point\": \"old\"", "", "failover", "gone", "--paused",
+	EXPECT(0, "\"paused\": true,\n    \"force\": true,\n    \"unplanned\": false,\n    \"point\": \"old\"", "", "failover", "gone", "--paused",
 	       "--force", "--point=old", "--json");
 	EXPECT(0, "\"rto_ms\": 640", "", "failover", "gone", "--json");
 	EXPECT(3, "", "did you mean \"gone\"?", "failover", "gnoe");

@@ -1,6 +1,8 @@
 /* A protected VM from its record to the points at the peer, over TLS, with all that may come in between. */
 #include "replica_hosts.h"
 
+#include <assert.h>
+
 #include "replicator/epoch.h"
 #include "replicator/pace.h"
 
@@ -10,7 +12,7 @@ static char last_events[1000];
 static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
 {
 	(void)ctx;
-	ck_assert_str_eq(uuid, GUEST_UUID);
+	assert(strcmp(uuid, GUEST_UUID) == 0); /* Check's own is for one thread */
 	const size_t n = strlen(last_events);
 	snprintf(last_events + n, sizeof(last_events) - n, "%s ", type);
 	json_decref(data);

@@ -70,9 +70,10 @@ static int on_file(void *ctx, const char *name, const void *data, size_t len, st
 	return 0;
 }
 
-static void on_arm(void *ctx, bool on)
+static void on_arm(void *ctx, bool on, int64_t expect_ns)
 {
 	struct told *t = ctx;
+	ck_assert_int_ge(expect_ns, 0);
 	ck_assert(t->armed != on);
 	t->armed = on;
 	t->arms += on;

@@ -129,8 +129,9 @@ static int on_file(void *ctx, const char *name, const void *data, size_t len, st
 	return 0;
 }
 
-static void on_arm(void *ctx, bool on)
+static void on_arm(void *ctx, bool on, int64_t expect_ns)
 {
+	(void)expect_ns;
 	struct dump *d = ctx;
 	if (on == d->armed)
 		printf("problem=\"armed twice\"\n");

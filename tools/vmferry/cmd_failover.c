@@ -13,6 +13,7 @@ struct failover {
 	struct vm_argument vm;
 	const char *point;
 	bool paused, force, yes;
+	bool unplanned; /* the operator knows that what came after the last point may be lost */
 };
 
 static const struct argp_option options[] = {
@@ -23,7 +24,7 @@ static const struct argp_option options[] = {
 	  "as it "
 	  "learns of it",
 	  0 },
-	{ "yes", 'y', NULL, 0, "Do not ask", 0 },
+	{ "yes", 'y', NULL, 0, "Do not ask: go on from the last point if the other host does not answer", 0 },
 	{ 0 }
 };
 
@@ -104,9 +105,10 @@ static void describe(const struct failover *f, const json_t *p, struct buf *out)
 		   host);
 }
 
-static bool is_wanted(const struct failover *f)
+static bool is_wanted(struct failover *f)
 {
 	struct err ignored = ERR_INIT;
+	f->unplanned = f->yes;
 	if (f->yes || f->vm.cli->json || !confirm_possible())
 		return true;
 	json_t *status = client_ask(f->vm.cli, "status", json_pack("{s:s}", "vm", f->vm.vm), &ignored);
@@ -114,9 +116,10 @@ static bool is_wanted(const struct failover *f)
 	bool harmless = p && source_is_there(p) && !f->force && !f->point;
 	BUF_AUTO struct buf text = BUF_INIT;
 	describe(f, p, &text);
-	bool go_on = harmless || confirm((const char *)text.data);
+	if (!harmless)
+		f->unplanned = confirm((const char *)text.data);
 	json_decref(status);
-	return go_on;
+	return harmless || f->unplanned;
 }
 
 /* What only this command knows: how long the operator has waited, with all that it adds; how old the point was then. */
@@ -141,7 +144,7 @@ int cmd_failover(struct cli *cli, int argc, char **argv)
 		err_set(&e, ERR_CANCELLED, "nothing was done: the replica of %s is as it was", f.vm.vm);
 		return cli_fail(cli, &e);
 	}
-	json_t *args = json_pack("{s:s, s:b, s:b}", "vm", f.vm.vm, "paused", f.paused, "force", f.force);
+	json_t *args = json_pack("{s:s, s:b, s:b, s:b}", "vm", f.vm.vm, "paused", f.paused, "force", f.force, "unplanned", f.unplanned);
 	if (f.point)
 		json_object_set_new(args, "point", json_string(f.point));
 	const struct job job = {

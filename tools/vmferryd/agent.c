@@ -8,7 +8,6 @@
 #include "tools/vmferryd/catalogue.h"
 #include "tools/vmferryd/control.h"
 #include "tools/vmferryd/declarer.h"
-#include "tools/vmferryd/guarding.h"
 #include "tools/vmferryd/listener.h"
 #include "tools/vmferryd/takeover.h"
 
@@ -162,26 +161,26 @@ static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
 
 static int watch(void *ctx, const char *uuid, bool suspends, struct err *e)
 {
-	struct agent *a = ctx;
-	return guarding_watch(a->guarding, uuid, suspends, e);
+	const struct agent *a = ctx;
+	return guard_watch(a->guard, uuid, suspends, e);
 }
 
-static int stream(void *ctx, const char *uuid, int fd, struct err *e)
+static int hold(void *ctx, const char *uuid, int fd, struct err *e)
 {
-	struct agent *a = ctx;
-	return guarding_stream(a->guarding, uuid, fd, e);
+	const struct agent *a = ctx;
+	return guard_hold(a->guard, uuid, fd, e);
 }
 
-static void arm(void *ctx, const char *uuid, bool on, int64_t expect_ns)
+static void arm(void *ctx, const char *uuid, int64_t deadline_ns)
 {
-	struct agent *a = ctx;
-	guarding_arm(a->guarding, uuid, on, expect_ns);
+	const struct agent *a = ctx;
+	guard_arm(a->guard, uuid, deadline_ns);
 }
 
 static void unwatch(void *ctx, const char *uuid)
 {
-	struct agent *a = ctx;
-	guarding_unwatch(a->guarding, uuid);
+	const struct agent *a = ctx;
+	guard_unwatch(a->guard, uuid);
 }
 
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
@@ -198,9 +197,9 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 		.event = agent_event,
 		.point = note_point,
 		.open_guest = open_guest,
-		.arm = arm,
 		.watch = watch,
-		.stream = stream,
+		.hold = hold,
+		.arm = arm,
 		.unwatch = unwatch,
 		.ctx = a,
 	};
@@ -225,10 +224,11 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->migrator = start_migrator(a, c, e);
 	if (!a->migrator)
 		return -1;
-	a->guarding = guarding_new(c->libvirt.uri, c->run_dir);
+	a->guard = guard_start(c);
 	a->replicator = start_replicator(a, c, e);
 	if (!a->replicator)
 		return -1;
+	guard_tell(a->guard, a->replicator);
 	takeover_recover(a);
 	a->control = control_start(a, e);
 	if (!a->control)
@@ -298,8 +298,9 @@ void agent_stop(struct agent *a)
 	wait_for_calls(a);
 	control_stop(a->control); /* later than the listener: `vmferry jobs' answers while migrations end */
 	clients_stop(a->clients);
+	guard_tell(a->guard, NULL);
 	replicator_free(a->replicator);
-	guarding_free(a->guarding);
+	guard_stop(a->guard); /* what a capture could not tidy up is let go by it */
 	migrator_free(a->migrator);
 	peers_free(a->peers);
 	clients_free(a->clients);

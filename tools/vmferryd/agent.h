@@ -9,6 +9,7 @@
 #include "replicator/outbox.h"
 #include "replicator/replicator.h"
 #include "tools/vmferryd/clients.h"
+#include "tools/vmferryd/guard.h"
 #include "tools/vmferryd/kafka.h"
 #include "tools/vmferryd/peers.h"
 #include "tools/vmferryd/settings.h"
@@ -26,7 +27,7 @@ struct agent {
 	struct peers *peers;
 	struct clients *clients;
 	struct migrator *migrator;
-	struct guarding *guarding;
+	struct guard *guard;
 	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;

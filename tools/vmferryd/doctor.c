@@ -173,6 +173,21 @@ static void check_kafka(struct agent *a, const struct config *c, json_t *checks)
 		add(checks, OK, "kafka", "", "%s answers; %" PRIu64 " events wait", c->kafka.brokers, waiting);
 }
 
+static void check_guardian(struct agent *a, json_t *checks)
+{
+	struct err e = ERR_INIT;
+	pid_t pid;
+	unsigned restarts;
+	if (guard_status(a->guard, &pid, &restarts, &e) < 0)
+		add_error(checks, "guardian", &e);
+	else if (pid < 0)
+		add(checks, WARN, "guardian", "the agent's log says why (guardian_died, guardian_start_failed)",
+		    "it is not there just now; it was started again %u times", restarts);
+	else
+		add(checks, OK, "guardian", "", "it looks after VMs while they are captured (process %d, started again %u times)", (int)pid,
+		    restarts);
+}
+
 static void check_here(struct agent *a, const struct config *c, json_t *checks)
 {
 	struct err e = ERR_INIT;
@@ -194,6 +209,7 @@ static void check_here(struct agent *a, const struct config *c, json_t *checks)
 	if (c->migration.image_dir[0])
 		check_space(checks, "image_dir", c->migration.image_dir, IMAGE_SPACE_MIN, true);
 	check_kafka(a, c, checks);
+	check_guardian(a, checks);
 }
 
 /* ---- peers ---- */

@@ -280,14 +280,17 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 	/* planned: by its source's own wish. Without its last checkpoint there is nothing to be done then. */
 	if (json_is_true(json_object_get(args, "planned")) || (!force && source_answers(t))) {
 		if (o.seq != 0) {
-			err_set(e, ERR_REFUSED,
-				"%s still answers; going back to an older point would throw away what the VM did since",
-				t->from);
+			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
 			err_remedy(e, "--force does that");
 			goto end;
 		}
 		o.hand_over = hand_over;
 		o.fence = NULL; /* it has stopped the VM itself */
+	} else if (!force && !json_is_true(json_object_get(args, "unplanned"))) {
+		err_set(e, ERR_REFUSED, "%s does not answer now: what the VM did after the last point would be lost, and if %s is alive it runs twice for a while",
+			t->from, t->from);
+		err_remedy(e, "try again in a moment; if %s is really gone, --yes goes on from the last point", t->from);
+		goto end;
 	}
 	rc = failover_run(t->store, &o, result, e);
 	if (rc == 0)
