@@ -280,7 +280,12 @@ START_TEST(paused_resumed_and_over_restarts)
 	const unsigned n = taken();
 	usleep(50000);
 	ck_assert_uint_eq(taken(), n);
+	/* As long as nothing gets through, it must not say that it is paused. */
+	fake.take_ms = 1500;
 	OK(protection_resume(prot, &e), e);
+	usleep(300000);
+	ck_assert(!is_state("paused", NULL) && !is_state("protected", NULL));
+	fake.take_ms = 0;
 	EVENTUALLY(is_state("protected", ""));
 	/* An agent that ends leaves the protection as it is. */
 	write_some(20);

@@ -326,25 +326,33 @@ static int give_up(struct agent *a, struct host *h, const json_t *record, bool o
 	return replicator_give_up(a->replicator, uuid, e);
 }
 
-int failback_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+static int unprotect(struct agent *a, const json_t *args, bool only_look, json_t **result, struct err *e)
 {
 	json_t *record = protection_of(a, text_of(args, "vm"));
-	const bool only_look = json_is_true(json_object_get(args, "look"));
 	struct host h = { 0 };
-	int rc = -1;
+	int rc = 0;
 
-	(void)call;
 	if (record && was_taken_over(record)) {
 		THREAD_LOCKED(&adopting);
-		if (host_open(&h, a, e) == 0)
-			rc = give_up(a, &h, record, only_look, result, e);
+		rc = host_open(&h, a, e) == 0 ? give_up(a, &h, record, only_look, result, e) : -1;
 		host_close(&h);
 	} else if (only_look) {
 		*result = json_object();
-		rc = 0;
 	} else {
 		rc = replicator_unprotect(a->replicator, args, result, e);
 	}
 	json_decref(record);
 	return rc;
+}
+
+int failback_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)call;
+	return unprotect(a, args, false, result, e);
+}
+
+int failback_unprotect_look(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)call;
+	return unprotect(a, args, true, result, e);
 }

@@ -232,6 +232,7 @@ enum {
 	X(REPLICA_END, "replica.end", call_replica_end, RIN, CHANGES | WHILE_STOPPING)                \
 	X(REPLICA_RELEASE, "replica.release", call_replica_release, RIN, CHANGES)                     \
 	X(FAILOVER, "failover", takeover_failover, OP, CHANGES)                                       \
+	X(UNPROTECT_LOOK, "unprotect.look", failback_unprotect_look, OP, 0)                           \
 	X(FAILBACK, "failback", failback_run, OP, CHANGES)                                            \
 	X(REPLICA_ADOPT, "replica.adopt", failback_adopt, RIN, CHANGES)                               \
 	X(REPLICA_TAKEOVER, "replica.takeover", failback_takeover, RIN, CHANGES)                      \

@@ -15,7 +15,7 @@
 /* The last checkpoint, and the start over there. */
 #define TAKEOVER_NS (600 * NS_PER_S)
 /* Asked again and again when the connection broke while the other host was at it. */
-#define UNDECIDED_NS (120 * NS_PER_S)
+#define UNDECIDED_NS (60 * NS_PER_S)
 #define ASK_NS (5 * NS_PER_S)
 #define LOOK_US 200000
 #define STUCK_NS (60 * NS_PER_S)

@@ -23,9 +23,11 @@ int failback_run(struct agent *a, struct rpc_call *call, const json_t *args, jso
 int failback_adopt(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 /* replica.takeover {uuid, epoch}, by the source of a replica kept here: a planned failover -> failover's report. */
 int failback_takeover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
-/* unprotect {vm, forget, look}: replicator_unprotect, but for a VM that was taken over by its peer: then it gives up the old VM as well, that is its QEMU
- * and its definition, never its images. look: only says what it would do. -> {"gives_up":{vm, host, state, images, definition}} for such a one. */
+/* unprotect {vm, forget}: replicator_unprotect, but for a VM that was taken over by its peer: then it gives up the old VM as well, that is its QEMU
+ * and its definition, never its images. -> {"vm","gives_up":{vm, host, state, images, definition}} for such a one. */
 int failback_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
+/* unprotect.look {vm}: what unprotect would give up; {} if the VM was not taken over. */
+int failback_unprotect_look(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 
 /* Shared by failback.c and adopt.c: what is here of the VM becomes a replica of `from`'s, and our record of the protection goes. */
 int adopt_here(struct agent *a, const char *uuid, const char *vm, const char *from, uint64_t epoch, json_t **report, struct err *e);
