@@ -120,6 +120,8 @@ static void fence(struct protection *p, const struct err *why)
 	char text[900];
 	if (g && g->ops->pause(g->ctx, &e) == 0)
 		snprintf(text, sizeof(text), "%.700s; it is paused here", why->text);
+	else if (!g && e.cls == ERR_REFUSED)
+		snprintf(text, sizeof(text), "%.700s; it is shut off here", why->text);
 	else
 		snprintf(text, sizeof(text), "%.500s; it could not be paused here: %.200s", why->text, e.text);
 	guest_free(g);
