@@ -104,13 +104,12 @@ static int fill(void *ctx, struct store *s, struct err *e)
 static int keep_definition(struct adoption *a, json_t *report, struct err *e)
 {
 	const struct adoption_opts *o = a->o;
-	MEM_AUTO char *dir = epoch_replica_dir(o->state_dir, o->uuid);
-	MEM_AUTO char *path = mem_printf("%s/given-up-%" PRIu64 ".xml", dir, o->epoch);
+	MEM_AUTO char *path = mem_printf("%s/given-up-%s.xml", o->state_dir, o->uuid);
 	const char *xml = text_of(a->what, "xml");
 
 	if (a->vm == ADOPTION_ABSENT || !o->protection)
 		return 0;
-	if (file_mkdirs(dir, 0700, e) < 0 || file_write_durable(path, xml, strlen(xml), 0600, e) < 0)
+	if (file_write_durable(path, xml, strlen(xml), 0600, e) < 0)
 		return err_wrap(e, "the definition of %s", o->vm);
 	json_object_set_new(report, "definition", json_string(path));
 	return 0;

@@ -42,7 +42,7 @@ struct adoption_ops {
 
 struct adoption_opts {
 	struct replicas *replicas;
-	const char *state_dir;
+	const char *state_dir; /* where the definition is kept: given-up-UUID.xml */
 	const char *uuid, *vm;
 	const char *from; /* who has it */
 	uint64_t epoch;   /* theirs */

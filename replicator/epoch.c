@@ -106,25 +106,23 @@ json_t *epoch_load_protections(const char *state_dir, struct err *e)
 	return load_all(folder, ".json", "", e);
 }
 
-char *epoch_replica_dir(const char *state_dir, const char *uuid)
+char *epoch_replica_dir(const char *replica_dir, const char *uuid)
 {
-	return mem_printf("%s/replicas/%s", state_dir, uuid);
+	return mem_printf("%s/%s", replica_dir, uuid);
 }
 
-int epoch_save_replica(const char *state_dir, const json_t *record, struct err *e)
+int epoch_save_replica(const char *replica_dir, const json_t *record, struct err *e)
 {
 	const char *uuid = json_string_value(json_object_get(record, "uuid"));
-	MEM_AUTO char *folder = epoch_replica_dir(state_dir, uuid ? uuid : "");
+	MEM_AUTO char *folder = epoch_replica_dir(replica_dir, uuid ? uuid : "");
 	MEM_AUTO char *path = mem_printf("%s/replica.json", folder);
 
 	return save(folder, path, record, e);
 }
 
-json_t *epoch_load_replicas(const char *state_dir, struct err *e)
+json_t *epoch_load_replicas(const char *replica_dir, struct err *e)
 {
-	MEM_AUTO char *folder = mem_printf("%s/replicas", state_dir);
-
-	return load_all(folder, "", "/replica.json", e);
+	return load_all(replica_dir, "", "/replica.json", e);
 }
 
 /* ---- the rule ---- */

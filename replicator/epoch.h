@@ -3,7 +3,7 @@
  *
  *	STATE_DIR/protections/UUID.json      the source: {"uuid","vm","host","rpo_ms","mode","keep":{...},"quiesce","max_pause_ms",...,"epoch",
  *	                                     "role":"source","state":"active|paused|fenced|handed-over","last_point":{"id","instant_ns"}}
- *	STATE_DIR/replicas/UUID/replica.json the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
+ *	REPLICA_DIR/UUID/replica.json        the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
  *	                                     "keep":{...}}; beside it the folder store/
  *
  * A record is durable before anything is done by it. The epoch starts at 1 and rises with every change of owner; it never falls.
@@ -28,10 +28,10 @@ json_t *epoch_load_protections(const char *state_dir, struct err *e);
 
 /* ---- target ---- */
 /* The folder of a replica, to be freed. */
-char *epoch_replica_dir(const char *state_dir, const char *uuid);
+char *epoch_replica_dir(const char *replica_dir, const char *uuid);
 /* Makes the folder if need be. */
-int epoch_save_replica(const char *state_dir, const json_t *record, struct err *e);
-json_t *epoch_load_replicas(const char *state_dir, struct err *e);
+int epoch_save_replica(const char *replica_dir, const json_t *record, struct err *e);
+json_t *epoch_load_replicas(const char *replica_dir, struct err *e);
 
 /* May `from` write to this replica with that epoch? record: NULL if there is none yet. ERR_REFUSED with the reason and what to do. */
 int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e);

@@ -226,8 +226,9 @@ void outflow_free(struct outflow *o)
 	while (o->encoding || o->ending)
 		pthread_cond_wait(&o->room, &o->lock);
 	pthread_mutex_unlock(&o->lock);
-	flow_tx_free(o->tx);
+	/* Acknowledgements that still come go to the sender. */
 	flow_rx_free(o->rx);
+	flow_tx_free(o->tx);
 	stock_put_batch(o->stock, o->batch);
 	stock_free(o->stock);
 	page_cache_free(o->cache);

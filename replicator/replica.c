@@ -63,10 +63,10 @@ struct replicas *replicas_new(const struct replicas_opts *opts, struct err *e)
 
 	r->opts = *opts;
 	r->host_name = mem_strdup(opts->host_name);
-	r->state_dir = mem_strdup(opts->state_dir);
+	r->replica_dir = mem_strdup(opts->replica_dir);
 	pthread_mutex_init(&r->lock, NULL);
 	thread_cond_init(&r->changed);
-	all = epoch_load_replicas(r->state_dir, e);
+	all = file_mkdirs(r->replica_dir, 0700, e) < 0 ? NULL : epoch_load_replicas(r->replica_dir, e);
 	if (!all || thread_start(&r->keeper, "replica-keeper", replica_keep_thread, r, e) < 0) {
 		json_decref(all);
 		replicas_free(r);
@@ -109,7 +109,7 @@ void replicas_free(struct replicas *r)
 	pthread_cond_destroy(&r->changed);
 	pthread_mutex_destroy(&r->lock);
 	free(r->host_name);
-	free(r->state_dir);
+	free(r->replica_dir);
 	free(r);
 }
 
@@ -160,7 +160,7 @@ void replica_note_last(struct replica *p, struct store *s)
 
 char *replica_store_path(struct replica *p)
 {
-	MEM_AUTO char *dir = epoch_replica_dir(p->all->state_dir, p->uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(p->all->replica_dir, p->uuid);
 	THREAD_LOCKED(&p->all->lock);
 	const char *name = text_of(p->record, "store");
 
@@ -240,7 +240,7 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e)
 	json_t *copy = json_deep_copy(changes);
 	json_object_update(record, copy);
 	json_decref(copy);
-	if (epoch_save_replica(r->state_dir, record, e) < 0) {
+	if (epoch_save_replica(r->replica_dir, record, e) < 0) {
 		json_decref(record);
 		return -1;
 	}
@@ -547,7 +547,7 @@ void replica_close_store(struct replica *p)
 static int destroy(struct replica *p, struct err *e)
 {
 	struct replicas *r = p->all;
-	MEM_AUTO char *dir = epoch_replica_dir(r->state_dir, p->uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, p->uuid);
 	MEM_AUTO char *store = replica_store_path(p);
 	MEM_AUTO char *record = mem_printf("%s/replica.json", dir);
 	struct stat st;

@@ -19,8 +19,8 @@
 
 struct replicas_opts {
 	const char *host_name;
-	const char *state_dir;
-	uint64_t delta_cache; /* bytes of old page versions per session, at most */
+	const char *replica_dir; /* a folder per VM below it; made if need be */
+	uint64_t delta_cache;    /* bytes of old page versions per session, at most */
 	uint64_t min_free;    /* bytes that must be free on the disk for a session to begin; 0: 64 MiB */
 	struct pool *pool;    /* decodes */
 	/* Steals data. */

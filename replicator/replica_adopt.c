@@ -62,7 +62,7 @@ static int remove_store(const char *path, struct err *e)
 static int adopt(struct replica *p, json_t *changes, const char *path, int (*fill)(void *ctx, struct store *s, struct err *e), void *ctx,
 		 struct err *e)
 {
-	MEM_AUTO char *dir = epoch_replica_dir(p->all->state_dir, p->uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(p->all->replica_dir, p->uuid);
 	json_t *vm = json_pack("{s:s, s:O, s:O}", "uuid", p->uuid, "name", json_object_get(changes, "vm"), "from",
 			       json_object_get(changes, "from"));
 	struct store *s = NULL;
@@ -97,7 +97,7 @@ int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const c
 	if (!p)
 		return -1;
 	json_t *record = replicas_record(r, uuid);
-	MEM_AUTO char *dir = epoch_replica_dir(r->state_dir, uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, uuid);
 	MEM_AUTO char *name = mem_printf("store-%" PRIu64, epoch);
 	MEM_AUTO char *path = mem_printf("%s/%s", dir, name);
 	json_t *changes = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:n, s:n}", "vm", vm, "from", from, "epoch", (json_int_t)epoch, "state",
@@ -133,7 +133,7 @@ int replicas_forget_old(struct replicas *r, const char *uuid, bool images, struc
 	json_t *record = replicas_record(r, uuid);
 	const json_t *old = json_object_get(record, "old");
 	const char *name = text_of(old, "store");
-	MEM_AUTO char *dir = epoch_replica_dir(r->state_dir, uuid);
+	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, uuid);
 	MEM_AUTO char *path = mem_printf("%s/%s", dir, name);
 	const bool stays = json_is_true(json_object_get(old, "needed")) && !images;
 	int rc = 0;

@@ -60,7 +60,7 @@ struct replica {
 
 struct replicas {
 	struct replicas_opts opts;
-	char *host_name, *state_dir;
+	char *host_name, *replica_dir;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct replica *first;

@@ -242,13 +242,13 @@ static int check_space(struct replicas *r, struct err *e)
 	const uint64_t least = r->opts.min_free ? r->opts.min_free : MIN_FREE;
 	struct statvfs v;
 
-	if (statvfs(r->state_dir, &v) < 0)
-		return err_sys(e, "%s", r->state_dir);
+	if (statvfs(r->replica_dir, &v) < 0)
+		return err_sys(e, "%s", r->replica_dir);
 	if ((uint64_t)v.f_bavail * v.f_frsize >= least)
 		return 0;
 	err_set(e, ERR_REFUSED, "the disk of %s is full: %llu MiB are free, %llu MiB are needed", r->host_name,
 		(unsigned long long)((uint64_t)v.f_bavail * v.f_frsize >> 20), (unsigned long long)(least >> 20));
-	return err_remedy(e, "make room in %s on %s, or keep fewer points; replication goes on by itself then", r->state_dir,
+	return err_remedy(e, "make room in %s on %s, or keep fewer points; replication goes on by itself then", r->replica_dir,
 			  r->host_name);
 }
 

@@ -220,6 +220,7 @@ void replicator_rescued(struct replicator *r, const char *uuid, enum guardian_en
 struct replicator *replicator_new(const struct replicator_opts *opts, struct err *e)
 {
 	struct replicator *r = mem_alloc(sizeof(*r));
+	MEM_AUTO char *below = mem_printf("%s/replicas", opts->state_dir);
 	json_t *all = NULL, *record;
 	size_t i;
 
@@ -232,7 +233,7 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 	if (!r->pool)
 		goto fail;
 	const struct replicas_opts ro = { .host_name = r->host_name,
-					  .state_dir = r->state_dir,
+					  .replica_dir = opts->replica_dir ? opts->replica_dir : below,
 					  .delta_cache = opts->delta_cache,
 					  .pool = r->pool,
 					  .event = opts->event,

@@ -19,7 +19,8 @@
 
 struct replicator_opts {
 	const char *host_name; /* as in the certificate */
-	const char *state_dir; /* protections/ and replicas/ live below */
+	const char *state_dir; /* protections/ lives below */
+	const char *replica_dir; /* replicas kept for others; NULL: state_dir/replicas */
 	uint64_t delta_cache;  /* bytes per protection, at each end */
 	uint64_t staging_bytes; /* 0: capture's default */
 	unsigned channels;     /* data links per protection */

@@ -3,6 +3,7 @@
 #include "snapshot/capture_internal.h"
 
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/thread.h"
 
@@ -226,7 +227,7 @@ static int first_pass(struct capture *c, struct err *e)
 	if (stop != RAM_READER_DEVICE)
 		return err_set(e, ERR_CORRUPT, "QEMU's stream: no device state after the RAM");
 	capture_arm(c, 2 * c->downtime_ms * NS_PER_MS + INTO_COLO_NS);
-	if (skip_device_state(c, e))
+	if (fault_point(FAULT_CAPTURE_PASS, e) || skip_device_state(c, e))
 		return -1;
 	return say(c, (const uint32_t[]){ MSG_READY }, 1, e);
 }
@@ -392,7 +393,7 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 		return -1;
 	out->instant_ns = clock_wall_ns();
 	out->instant_mono_ns = clock_mono_ns();
-	if (read_all(c, e))
+	if (fault_point(FAULT_CAPTURE_PAUSED, e) || read_all(c, e))
 		return -1;
 	c->held = c->last;
 	if (!c->last && say(c, (const uint32_t[]){ MSG_RECEIVED, MSG_LOADED }, 2, e))

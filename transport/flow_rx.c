@@ -186,8 +186,10 @@ void flow_rx_free(struct flow_rx *f)
 	if (!f)
 		return;
 	flow_rx_abort(f);
-	for (size_t i = 0; i < f->n_links; i++) {
+	/* All of them first: one that fails shuts the others' links. */
+	for (size_t i = 0; i < f->n_links; i++)
 		pthread_join(f->links[i]->thread, NULL);
+	for (size_t i = 0; i < f->n_links; i++) {
 		link_free(f->links[i]->link);
 		free(f->links[i]);
 	}

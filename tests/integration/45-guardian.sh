@@ -8,6 +8,8 @@
 # limit guardian_killed 240
 # limit libvirtd_restarted 240
 # limit paused_by_user 240
+# limit protected_random 240
+# limit protected_paused 240
 
 AGENT=$VMFERRY_BUILD/tests/guardian-agent
 GUARDIAN=$VMFERRY_BUILD/tools/vmferry-guardian/vmferry-guardian
@@ -20,6 +22,7 @@ the_guest() {
 	[ -x "$AGENT" ] || fail "no guardian-agent in $VMFERRY_BUILD"
 	# The stock QEMU: 10.0.0 to 10.0.6, which Debian's backports have, end COLO as a plain migration.
 	the_hosts host1:stock
+	lab agent stop host1 # it has a guardian too
 	in_host host1 mkdir -p /run/vmferry
 	boot_sector
 }
@@ -56,6 +59,7 @@ looked() {
 
 # The played agent in the background, and the guest looked at until somewhat after the guardian has done its work.
 play() { # PHASE ACTION
+	rm -f "$WORK/agent" # of the phase before
 	look
 	in_host host1 timeout -k 1 60 "$AGENT" capture vm1 "$1" "$2" >"$WORK/agent" 2>&1 &
 	PLAYED=$!
@@ -134,6 +138,12 @@ test_agent_late() {
 	done
 }
 
+other_guardian() { # PID: not this one any more, in the checkpoint of last
+	local now
+	now=$(sed -n 's/^checkpoint .* guardian \(-*[0-9]*\)$/\1/p' "$WORK/agent" | tail -1)
+	[ "$now" -gt 0 ] && [ "$now" != "$1" ]
+}
+
 # The guardian dies again and again while checkpoints go on; then all ends as it should.
 test_guardian_killed() {
 	the_guest
@@ -145,7 +155,7 @@ test_guardian_killed() {
 	for i in 1 2 3; do
 		pid=$(sed -n 's/^checkpoint .* guardian \([0-9]*\)$/\1/p' "$WORK/agent" | tail -1)
 		in_host host1 kill -KILL "$pid"
-		eventually 5 "another guardian" eval 'grep -q "^checkpoint .* guardian [0-9]" <(tail -1 "$WORK/agent") && ! grep -q "guardian $pid\$" <(tail -1 "$WORK/agent")'
+		eventually 5 "another guardian" other_guardian "$pid"
 	done
 	looked
 	n=$(grep -c '^checkpoint ' "$WORK/agent")
@@ -188,4 +198,107 @@ test_paused_by_user() {
 	counts && fail "it runs"
 	in_host host1 virsh -q resume vm1
 	eventually 5 "the guest counts" counts
+}
+
+# ---- the real agent, with a VM that it protects ----
+
+protected() {
+	[ -w /dev/kvm ] || skip "no /dev/kvm: COLO deadlocks QEMU without KVM"
+	the_hosts host1:stock host2:stock
+	boot_sector
+	vmferry_at host1 protect vm1 --to host2 --rpo 250ms
+	eventually 30 "no points are committed" commits 0
+}
+
+newest() { # the number of the newest point at host2
+	in_host host2 vmferry points vm1 --json | sed -n 's/^ *"seq": \([0-9]*\),*$/\1/p' | sort -n | tail -1
+}
+
+commits() { # AFTER
+	local n
+	n=$(newest) && [ -n "$n" ] && [ "$n" -gt "$1" ]
+}
+
+# The guest is looked at while the agent fails, and some time longer.
+assert_runs_on() { # HOW
+	local seen
+	looked
+	seen=$(cat "$WORK/look")
+	note "$1: $(sed 's/ status=.*//' "$WORK/look")"
+	[ "$(value runs "$seen")" = 1 ] || fail "$1: the guest stands still"
+	[ "$(value longest_ms "$seen")" -le $MOST_MS ] || fail "$1: the guest stood still for $(value longest_ms "$seen") ms"
+}
+
+# Points are only added, and more come by themselves.
+assert_protected_again() { # HOW BEFORE
+	local now
+	now=$(newest) || fail "$1: no points at host2"
+	[ "$now" -ge "$2" ] || fail "$1: the newest point is $now, and was $2"
+	eventually 30 "$1: no more points are committed" commits $((now + 2))
+}
+
+# However often, and whenever, it goes wrong.
+test_protected_random() {
+	protected
+	local i before pid
+	for i in 1 2 3 4 5; do
+		before=$(newest)
+		look
+		sleep "0.$((RANDOM % 900 + 100))"
+		if [ $((i % 2)) = 1 ]; then
+			lab agent kill host1
+			sleep 1.2
+			assert_runs_on "$i kill"
+			x_colo false || fail "$i kill: x-colo is set"
+			lab agent start host1
+		else
+			pid=$(in_host host1 cat /run/vmferryd.pid)
+			in_host host1 kill -STOP "$pid"
+			sleep 1.2
+			in_host host1 kill -CONT "$pid"
+			sleep 0.2
+			assert_runs_on "$i stop"
+		fi
+		assert_protected_again "round $i" "$before"
+	done
+	vmferry_at host1 unprotect vm1
+	x_colo false || fail "x-colo is set"
+}
+
+# Each time at the worst moment: the VM stands still.
+test_protected_paused() {
+	protected
+	local fault before
+	for fault in capture.pass=kill capture.paused=kill@5 capture.paused=stop@5 capture.paused=delay:1500@5 capture.paused=fail@5; do
+		before=$(newest)
+		look
+		agent_with_fault host1 $fault
+		case $fault in
+		*kill*) eventually 20 "$fault: it lives" not_there host1 ;;
+		*stop*) eventually 20 "$fault: it is not stopped" is_stopped host1 ;;
+		*delay*) eventually 20 "$fault: not late" logged host1 event=protection_rescued ;;
+		*) eventually 20 "$fault: it does not fail" logged host1 'state=degraded.*fault injected' ;;
+		esac
+		sleep 1.2
+		assert_runs_on $fault
+		case $fault in
+		*kill*) x_colo false || fail "$fault: x-colo is set" && lab agent start host1 ;;
+		*stop*) x_colo false || fail "$fault: x-colo is set" && in_host host1 sh -c 'kill -CONT $(cat /run/vmferryd.pid)' ;;
+		esac
+		assert_protected_again $fault "$before"
+		case $fault in
+		*stop* | *delay*) logged host1 'state=degraded.*the guardian let the VM run' || fail "$fault: the state does not say what happened" ;;
+		esac
+	done
+	vmferry_at host1 events >/dev/null
+	vmferry_at host1 unprotect vm1
+	x_colo false || fail "x-colo is set"
+}
+
+not_there() { # HOST: no agent
+	! in_host "$1" sh -c 'read -r pid </run/vmferryd.pid && [ -e /proc/$pid ]'
+}
+
+is_stopped() { # HOST
+	in_host "$1" sh -c 'read -r pid </run/vmferryd.pid && grep -q "^State:.T" /proc/$pid/status'
 }

@@ -41,6 +41,7 @@ static struct guardian *guardian;
 static int sock = -1;
 static atomic_int freed = -1;
 static volatile sig_atomic_t ending;
+static int64_t grace_ns = GUARDIAN_GRACE_NS;
 
 static _Noreturn void die(const char *what)
 {
@@ -185,7 +186,7 @@ static _Noreturn void act(const char *phase, const char *action)
 static void reached(const char *phase, const char *wanted, const char *action)
 {
 	if (wanted && strcmp(phase, wanted) == 0 && strcmp(phase, "between") != 0)
-		guardian_arm(guardian, uuid, clock_mono_ns() + GUARDIAN_GRACE_NS);
+		guardian_arm(guardian, uuid, clock_mono_ns() + grace_ns);
 	if (wanted && strcmp(phase, wanted) == 0 && strcmp(action, "late") == 0) {
 		printf("at %s: pid %d, guardian %d\n", phase, (int)getpid(), (int)guardian_pid(guardian));
 		fflush(stdout);
@@ -290,6 +291,8 @@ static int capture(const char *phase, const char *action, bool forever)
 		return 1;
 	}
 	printf("watched after %.1f ms\n", (double)(clock_mono_ns() - asked) / 1e6);
+	if (forever)
+		grace_ns = 5 * NS_PER_S; /* all shall go well, on a busy machine too */
 	start_migration();
 	int rc = first_pass(phase, action);
 	unsigned n = 0;

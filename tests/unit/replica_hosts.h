@@ -106,7 +106,7 @@ UNUSED static void target_start(void)
 {
 	struct err e = ERR_INIT;
 	const struct replicas_opts o = { .host_name = "host2",
-					 .state_dir = fixture_path("target", NULL),
+					 .replica_dir = fixture_path("target/replicas", NULL),
 					 .delta_cache = 16 << 20,
 					 .min_free = target.min_free ? target.min_free : 1,
 					 .pool = target.pool };

@@ -16,7 +16,7 @@
 #define OK(x, e) ck_assert_msg((x) == 0, "%s", (e).text)
 #define HAS(text, part) ck_assert_msg(strstr(text, part) != NULL, "'%s' has no '%s'", text, part)
 
-static char dir[64];
+static char dir[64], replica_dir[80];
 static struct pool *pool;
 static struct replicas *replicas;
 
@@ -88,7 +88,7 @@ static void put(const char *name)
 static void open_replicas(void)
 {
 	struct err e = ERR_INIT;
-	const struct replicas_opts o = { .host_name = "host1", .state_dir = dir, .min_free = 1, .pool = pool };
+	const struct replicas_opts o = { .host_name = "host1", .replica_dir = replica_dir, .min_free = 1, .pool = pool };
 
 	replicas = replicas_new(&o, &e);
 	ck_assert_msg(replicas != NULL, "%s", e.text);
@@ -100,6 +100,7 @@ static void setup(void)
 
 	strcpy(dir, "/tmp/test-adoption-XXXXXX");
 	ck_assert(mkdtemp(dir) != NULL);
+	snprintf(replica_dir, sizeof(replica_dir), "%s/replicas", dir);
 	pool = pool_new(1, "test", 0, &e);
 	vm = ADOPTION_PAUSED;
 	filled = removed = 0;
@@ -129,13 +130,13 @@ static void restart(void)
 static void promoted_before(const char *base)
 {
 	struct err e = ERR_INIT;
-	MEM_AUTO char *made = in_dir("made.qcow2"), *replica = epoch_replica_dir(dir, VM_UUID), *store = mem_printf("%s/store", replica);
+	MEM_AUTO char *made = in_dir("made.qcow2"), *replica = epoch_replica_dir(replica_dir, VM_UUID), *store = mem_printf("%s/store", replica);
 	json_t *disk = json_pack("{s:s, s:s, s:s, s:s*}", "target", "vda", "path", made, "format", "qcow2", "base", base);
 	json_t *record = json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:{s:[o], s:[s]}}", "uuid", VM_UUID, "vm", "web1", "role", "target", "from",
 				   "host9", "epoch", 2, "state", "promoted", "promotion", "disks", disk, "made", made);
 	json_t *o = json_object();
 
-	OK(epoch_save_replica(dir, record, &e), e);
+	OK(epoch_save_replica(replica_dir, record, &e), e);
 	struct store *s = store_create(store, &(struct store_opts){ 0 }, o, &e);
 	ck_assert_msg(s != NULL, "%s", e.text);
 	store_close(s);

@@ -18,6 +18,31 @@ static void on_event(void *ctx, const char *type, const char *uuid, json_t *data
 	json_decref(data);
 }
 
+/* ---- the guardian, as far as a protection sees it ---- */
+
+static bool no_guardian;
+static unsigned watches, unwatches;
+
+static int on_watch(void *ctx, const char *uuid, bool suspends, struct err *e)
+{
+	(void)ctx;
+	(void)suspends;
+	ck_assert_str_eq(uuid, GUEST_UUID);
+	if (no_guardian)
+		return err_set(e, ERR_REFUSED, "no guardian");
+	ck_assert_uint_eq(watches, unwatches);
+	__atomic_add_fetch(&watches, 1, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+static void on_unwatch(void *ctx, const char *uuid)
+{
+	(void)ctx;
+	ck_assert_str_eq(uuid, GUEST_UUID);
+	ck_assert(!fake.in_vm);
+	__atomic_add_fetch(&unwatches, 1, __ATOMIC_SEQ_CST);
+}
+
 static struct protection_opts opts(void)
 {
 	static char state_dir[200];
@@ -32,6 +57,8 @@ static struct protection_opts opts(void)
 					 .capture = &fake_calls,
 					 .retry_ns = 50 * NS_PER_MS,
 					 .open_guest = fake_open,
+					 .watch = on_watch,
+					 .unwatch = on_unwatch,
 					 .event = on_event };
 }
 
@@ -139,6 +166,8 @@ static void setup(void)
 	hosts_start();
 	prot = NULL;
 	last_events[0] = '\0';
+	no_guardian = false;
+	watches = unwatches = 0;
 }
 
 static void teardown(void)
@@ -222,6 +251,44 @@ START_TEST(a_capture_that_fails_is_begun_anew)
 		settle();
 		check_replica();
 	}
+}
+END_TEST
+
+START_TEST(a_vm_that_was_let_go_is_protected_again)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	for (unsigned k = 1; k < 3; k++) {
+		const unsigned before = __atomic_load_n(&watches, __ATOMIC_SEQ_CST);
+		protection_rescued(prot, GUARDIAN_END_FREED);
+		ck_assert(strstr(last_events, "protection.rescued"));
+		EVENTUALLY(is_state("degraded", "the guardian let the VM run") || __atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
+		EVENTUALLY(__atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
+		EVENTUALLY(is_state("protected", ""));
+		ck_assert_int_eq(number("rescues"), k);
+		settle();
+		check_replica();
+	}
+}
+END_TEST
+
+START_TEST(nothing_is_paused_without_a_guardian)
+{
+	no_guardian = true;
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_int_eq(fake.mode, CAPTURE_DISK);
+	is_state("", NULL);
+	ck_assert(strstr(shown, "no guardian"));
+}
+END_TEST
+
+START_TEST(memory_alone_is_refused_without_a_guardian)
+{
+	no_guardian = true;
+	protect_as(record_of(400, "colo"));
+	EVENTUALLY(is_state("failed", "no guardian"));
+	ck_assert_uint_eq(taken(), 0);
 }
 END_TEST
 
@@ -550,6 +617,9 @@ static Suite *suite(void)
 	tcase_add_test(t, points_come_in_time);
 	tcase_add_test(t, the_peer_goes_and_comes_back);
 	tcase_add_test(t, a_capture_that_fails_is_begun_anew);
+	tcase_add_test(t, a_vm_that_was_let_go_is_protected_again);
+	tcase_add_test(t, nothing_is_paused_without_a_guardian);
+	tcase_add_test(t, memory_alone_is_refused_without_a_guardian);
 	tcase_add_test(t, not_now_is_said_and_waited_for);
 	tcase_add_test(t, a_vm_that_is_shut_off_is_waited_for);
 	tcase_add_test(t, paused_resumed_and_over_restarts);

@@ -188,6 +188,7 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 	const struct replicator_opts opts = {
 		.host_name = c->name,
 		.state_dir = c->state_dir,
+		.replica_dir = c->replication.replica_dir,
 		.delta_cache = c->replication.delta_cache,
 		.staging_bytes = c->replication.staging,
 		.channels = c->replication.channels,

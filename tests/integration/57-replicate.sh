@@ -1,0 +1,95 @@
+# A VM that is protected, with agents, links and daemons that come and go: its points keep coming, nothing is copied twice, and the guest runs on. Then it is
+# handed over, and nothing is lost. The guest is the boot sector under KVM: its memory counts.
+# shellcheck shell=bash
+# limit goes_on_after_whatever 240
+# limit handed_over 240
+# limit taken_over_and_fenced 300
+
+protected_guest() {
+	[ -w /dev/kvm ] || skip "no /dev/kvm: COLO deadlocks QEMU without KVM"
+	the_hosts host1:stock host2:stock
+	guest start host1 vm1 mem=256 sector=1000 spin=1000
+	in_host host1 vmferry protect vm1 --to host2 --rpo 1s >"$WORK/protect" 2>&1 || fail "protect: $(cat "$WORK/protect")"
+	eventually 30 "the VM is protected" is_state protected
+}
+
+status_value() { # KEY [HOST]
+	in_host "${2:-host1}" vmferry status vm1 --json | sed -n "s/^ *\"$1\": \"\{0,1\}\([^\",]*\).*/\1/p" | head -1
+}
+
+is_state() { [ "$(status_value state)" = "$1" ]; }
+
+points_since() { # N: more than N points have been committed
+	[ "$(status_value points)" -gt "$1" ]
+}
+
+goes_on() { # SECONDS WHAT
+	eventually "$1" "$2: protected again" is_state protected
+	local n
+	n=$(status_value points)
+	eventually 15 "$2: points go on" points_since $((n + 2))
+	in_host host1 virsh -q list | grep -q 'vm1 *running' || fail "$2: the guest does not run"
+}
+
+counter() { # HOST
+	in_host "$1" virsh -q qemu-monitor-command vm1 --hmp 'xp /1xw 0x100000'
+}
+
+counts_on() { # HOST COUNTER
+	[ "$(counter "$1")" != "$2" ]
+}
+
+test_goes_on_after_whatever() {
+	protected_guest
+	goes_on 10 "at first"
+	note "pause p99 $(status_value pause_p99_ms) ms, commit $(status_value commit_ms) ms, interval $(status_value interval_ms) ms"
+	lab agent restart host2
+	goes_on 20 "the target's agent restarted"
+	lab agent kill host1
+	in_host host1 virsh -q list | grep -q 'vm1 *running' || fail "the guest stopped with the agent"
+	lab agent start host1
+	goes_on 20 "the source's agent killed"
+	lab cut host2
+	eventually 20 "a lost link is said" is_state degraded
+	sleep 1
+	[ "$(status_value rpo_ms)" -gt 1000 ] || fail "the RPO shown is not the measured one"
+	lab restore host2
+	goes_on 30 "the link was cut"
+	lab restart host1
+	goes_on 30 "libvirtd restarted"
+	# Counters: a thousand pages, a few bytes each. All of it was compared several times over, and next to nothing travelled.
+	local wire dirty
+	wire=$(status_value wire_bytes)
+	dirty=$(status_value dirty_bytes)
+	note "$dirty bytes dirtied, $wire sent"
+	[ $((wire * 50)) -lt "$dirty" ] || fail "$wire bytes sent for $dirty"
+	in_host host2 vmferry verify vm1
+	in_host host1 vmferry unprotect vm1
+}
+
+test_handed_over() {
+	protected_guest
+	in_host host2 vmferry failover vm1
+	local a b
+	a=$(counter host1)
+	b=$(counter host2)
+	eventually 20 "the guest counts at its new host" counts_on host2 "$b"
+	[ "$(counter host1)" = "$a" ] || fail "the guest still runs at its old host"
+	is_state fenced || fail "the source is $(status_value state)"
+	# Over a restart of its agent, too.
+	lab agent restart host1
+	eventually 10 "it stays fenced" is_state fenced
+	[ "$(counter host1)" = "$a" ] || fail "a restart let the old guest run"
+}
+
+test_taken_over_and_fenced() {
+	protected_guest
+	goes_on 10 "at first"
+	lab cut host1
+	in_host host2 vmferry failover vm1 --force
+	in_host host2 virsh -q list | grep -q 'vm1 *running' || fail "the guest does not run at its new host"
+	lab restore host1
+	eventually 60 "the source that is back is fenced" is_state fenced
+	in_host host1 virsh -q list | grep -q 'vm1 *paused' || fail "the old guest still runs"
+	in_host host2 virsh -q list | grep -q 'vm1 *running' || fail "the new guest does not run any more"
+}
