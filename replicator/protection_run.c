@@ -338,7 +338,7 @@ static int take(struct session *s, take_call call, char id[80], struct err *e)
 		return -1;
 	if (!call && p->opts.capture->still(s->guest, ship_sink(s->ship), p->opts.state_dir, e) < 0)
 		return -1;
-	if (call && call(s->capture, ship_sink(s->ship), &pt, e) < 0) {
+	if (call && protection_watch_capture(p, s->capture, call, ship_sink(s->ship), &pt, e) < 0) {
 		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		return ship_cancel(s->ship) && not_now ? 1 : -1;
 	}
