@@ -55,7 +55,12 @@
 	X(FAULT_REPLICA_COMMITTED_TARGET, "replica.committed.target") /* target: durable, not answered */ \
 	X(FAULT_REPLICA_COMMITTED_SOURCE, "replica.committed.source") /* source: answer came, not noted yet */ \
 	X(FAULT_REPLICA_PRUNE, "replica.prune")                   /* target: before points are given up */ \
-	X(FAULT_REPLICA_FENCE, "replica.fence")                   /* source: refused by a higher epoch, VM not paused yet */
+	X(FAULT_REPLICA_FENCE, "replica.fence")                   /* source: refused by a higher epoch, VM not paused yet */ \
+	X(FAULT_FAILBACK_ADOPT, "failback.adopt")                 /* who had the VM: its replica is made, not yet the one that counts */ \
+	X(FAULT_FAILBACK_ADOPTED, "failback.adopted")             /* who had the VM: it is; the old VM is still there */ \
+	X(FAULT_FAILBACK_FORGET, "failback.forget")               /* who had the VM: the old VM is gone, its records are not */ \
+	X(FAULT_FAILBACK_TAKEOVER, "failback.takeover")           /* who has the VM: before the other side is asked to take it over */ \
+	X(FAULT_FAILBACK_TIDY, "failback.tidy")                   /* who had the VM: it runs at the other side, nothing is tidied yet */
 
 /* clang-format off */
 enum fault_id {

@@ -63,6 +63,11 @@ static int on_file(void *ctx, const char *name, const void *data, size_t len, st
 	return store_txn_file(((struct into *)ctx)->txn, name, data, len, e);
 }
 
+static struct capture_sink sink_of(struct into *in)
+{
+	return (struct capture_sink){ .volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = in };
+}
+
 /* Its meta, as other points have it. New reference. */
 static json_t *point_meta(const json_t *more, const char *kind, const char *capture, const struct capture_point *p)
 {
@@ -100,9 +105,7 @@ int adopt_running(struct guest *g, struct store *s, const struct capture_opts *o
 {
 	struct capture *c = capture_new(g, o, e);
 	struct into in = { .txn = c ? store_begin(s, STORE_TXN_PART, e) : NULL };
-	const struct capture_sink sink = {
-		.volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = &in
-	};
+	const struct capture_sink sink = sink_of(&in);
 	struct capture_point p = { 0 };
 	int rc = -1;
 
@@ -124,7 +127,8 @@ end:
 /* qemu-nbd, reading only; a connected socket in *fd. */
 static int serve(const char *path, const char *format, const char *run_dir, pid_t *pid, int *fd, struct err *e)
 {
-	MEM_AUTO char *socket = mem_printf("%s/adopt-%d.sock", run_dir, (int)getpid());
+	static unsigned count;
+	MEM_AUTO char *socket = mem_printf("%s/adopt-%d-%u.sock", run_dir, (int)getpid(), __atomic_fetch_add(&count, 1, __ATOMIC_SEQ_CST));
 	const char *const given[] = { "qemu-nbd", "-r", "-f", format, "-k", socket, path, NULL };
 	const char *const guessed[] = { "qemu-nbd", "-r", "-k", socket, path, NULL };
 	int64_t until = clock_mono_ns() + NBD_NS;
@@ -151,19 +155,16 @@ static int serve(const char *path, const char *format, const char *run_dir, pid_
 	return 0;
 }
 
-static int read_image(struct into *in, uint32_t volume, const char *path, const char *format, uint64_t size,
+static int read_image(const struct capture_sink *sink, uint32_t volume, const char *path, const char *format, uint64_t size,
 		      const char *run_dir, struct err *e)
 {
-	const struct capture_sink sink = {
-		.volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = in
-	};
 	pid_t pid = -1;
 	int fd = -1;
 	uint64_t bytes = 0;
 	int rc = serve(path, format, run_dir, &pid, &fd, e);
 
 	if (rc == 0)
-		rc = disk_read(fd, "", NULL, size, volume, &sink, &bytes, e);
+		rc = disk_read(fd, "", NULL, size, volume, sink, &bytes, e);
 	child_stop(pid);
 	return rc < 0 ? err_wrap(e, "read %s", path) : 0;
 }
@@ -210,6 +211,7 @@ int adopt_image(struct store *s, const char *target, const char *path, const cha
 {
 	struct store_volume *v = mem_alloc_array(STORE_MAX_VOLUMES, sizeof(*v));
 	struct into in = { 0 };
+	const struct capture_sink sink = sink_of(&in);
 	size_t n;
 	uint64_t size = 0;
 	uint32_t index = 0;
@@ -219,7 +221,7 @@ int adopt_image(struct store *s, const char *target, const char *path, const cha
 		goto end;
 	in.txn = store_begin(s, STORE_TXN_PART, e);
 	if (!in.txn || store_txn_volumes(in.txn, v, n, e) < 0 ||
-	    read_image(&in, index, path, format, size, run_dir, e) < 0)
+	    read_image(&sink, index, path, format, size, run_dir, e) < 0)
 		goto end;
 	rc = commit(&in, json_pack("{s:s, s:s}", "seed", path, "disk", target), NULL, e);
 end:
@@ -231,7 +233,7 @@ end:
 /* ---- a paused VM ---- */
 
 struct paused {
-	struct into in; /* first: the sink's functions take it */
+	const struct capture_sink *sink;
 	const struct guest_info *info;
 	size_t n_ram;
 };
@@ -258,19 +260,26 @@ static int on_blocks(void *ctx, const struct ram_block *b, size_t n, struct err 
 		d->size_bytes = p->info->disks[i].size_bytes;
 	}
 	p->n_ram = n;
-	int rc = on_volumes(ctx, v, n + disks, e);
+	int rc = p->sink->volumes(p->sink->ctx, v, n + disks, e);
 	free(v);
 	return rc;
 }
 
+static int on_ram_page(void *ctx, uint32_t block, uint64_t page, const uint8_t *data, struct err *e)
+{
+	const struct capture_sink *s = ((const struct paused *)ctx)->sink;
+	return s->page(s->ctx, block, page, data, e);
+}
+
 static int on_ram_zero(void *ctx, uint32_t block, uint64_t page, struct err *e)
 {
-	return on_zero(ctx, block, page, 1, e);
+	const struct capture_sink *s = ((const struct paused *)ctx)->sink;
+	return s->zero(s->ctx, block, page, 1, e);
 }
 
 static int read_stream(struct paused *p, int fd, struct err *e)
 {
-	const struct ram_reader_sink sink = { .blocks = on_blocks, .page = on_page, .zero = on_ram_zero, .ctx = p };
+	const struct ram_reader_sink sink = { .blocks = on_blocks, .page = on_ram_page, .zero = on_ram_zero, .ctx = p };
 	struct ram_reader *r = ram_reader_new(fd);
 	BUF_AUTO struct buf device = BUF_INIT;
 	enum ram_reader_stop stop;
@@ -281,9 +290,9 @@ static int read_stream(struct paused *p, int fd, struct err *e)
 	if (ram_reader_head(r, e) < 0 || ram_reader_sections(r, &sink, &stop, e) < 0)
 		goto end;
 	const uint8_t *header = ram_reader_header(r, &len);
-	if (store_txn_file(p->in.txn, "header", header, len, e) < 0 || ram_reader_rest(r, DEVICE_MAX, &device, e) < 0)
+	if (p->sink->file(p->sink->ctx, "header", header, len, e) < 0 || ram_reader_rest(r, DEVICE_MAX, &device, e) < 0)
 		goto end;
-	rc = store_txn_file(p->in.txn, "device", device.data, image_device_length(device.data, device.len), e);
+	rc = p->sink->file(p->sink->ctx, "device", device.data, image_device_length(device.data, device.len), e);
 end:
 	ram_reader_free(r);
 	return rc;
@@ -346,7 +355,7 @@ static int take_disks(struct paused *p, const char *run_dir, struct err *e)
 
 	for (size_t i = 0; i < p->info->n_disks; i++) {
 		const struct guest_disk *d = &p->info->disks[i];
-		if (!d->readonly && read_image(&p->in, volume++, d->path, d->format, d->size_bytes, run_dir, e) < 0)
+		if (!d->readonly && read_image(p->sink, volume++, d->path, d->format, d->size_bytes, run_dir, e) < 0)
 			return -1;
 	}
 	return 0;
@@ -357,31 +366,37 @@ static int take_files(struct paused *p, struct err *e)
 	for (size_t i = 0; i < p->info->n_files; i++) {
 		size_t len;
 		MEM_AUTO char *data = file_read_all(p->info->files[i].path, FILE_MAX, &len, e);
-		if (!data || store_txn_file(p->in.txn, p->info->files[i].kind, data, len, e) < 0)
+		if (!data || p->sink->file(p->sink->ctx, p->info->files[i].kind, data, len, e) < 0)
 			return -1;
 	}
-	return store_txn_file(p->in.txn, "xml", p->info->xml, strlen(p->info->xml), e);
+	return p->sink->file(p->sink->ctx, "xml", p->info->xml, strlen(p->info->xml), e);
 }
 
-int adopt_paused(struct guest *g, struct store *s, const char *run_dir, const json_t *meta, uint64_t *seq, struct err *e)
+int adopt_still(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e)
 {
 	struct guest_info info = { 0 };
-	struct paused p = { .info = &info };
-	struct capture_point point = { .instant_ns = clock_wall_ns(), .has_memory = true };
+	struct paused p = { .sink = sink, .info = &info };
 	int rc = -1;
 
 	if (g->ops->info(g->ctx, &info, e) < 0)
 		return -1;
-	if (info.running) {
+	if (info.running)
 		err_set(e, ERR_REFUSED, "%s runs: it would go on writing while it is read", info.name);
-		goto end;
-	}
-	p.in.txn = store_begin(s, STORE_TXN_POINT, e);
-	if (!p.in.txn || take_memory(g, &p, e) < 0 || take_disks(&p, run_dir, e) < 0 || take_files(&p, e) < 0)
-		goto end;
-	rc = commit(&p.in, point_meta(meta, "memory", "paused", &point), seq, e);
-end:
-	store_abort(p.in.txn);
+	else if (take_memory(g, &p, e) == 0 && take_disks(&p, run_dir, e) == 0)
+		rc = take_files(&p, e);
 	guest_info_fini(&info);
+	return rc;
+}
+
+int adopt_paused(struct guest *g, struct store *s, const char *run_dir, const json_t *meta, uint64_t *seq, struct err *e)
+{
+	struct into in = { .txn = store_begin(s, STORE_TXN_POINT, e) };
+	const struct capture_sink sink = sink_of(&in);
+	struct capture_point point = { .instant_ns = clock_wall_ns(), .has_memory = true };
+	int rc = in.txn ? adopt_still(g, &sink, run_dir, e) : -1;
+
+	if (rc == 0)
+		rc = commit(&in, point_meta(meta, "memory", "paused", &point), seq, e);
+	store_abort(in.txn);
 	return rc;
 }

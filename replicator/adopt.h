@@ -23,6 +23,8 @@ int adopt_running(struct guest *g, struct store *s, const struct capture_opts *o
  * The VM stays paused; resume works as before. */
 int adopt_paused(struct guest *g, struct store *s, const char *run_dir, const json_t *meta, uint64_t *seq,
 		 struct err *e);
+/* The same into any sink: volumes, memory, disks, files. What it costs: all of the memory and of the disks is read while the VM stands still. */
+int adopt_still(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e);
 /* The contents of an image as disk `target`, as a part: no point. Other volumes of the store stay. format: "raw", "qcow2", NULL: qemu finds out. */
 int adopt_image(struct store *s, const char *target, const char *path, const char *format, const char *run_dir,
 		struct err *e);

@@ -45,6 +45,9 @@ static json_t *load(const char *path)
 
 	if (json_is_object(record) && epoch_uuid_ok(json_string_value(json_object_get(record, "uuid"))))
 		return record;
+	/* A folder whose record was never written: something that was interrupted, and begins anew. */
+	if (!text && e.errnum == ENOENT)
+		return NULL;
 	log_error("record_unreadable", "file=%s msg=%s", path, LOG_Q(text ? je.text : e.text));
 	json_decref(record);
 	return NULL;

@@ -252,6 +252,34 @@ int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_
 	return rc;
 }
 
+int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e)
+{
+	enum guest_run run = GUEST_GONE;
+	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, e);
+
+	if (!g && e->cls != ERR_REFUSED)
+		return -1;
+	const int rc = g ? g->ops->state(g->ctx, &run, e) : 0;
+	guest_free(g);
+	if (rc < 0)
+		return -1;
+	err_clear(e);
+	if (run == GUEST_RUNNING) {
+		err_set(e, ERR_REFUSED, "%s was handed over, and runs here again", p->vm);
+		return err_remedy(e, "somebody let it go on: find out which state of it is the right one before anything else");
+	}
+	{
+		THREAD_LOCKED(&p->lock);
+		if (epoch < p->epoch)
+			return err_set(e, ERR_REFUSED, "epoch %llu is over", (unsigned long long)epoch);
+		*point = mem_strdup(p->point_id);
+	}
+	json_t *changes = json_pack("{s:I}", "epoch", (json_int_t)epoch);
+	const int saved = protection_update(p, changes, e);
+	json_decref(changes);
+	return saved;
+}
+
 /* ---- state ---- */
 
 void protection_event(struct protection *p, const char *type, const char *reason)

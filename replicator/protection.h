@@ -40,6 +40,8 @@ struct capture_calls {
 	void (*abort)(struct capture *c);
 	void (*free)(struct capture *c);
 	int (*clean_up)(struct guest *g, struct err *e);
+	/* adopt_still */
+	int (*still)(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e);
 };
 
 struct protection_opts {
@@ -92,5 +94,7 @@ void protection_release(struct protection *p);
 /* A planned failover: one last point, after which the guest stands still, committed at the peer; then the record is "handed-over" with the epoch
  * given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
 int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e);
+/* The peer could not start it and asks once more: the last point is there already, as long as the guest still stands still here. */
+int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e);
 
 #endif

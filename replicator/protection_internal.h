@@ -66,6 +66,7 @@ struct protection {
 	bool watched;               /* by the guardian */
 	const struct capture_sink *sink; /* of the capture that is under way */
 	bool cleaned;               /* what an earlier agent left in the VM was removed */
+	bool for_last;              /* the next capture is for the hand-over alone */
 	enum capture_mode forced;   /* CAPTURE_AUTO: as the record says */
 	unsigned failures;          /* in a row */
 	struct schedule_now now;    /* what the hour says */

@@ -120,6 +120,8 @@ static void fence(struct protection *p, const struct err *why)
 	char text[900];
 	if (g && g->ops->pause(g->ctx, &e) == 0)
 		snprintf(text, sizeof(text), "%.700s; it is paused here", why->text);
+	else if (!g && e.cls == ERR_REFUSED)
+		snprintf(text, sizeof(text), "%.700s; it is shut off here", why->text);
 	else
 		snprintf(text, sizeof(text), "%.500s; it could not be paused here: %.200s", why->text, e.text);
 	guest_free(g);
@@ -164,6 +166,8 @@ static enum capture_mode wanted_mode(const struct protection *p)
 {
 	enum capture_mode m = CAPTURE_AUTO;
 
+	if (p->for_last)
+		return CAPTURE_COLO;
 	if (strcmp(p->mode, "memory") != 0)
 		(void)capture_mode_from_name(p->mode, &m);
 	return m == CAPTURE_AUTO ? p->forced : m;
@@ -194,7 +198,7 @@ static int make_capture(struct session *s, struct err *e)
 	struct capture *c = make_watched(s, &co, e);
 	char why[300] = "";
 
-	if (!c && any && e->cls == ERR_REFUSED) {
+	if (!c && any && !p->for_last && e->cls == ERR_REFUSED) {
 		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
 		err_clear(e);
 		co.mode = CAPTURE_DISK;
@@ -320,19 +324,21 @@ static void note_committed(struct session *s, const char *id, const struct captu
 	judge_pace(s);
 }
 
-/* 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
+/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
 static int take(struct session *s, take_call call, char id[80], struct err *e)
 {
 	struct protection *p = s->p;
-	struct capture_point pt = { 0 };
+	struct capture_point pt = { .instant_ns = clock_wall_ns(), .instant_mono_ns = clock_mono_ns(), .has_memory = true };
 	struct ship_tally t;
 	uint64_t seq;
 
 	new_id(id);
-	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = p->opts.capture->chosen(s->capture) };
+	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = call ? p->opts.capture->chosen(s->capture) : CAPTURE_BACKGROUND };
 	if (fault_point(FAULT_REPLICA_TAKE, e) < 0 || ship_begin(s->ship, id, e) < 0)
 		return -1;
-	if (protection_watch_capture(p, s->capture, call, ship_sink(s->ship), &pt, e) < 0) {
+	if (!call && p->opts.capture->still(s->guest, ship_sink(s->ship), p->opts.state_dir, e) < 0)
+		return -1;
+	if (call && protection_watch_capture(p, s->capture, call, ship_sink(s->ship), &pt, e) < 0) {
 		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
 		return ship_cancel(s->ship) && not_now ? 1 : -1;
 	}
@@ -359,17 +365,12 @@ static int take_last(struct session *s, char id[80], struct err *e)
 	return rc > 0 ? -1 : rc;
 }
 
-/* 0: the guest is the peer's from here on. */
-static int hand_over(struct session *s, struct err *e)
+/* The last point is at the peer, or why not. True: the guest is the peer's from here on. */
+static bool tell_last(struct protection *p, int rc, const char *id, const struct err *why)
 {
-	struct protection *p = s->p;
-	char id[80] = "";
-	struct err why = ERR_INIT;
-	const int rc = take_last(s, id, &why);
-
 	pthread_mutex_lock(&p->lock);
 	snprintf(p->last_id, sizeof(p->last_id), "%s", id);
-	p->last_error = why;
+	p->last_error = *why;
 	p->last_done = true;
 	pthread_cond_broadcast(&p->changed);
 	/* Until the record says handed-over, or it was given up. */
@@ -379,13 +380,45 @@ static int hand_over(struct session *s, struct err *e)
 		p->last_wanted = false;
 	const bool gone = rc == 0 && strcmp(json_string_value(json_object_get(p->record, "state")), "handed-over") == 0;
 	pthread_mutex_unlock(&p->lock);
-	if (gone) {
+	return gone;
+}
+
+/* 0: the guest is the peer's from here on. */
+static int hand_over(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80] = "";
+	struct err why = ERR_INIT;
+	const int rc = take_last(s, id, &why);
+
+	if (tell_last(p, rc, id, &why)) {
 		p->opts.capture->leave(s->capture);
 		return 0;
 	}
 	/* It runs on here. */
 	if (rc == 0 && p->opts.capture->let_go(s->capture, e) < 0)
 		return -1;
+	if (rc < 0)
+		*e = why;
+	return rc < 0 ? -1 : 1;
+}
+
+/* Without a capture, where none can leave the guest standing still: it is paused as a user would, and read as it stands. What differs from the peer's
+ * is found by hashes. Takes as long as reading all of it does. */
+static int hand_over_still(struct session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80] = "";
+	struct err why = ERR_INIT, ignored = ERR_INIT;
+	int rc = s->guest->ops->pause(s->guest->ctx, &why);
+
+	p->for_last = false;
+	if (rc == 0)
+		rc = take(s, NULL, id, &why);
+	if (tell_last(p, rc, id, &why))
+		return 0;
+	if (s->guest->ops->resume(s->guest->ctx, &ignored) < 0)
+		log_error("hand_over_resume", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(ignored.text));
 	if (rc < 0)
 		*e = why;
 	return rc < 0 ? -1 : 1;
@@ -429,8 +462,14 @@ static int checkpoints(struct session *s, struct err *e)
 		wait_until(p, s->due_ns);
 		if (!wanted(p))
 			break;
+		if (last_wanted(p) && p->opts.capture->chosen(s->capture) == CAPTURE_BACKGROUND && !p->for_last) {
+			/* Its snapshots are of a VM that runs on. One COLO capture, whatever its pauses, brings the last point. */
+			p->for_last = true;
+			return 1;
+		}
 		if (last_wanted(p)) {
 			const int over = hand_over(s, e);
+			p->for_last = false;
 			if (over <= 0)
 				return over;
 			s->due_ns = clock_mono_ns();
@@ -460,7 +499,7 @@ static int checkpoints(struct session *s, struct err *e)
 	return 0;
 }
 
-/* One capture from its beginning to its end; 1: the same session can go on with another. */
+/* One capture from its beginning to its end; 1: the same session can go on with another. 2: the hand-over has to do without one. */
 static int run_capture(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
@@ -468,7 +507,10 @@ static int run_capture(struct session *s, struct err *e)
 
 	if (make_capture(s, e) < 0) {
 		drop_capture(s, false);
-		return -1;
+		if (!p->for_last || e->cls != ERR_REFUSED)
+			return -1;
+		err_clear(e);
+		return 2;
 	}
 	bool have;
 	{
@@ -553,8 +595,12 @@ static int run_session(struct session *s, struct err *e)
 			return err_set(e, ERR_CANCELLED, "interrupted");
 	}
 	int rc;
-	while ((rc = run_capture(s, e)) == 1)
-		;
+	do {
+		rc = run_capture(s, e);
+		if (rc == 2)
+			rc = hand_over_still(s, e);
+	} while (rc == 1);
+	p->for_last = false;
 	return rc;
 }
 
@@ -638,11 +684,27 @@ static bool wait_for_work(struct protection *p)
 	}
 }
 
+/* What kept it from work is over; until the next point is at the peer that must not be what people read. */
+static void say_going_on(struct protection *p)
+{
+	bool stale, have;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		stale = strcmp(p->state, "paused") == 0 || (p->hold_why[0] && strcmp(p->reason, p->hold_why) == 0);
+		have = p->have_point;
+	}
+	if (stale)
+		protection_set_state(p, have ? "degraded" : "seeding",
+				     have ? "it goes on: what has changed meanwhile is looked for" : "the first copy is on its way");
+}
+
 void *protection_run_thread(void *arg)
 {
 	struct protection *p = arg;
 
 	while (wait_for_work(p)) {
+		say_going_on(p);
 		struct session s = { .p = p };
 		struct err e = ERR_INIT;
 		const int rc = run_session(&s, &e);

@@ -158,11 +158,19 @@ void replica_note_last(struct replica *p, struct store *s)
 	p->points = n;
 }
 
+char *replica_store_path(struct replica *p)
+{
+	MEM_AUTO char *dir = epoch_replica_dir(p->all->replica_dir, p->uuid);
+	THREAD_LOCKED(&p->all->lock);
+	const char *name = text_of(p->record, "store");
+
+	return mem_printf("%s/%s", dir, name[0] && !strchr(name, '/') ? name : "store");
+}
+
 static struct store *open_or_create(struct replica *p, const json_t *create, struct err *e)
 {
 	struct replicas *r = p->all;
-	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, p->uuid);
-	MEM_AUTO char *path = mem_printf("%s/store", dir);
+	MEM_AUTO char *path = replica_store_path(p);
 	struct stat st;
 
 	if (stat(path, &st) == 0)
@@ -448,8 +456,7 @@ int replicas_verify(struct replicas *r, const json_t *args, bool (*progress)(voi
 
 /* ---- changes of owner ---- */
 
-/* Takes the replica for a change, its session ended. NULL with the error set. */
-static struct replica *take(struct replicas *r, const char *uuid, struct err *e)
+struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e)
 {
 	struct replica *p;
 
@@ -472,7 +479,7 @@ static struct replica *take(struct replicas *r, const char *uuid, struct err *e)
 
 int replicas_change(struct replicas *r, const char *uuid, const char *expect, const json_t *changes, struct err *e)
 {
-	struct replica *p = take(r, uuid, e);
+	struct replica *p = replica_take(r, uuid, e);
 	char state[32], vm[256];
 
 	if (!p)
@@ -523,14 +530,9 @@ int replicas_set_state(struct replicas *r, const char *uuid, const char *state, 
 
 /* ---- release ---- */
 
-/* Nobody may use the store any more; p is being moved by us. */
-static int destroy(struct replica *p, struct err *e)
+void replica_close_store(struct replica *p)
 {
 	struct replicas *r = p->all;
-	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, p->uuid);
-	MEM_AUTO char *store = mem_printf("%s/store", dir);
-	MEM_AUTO char *record = mem_printf("%s/replica.json", dir);
-	struct stat st;
 
 	pthread_mutex_lock(&r->lock);
 	while (p->users)
@@ -539,6 +541,18 @@ static int destroy(struct replica *p, struct err *e)
 	p->store = NULL;
 	pthread_mutex_unlock(&r->lock);
 	store_close(s);
+}
+
+/* Nobody may use the store any more; p is being moved by us. */
+static int destroy(struct replica *p, struct err *e)
+{
+	struct replicas *r = p->all;
+	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, p->uuid);
+	MEM_AUTO char *store = replica_store_path(p);
+	MEM_AUTO char *record = mem_printf("%s/replica.json", dir);
+	struct stat st;
+
+	replica_close_store(p);
 	/* The record last: what is half removed is still known to be a replica. */
 	if (stat(store, &st) == 0 && store_destroy(store, e) < 0)
 		return -1;
@@ -563,7 +577,7 @@ int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, js
 		*result = json_object();
 		return 0;
 	}
-	struct replica *p = take(r, uuid, e);
+	struct replica *p = replica_take(r, uuid, e);
 	if (!p)
 		return -1;
 	/* rpc NULL: this host's own operator, who may always but for a VM that runs from it. */

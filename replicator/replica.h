@@ -69,6 +69,17 @@ int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, stru
 /* Changes keys of the record, durably, if its state is `expect` (else ERR_REFUSED); once that is not "replica" its session has ended. null takes a
  * key's value away. */
 int replicas_change(struct replicas *r, const char *uuid, const char *expect, const json_t *changes, struct err *e);
+/* A replica of this host's own making, from what it has of the VM (failback): fill writes it into a new, empty store. Then the record becomes one of
+ * a replica from `from` at `epoch`, durably and all at once; what it was before is in its "old": {"store","made":[paths],"needed":bool}, until
+ * replicas_forget_old. Interrupted anywhere, it is as before, and the next begins anew. Not while a failover is under way. `extra`: more keys of the
+ * record (borrowed, may be NULL). */
+int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const char *from, uint64_t epoch, const json_t *extra,
+		   int (*fill)(void *ctx, struct store *s, struct err *e), void *ctx, struct err *e);
+/* Removes what "old" names: the earlier store, unless images of the earlier VM lie over it and stay; those images if `images`, and then the store too.
+ * Nothing to do is fine. */
+int replicas_forget_old(struct replicas *r, const char *uuid, bool images, struct err *e);
+/* A copy of the record, NULL if there is none. */
+json_t *replicas_record(struct replicas *r, const char *vm);
 /* "promoted", or "replica" if the promotion came to nothing (the epoch stays raised). Durable. */
 int replicas_set_state(struct replicas *r, const char *uuid, const char *state, struct err *e);
 

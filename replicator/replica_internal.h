@@ -82,8 +82,16 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e);
 bool replica_move_locked(struct replica *p);
 void replica_moved(struct replica *p);
 void replica_note_last(struct replica *p, struct store *s);
+/* Its store's folder: "store", or as the record's "store" says. To be freed. */
+char *replica_store_path(struct replica *p);
+/* For a change: nobody else moves it until replica_moved. NULL with the error set. */
+struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e);
+/* Waits until nobody uses the store, and closes it; it is being moved by us. */
+void replica_close_store(struct replica *p);
 
 /* ---- replica_session.c ---- */
+/* The table's entry, made if need be; moved by us. */
+struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e);
 /* Ends the replica's session, if any, and waits. */
 void replica_session_end(struct replica *p, const char *why);
 

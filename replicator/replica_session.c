@@ -286,8 +286,7 @@ static json_t *volumes_json(struct store *s)
 	return list;
 }
 
-/* The table's entry, made if need be; moved by us. */
-static struct replica *enter(struct replicas *r, const char *uuid, struct err *e)
+struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e)
 {
 	THREAD_LOCKED(&r->lock);
 	struct replica *p = replica_find_locked(r, uuid);
@@ -343,7 +342,7 @@ int replicas_begin(struct replicas *r, struct rpc *rpc, const json_t *args, json
 	s->owner = rpc;
 	s->begun_ns = clock_mono_ns();
 	snprintf(s->peer, sizeof(s->peer), "%s", rpc_peer_name(rpc));
-	if (new_id(s->id, e) < 0 || parse_begin(r, s, args, e) < 0 || !(p = enter(r, text_of(args, "uuid"), e))) {
+	if (new_id(s->id, e) < 0 || parse_begin(r, s, args, e) < 0 || !(p = replica_enter(r, text_of(args, "uuid"), e))) {
 		session_free(s);
 		return -1;
 	}

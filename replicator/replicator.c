@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "replicator/adopt.h"
 #include "replicator/epoch.h"
 #include "replicator/schedule.h"
 
@@ -13,7 +14,7 @@
 
 #define LOOK_NS NS_PER_S
 #define HOLD_NS (30 * NS_PER_S)
-#define HANDOVER_NS (120 * NS_PER_S)
+#define HANDOVER_NS (240 * NS_PER_S)
 #define FORWARD_NS (600 * NS_PER_S)
 #define MIN_RPO_MS 100
 #define MAX_RPO_MS (7 * 24 * 3600 * 1000LL)
@@ -31,7 +32,8 @@ static const struct capture_calls real_capture = { .make = capture_new,
 						   .stop = capture_stop,
 						   .abort = capture_abort,
 						   .free = capture_free,
-						   .clean_up = capture_clean_up };
+						   .clean_up = capture_clean_up,
+						   .still = adopt_still };
 
 struct entry {
 	struct protection *protection; /* NULL while it is being changed */
@@ -525,6 +527,22 @@ static int unprotect(struct replicator *r, struct entry *en, bool forget, struct
 	return rc;
 }
 
+int replicator_give_up(struct replicator *r, const char *uuid, struct err *e)
+{
+	int rc = 0;
+
+	begin_change(r);
+	pthread_mutex_lock(&r->lock);
+	struct entry *en = find_locked(r, uuid);
+	if (en && !en->protection)
+		en = NULL;
+	pthread_mutex_unlock(&r->lock);
+	if (en)
+		rc = unprotect(r, en, false, e);
+	end_change(r);
+	return rc;
+}
+
 int replicator_unprotect(struct replicator *r, const json_t *args, json_t **result, struct err *e)
 {
 	const char *vm = text_of(args, "vm");
@@ -798,6 +816,8 @@ int replicator_source_handover(struct replicator *r, struct rpc *rpc, const json
 	if (strcmp(text_of(record, "host"), rpc_peer_name(rpc)) != 0)
 		rc = err_set(e, ERR_REFUSED, "the replica of %s is kept by %s, not by %s", text_of(record, "vm"), text_of(record, "host"),
 			     rpc_peer_name(rpc));
+	else if (strcmp(text_of(record, "state"), "handed-over") == 0)
+		rc = protection_hand_over_again(en->protection, (uint64_t)epoch, &point, e);
 	else if (epoch != json_integer_value(json_object_get(record, "epoch")) + 1)
 		rc = err_set(e, ERR_REFUSED, "epoch %lld does not follow ours", (long long)epoch);
 	else

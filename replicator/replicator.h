@@ -57,6 +57,8 @@ void replicator_free(struct replicator *r);
 int replicator_protect(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 /* {vm, forget}: forget removes the replica at the peer too. Of a replica that is kept here: {vm, forget:true} removes it. */
 int replicator_unprotect(struct replicator *r, const json_t *args, json_t **result, struct err *e);
+/* Ends the protection of a VM that was taken over by its peer, by UUID. None is fine. */
+int replicator_give_up(struct replicator *r, const char *uuid, struct err *e);
 int replicator_pause(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 int replicator_resume(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 /* {vm?} -> {"protections":[...]}, those of which this host is the source and those of which it keeps the replica. */

@@ -21,6 +21,8 @@ static const struct {
 	{ "post-copy", "post-copy" },
 	{ "seed", "first copy" },
 	{ "compare", "comparing" },
+	{ "adopt", "reading the old copy" },
+	{ "tidy", "tidying up" },
 	{ "verify", "verifying" },
 	{ "look", "checking" },
 	{ "hand", "last checkpoint" },

@@ -234,6 +234,8 @@ void report_failback(const json_t *r, struct buf *out)
 	char text[32];
 	double ratio = cli_real(r, "ratio", -1);
 	json_int_t wire = cli_int(r, "wire_bytes", -1);
+	const json_t *image;
+	size_t i;
 	add_place(out, r, "is back on");
 	add_duration(out, "total", cli_int(r, "total_ms", -1));
 	add_duration(out, "stood still", cli_int(r, "downtime_ms", -1));
@@ -246,6 +248,10 @@ void report_failback(const json_t *r, struct buf *out)
 	}
 	if (cli_int(r, "epoch", -1) >= 0)
 		buf_printf(out, LABEL "%lld\n", "epoch", (long long)cli_int(r, "epoch", 0));
+	json_array_foreach (json_object_get(r, "old_images"), i, image)
+		add_text(out, "old image stays", json_string_value(image) ? json_string_value(image) : "?");
+	if (cli_str(r, "kept", NULL))
+		add_text(out, "kept here", "a replica, as of the last checkpoint: `vmferry protect' there goes on with it");
 	add_warnings(out, r);
 }
 

@@ -277,8 +277,8 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 		o.fence = fence;
 	if (settle(t, &records, e) < 0 || find_point(t->store, text_of(args, "point"), &o.seq, e) < 0)
 		goto end;
-	const bool answers = !force && source_answers(t);
-	if (answers) {
+	/* planned: by its source's own wish. Without its last checkpoint there is nothing to be done then. */
+	if (json_is_true(json_object_get(args, "planned")) || (!force && source_answers(t))) {
 		if (o.seq != 0) {
 			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
 			err_remedy(e, "--force does that");
