@@ -5,7 +5,6 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "migrator/restore_virt.h"
-#include "replicator/epoch.h"
 #include "replicator/export.h"
 #include "replicator/failover.h"
 #include "replicator/replicator.h"
@@ -386,9 +385,9 @@ static void warm(struct agent *a)
 
 void takeover_recover(struct agent *a)
 {
-	struct err e = ERR_INIT;
 	const struct settings_view *view = settings_get(a->settings);
-	json_t *all = epoch_load_replicas(view->config->state_dir, &e), *record;
+	struct replicas *replicas = replicator_replicas(a->replicator);
+	json_t *all = json_array(), *one;
 	size_t i;
 
 	bool keeps_replicas = false;
@@ -397,11 +396,12 @@ void takeover_recover(struct agent *a)
 		keeps_replicas = keeps_replicas || (view->config->peers[n].roles & ROLE_REPLICATE_IN);
 	restore_virt_clean_up(view->config->run_dir);
 	settings_put(a->settings, view);
-	if (!all)
-		log_warn("failover_unsettled", "msg=%s", LOG_Q(e.text));
-	json_array_foreach (all, i, record) {
+	replicas_list(replicas, NULL, all);
+	json_array_foreach (all, i, one) {
+		json_t *record = replicas_record(replicas, text_of(one, "uuid"));
 		if (strcmp(text_of(record, "state"), "promoting") == 0)
 			recover_one(a, text_of(record, "uuid"));
+		json_decref(record);
 	}
 	if (keeps_replicas)
 		warm(a);
