@@ -44,6 +44,7 @@ static struct replica *replica_new(struct replicas *r, const char *uuid, json_t 
 	p->all = r;
 	snprintf(p->uuid, sizeof(p->uuid), "%s", uuid);
 	p->record = record;
+	snprintf(p->trouble, sizeof(p->trouble), "%.399s", text_of(record, "unreadable"));
 	return p;
 }
 
@@ -173,6 +174,12 @@ static struct store *open_or_create(struct replica *p, const json_t *create, str
 	MEM_AUTO char *path = replica_store_path(p);
 	struct stat st;
 
+	{
+		/* Which of its stores, and whether a VM runs on it: opening alone would write to it. */
+		THREAD_LOCKED(&r->lock);
+		if (epoch_check_readable(p->record, e) < 0)
+			return NULL;
+	}
 	if (stat(path, &st) == 0)
 		return store_open(path, &(struct store_opts){ 0 }, e);
 	if (errno != ENOENT) {
@@ -262,7 +269,6 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 {
 	const char *uuid = text_of(args, "uuid");
 
-	(void)e;
 	{
 		THREAD_LOCKED(&r->lock);
 		struct replica *p = replica_find_locked(r, uuid);
@@ -270,6 +276,8 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 			*result = json_object();
 			return 0;
 		}
+		if (epoch_check_readable(p->record, e) < 0)
+			return -1;
 		*result = json_pack("{s:O, s:O, s:O, s:I, s:O?}", "epoch", json_object_get(p->record, "epoch"), "state",
 				    json_object_get(p->record, "state"), "from", json_object_get(p->record, "from"), "points",
 				    (json_int_t)p->points, "last", p->last);
@@ -585,6 +593,8 @@ int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, js
 	pthread_mutex_lock(&r->lock);
 	if (rpc)
 		rc = epoch_admit(p->record, r->host_name, rpc_peer_name(rpc), epoch, e);
+	else if (epoch_check_readable(p->record, e) < 0)
+		rc = -1;
 	else if (strcmp(text_of(p->record, "state"), "promoting") == 0)
 		rc = err_set(e, ERR_REFUSED, "a failover of VM %s is under way", text_of(p->record, "vm"));
 	pthread_mutex_unlock(&r->lock);

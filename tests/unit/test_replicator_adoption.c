@@ -383,6 +383,32 @@ START_TEST(a_vm_that_was_never_protected_is_not_read)
 }
 END_TEST
 
+START_TEST(what_cannot_be_read_is_not_adopted)
+{
+	struct err e = ERR_INIT;
+	json_t *report = NULL;
+	MEM_AUTO char *folder = mem_printf("%s/protections", dir), *path = mem_printf("%s/" VM_UUID ".json", folder);
+
+	OK(file_mkdirs(folder, 0700, &e), e);
+	OK(file_write_durable(path, "{", 1, 0600, &e), e);
+	json_t *all = epoch_load_protections(dir, &e);
+	ck_assert_uint_eq(json_array_size(all), 1);
+	ck_assert_int_eq(adopt(json_incref(json_array_get(all, 0)), 2, &report, &e), -1);
+	HAS(e.text, "whose VM " VM_UUID " is cannot be told");
+	json_decref(all);
+	live_replica("host2", "promoted");
+	MEM_AUTO char *replica = epoch_replica_dir(replica_dir, VM_UUID), *file = mem_printf("%s/replica.json", replica);
+	OK(file_write_durable(file, "{", 1, 0600, &e), e);
+	restart();
+	ck_assert_int_eq(adopt(protection("fenced", 3), 4, &report, &e), -1);
+	HAS(e.text, "whose VM " VM_UUID " is cannot be told");
+	ck_assert_int_eq(adopt(protection("fenced", 3), (UINT64_C(1) << 53) + 1, &report, &e), -1);
+	HAS(e.text, "from 1 to 2^53");
+	ck_assert(there("replicas/" VM_UUID "/store"));
+	ck_assert_uint_eq(filled + removed, 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("replicator/adoption");
@@ -397,6 +423,7 @@ int main(void)
 	tcase_add_test(t, who_may_not);
 	tcase_add_test(t, another_hosts_replica_is_not_touched);
 	tcase_add_test(t, a_vm_that_was_never_protected_is_not_read);
+	tcase_add_test(t, what_cannot_be_read_is_not_adopted);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);

@@ -1,6 +1,7 @@
 /* The target's calls as a peer sees them, with peers that want what they may not; and the operator's calls at both hosts. */
 #include "replica_hosts.h"
 
+#include "base/file.h"
 #include "replicator/base64.h"
 #include "replicator/epoch.h"
 #include "replicator/replicator.h"
@@ -114,6 +115,44 @@ START_TEST(what_is_promoted_lets_nobody_in)
 	OK(replicas_set_state(target.replicas, GUEST_UUID, "replica", &e), e);
 	OK(call(peer_rpc, "replica.begin", begin_args(2), &r, &e), e);
 	json_decref(r);
+}
+END_TEST
+
+/* What was promoted may be what a VM runs on; a record that cannot be read is not one that is not there. */
+START_TEST(an_unreadable_record_lets_nobody_in)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	uint64_t epoch = 0;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	target_stop();
+	OK(file_write_durable(fixture_path("target/replicas/" GUEST_UUID "/replica.json", NULL), "{\"uuid\"", 7, 0600, &e), e);
+	target_start();
+	rpc_unref(peer_rpc);
+	peer_rpc = connect_as(source.ctx);
+	ck_assert_int_eq(call(peer_rpc, "replica.begin", begin_args(9), &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	ck_assert_int_eq(call(peer_rpc, "replica.status", json_pack("{s:s}", "uuid", GUEST_UUID), &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	json_t *args = json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 9);
+	ck_assert_int_eq(call(peer_rpc, "replica.release", json_incref(args), &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	ck_assert_int_eq(replicas_release(target.replicas, NULL, args, &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	json_decref(args);
+	ck_assert_int_eq(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), -1);
+	HAS(e.text, "is unreadable, not replica");
+	ck_assert_ptr_null(replicas_get(target.replicas, GUEST_UUID, NULL, &e));
+	HAS(e.text, "cannot be told");
+	ck_assert_int_eq(access(fixture_path("target/replicas/" GUEST_UUID "/store", NULL), F_OK), 0);
+	/* It is shown, with the reason. */
+	json_t *list = json_array();
+	replicas_list(target.replicas, NULL, list);
+	ck_assert_uint_eq(json_array_size(list), 1);
+	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "replica.json: no JSON");
+	json_decref(list);
 }
 END_TEST
 
@@ -378,6 +417,7 @@ int main(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, epochs_decide);
 	tcase_add_test(t, what_is_promoted_lets_nobody_in);
+	tcase_add_test(t, an_unreadable_record_lets_nobody_in);
 	tcase_add_test(t, nonsense_is_refused);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
