@@ -156,6 +156,47 @@ START_TEST(an_unreadable_record_lets_nobody_in)
 }
 END_TEST
 
+/* What a source says of itself is kept in the record, and the record must stay one that can be read. */
+START_TEST(what_is_kept_of_a_begin)
+{
+	static const char *const bad[] = {
+		"{\"keep\":[]}",		   "{\"keep\":7}",	       "{\"keep\":{\"last\":-1}}",     "{\"keep\":{\"last\":\"9\"}}",
+		"{\"keep\":{\"hourly\":1000001}}", "{\"keep\":{\"daily\":1.5}}", "{\"keep\":{\"max_bytes\":-1}}", "{\"keep\":{\"max_bytes\":{}}}",
+		"{\"rpo_ms\":-1}",		   "{\"rpo_ms\":\"x\"}",	       "{\"rpo_ms\":9007199254740993}", "{\"mode\":7}",
+		"{\"mode\":\"no name\"}",	   "{\"mode\":\"aaaaaaaabbbbbbbbaaaaaaaabbbbbbbb\"}", "{\"epoch\":9007199254740993}",
+	};
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_t *args = begin_args(1), *more = json_loads(bad[i], 0, NULL);
+		json_object_update(args, more);
+		json_decref(more);
+		ck_assert_msg(call(peer_rpc, "replica.begin", args, &r, &e) == -1, "%s", bad[i]);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	}
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+	/* As much as a message may hold. */
+	char *big = mem_alloc((size_t)2 << 20);
+	memset(big, 'x', ((size_t)2 << 20) - 1);
+	json_t *args = begin_args(1);
+	json_object_set_new(args, "rpo_ms", json_integer(700));
+	json_object_set_new(args, "keep", json_pack("{s:i, s:i, s:s}", "last", 3, "max_bytes", 0, "note", big));
+	OK(call(peer_rpc, "replica.begin", args, &r, &e), e);
+	free(big);
+	json_decref(r);
+	json_t *record = replicas_record(target.replicas, GUEST_UUID);
+	json_t *keep = json_pack("{s:i, s:i}", "last", 3, "max_bytes", 0);
+	ck_assert(json_equal(json_object_get(record, "keep"), keep));
+	ck_assert_int_eq(json_integer_value(json_object_get(record, "rpo_ms")), 700);
+	json_decref(keep);
+	json_decref(record);
+	target_stop();
+	target_start();
+	ck_assert_uint_eq(epoch_of(), 1);
+}
+END_TEST
+
 static const char *const nonsense[] = {
 	"{}",
 	"{\"uuid\":\"../../../../../../../etc/passwd0000\"}",
@@ -418,6 +459,7 @@ int main(void)
 	tcase_add_test(t, epochs_decide);
 	tcase_add_test(t, what_is_promoted_lets_nobody_in);
 	tcase_add_test(t, an_unreadable_record_lets_nobody_in);
+	tcase_add_test(t, what_is_kept_of_a_begin);
 	tcase_add_test(t, nonsense_is_refused);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
