@@ -26,15 +26,36 @@ static const char *text_of(const json_t *o, const char *key)
 
 /* ---- the table ---- */
 
-struct replica *replica_find_locked(struct replicas *r, const char *vm)
+struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid)
 {
 	for (struct replica *p = r->first; p; p = p->next)
-		if (strcmp(p->uuid, vm) == 0)
-			return p;
-	for (struct replica *p = r->first; p; p = p->next)
-		if (p->record && strcmp(text_of(p->record, "vm"), vm) == 0)
+		if (strcmp(p->uuid, uuid) == 0)
 			return p;
 	return NULL;
+}
+
+static struct replica *named_locked(struct replicas *r, const char *name, size_t *n)
+{
+	struct replica *found = NULL;
+
+	*n = 0;
+	for (struct replica *p = r->first; p; p = p->next)
+		if (p->record && strcmp(text_of(p->record, "vm"), name) == 0) {
+			found = p;
+			(*n)++;
+		}
+	return found;
+}
+
+struct replica *replica_find_locked(struct replicas *r, const char *vm)
+{
+	size_t n;
+
+	/* A peer names its VMs as it likes: no name stands for another's UUID. */
+	if (epoch_uuid_ok(vm))
+		return replica_by_uuid_locked(r, vm);
+	struct replica *p = named_locked(r, vm, &n);
+	return n == 1 ? p : NULL;
 }
 
 static struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record)
@@ -259,8 +280,17 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e)
 
 /* ---- what is asked ---- */
 
-static int no_replica(const struct replicas *r, const char *vm, struct err *e)
+/* lock is held */
+static int no_replica(struct replicas *r, const char *vm, struct err *e)
 {
+	size_t n = 0;
+
+	if (!epoch_uuid_ok(vm))
+		(void)named_locked(r, vm, &n);
+	if (n > 1) {
+		err_set(e, ERR_REFUSED, "%s keeps replicas of %zu VMs that are named %.80s", r->host_name, n, vm);
+		return err_remedy(e, "say the UUID, as 'vmferry status --json' shows it");
+	}
 	err_set(e, ERR_REFUSED, "%s keeps no replica of %.80s", r->host_name, vm);
 	return err_remedy(e, "'vmferry status' shows what is protected, and where to");
 }
@@ -339,7 +369,9 @@ bool replicas_has(struct replicas *r, const char *vm)
 {
 	THREAD_LOCKED(&r->lock);
 	const struct replica *p = replica_find_locked(r, vm);
-	return p && p->record;
+	size_t n = 0;
+	/* Which one, is the next question. */
+	return p ? p->record != NULL : named_locked(r, vm, &n) != NULL;
 }
 
 static const char *shown_state(const struct replica *p, const char **reason)
@@ -477,7 +509,8 @@ struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e
 		err_set(e, ERR_REFUSED, "%s is shutting down", r->host_name);
 		p = NULL;
 	} else if (!p->record) {
-		replica_moved(p);
+		p->moving = false;
+		pthread_cond_broadcast(&r->changed);
 		no_replica(r, uuid, e);
 		p = NULL;
 	}

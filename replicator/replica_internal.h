@@ -71,6 +71,8 @@ struct replicas {
 };
 
 /* ---- replica.c ---- */
+struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid);
+/* By UUID, or by a name that one of them has alone; NULL if there is none, or more than one. */
 struct replica *replica_find_locked(struct replicas *r, const char *vm);
 /* The store, open, and counted; replica_put gives it back. Must not hold the lock. NULL with the error set; ERR_REFUSED if there is none and `create`
  * is NULL (else the VM's description for a new one). */

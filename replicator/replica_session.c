@@ -261,6 +261,21 @@ static json_t *kept_of(const json_t *args)
 	return out;
 }
 
+/* What operators type and paths are made of: no other VM's UUID, nor a way out of a folder. */
+static bool name_ok(const char *name)
+{
+	size_t n = 0;
+	bool uuid = true;
+
+	for (; name[n]; n++) {
+		if (name[n] == '/' || (unsigned char)name[n] < ' ' || name[n] == 0x7f)
+			return false;
+		const bool dash = n == 8 || n == 13 || n == 18 || n == 23;
+		uuid &= dash ? name[n] == '-' : strchr("0123456789abcdefABCDEF", name[n]) != NULL;
+	}
+	return n > 0 && n <= 255 && !(uuid && n == 36) && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
 static int parse_begin(struct replicas *r, struct replica_session *s, const json_t *args, struct err *e)
 {
 	uint8_t secret[BLOCK_HASH_SECRET];
@@ -270,7 +285,7 @@ static int parse_begin(struct replicas *r, struct replica_session *s, const json
 	const json_int_t epoch = json_integer_value(json_object_get(args, "epoch"));
 	const uint64_t ours = r->opts.delta_cache / CODEC_PAGE_SIZE;
 
-	if (!epoch_uuid_ok(text_of(args, "uuid")) || !name[0] || strlen(name) > 255 || channels < 1 || channels > REPLICA_MAX_LINKS ||
+	if (!epoch_uuid_ok(text_of(args, "uuid")) || !name_ok(name) || channels < 1 || channels > REPLICA_MAX_LINKS ||
 	    slots < 0 || !epoch_ok(epoch) || parse_secret(text_of(args, "secret"), secret) < 0)
 		return err_set(e, ERR_PROTOCOL, "replica.begin: a value is missing or out of range");
 	if (check_kept(args, e) < 0)
@@ -333,7 +348,7 @@ static json_t *volumes_json(struct store *s)
 struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e)
 {
 	THREAD_LOCKED(&r->lock);
-	struct replica *p = replica_find_locked(r, uuid);
+	struct replica *p = replica_by_uuid_locked(r, uuid);
 	if (!p) {
 		p = mem_alloc(sizeof(*p));
 		p->all = r;

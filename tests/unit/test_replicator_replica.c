@@ -197,6 +197,50 @@ START_TEST(what_is_kept_of_a_begin)
 }
 END_TEST
 
+START_TEST(names_are_not_uuids)
+{
+	static const char *const bad[] = { "", "a/b", "..", GUEST_UUID, "6B0E4A2C-0000-4000-8000-000000000009", "web\n1" };
+	const char *second = "6b0e4a2c-0000-4000-8000-000000000002";
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	uint64_t epoch = 0;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_t *args = begin_args(1);
+		json_object_set_new(args, "name", json_string(bad[i]));
+		ck_assert_msg(call(peer_rpc, "replica.begin", args, &r, &e) == -1, "%s", bad[i]);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	}
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	ck_assert_ptr_nonnull((r = replicas_record(target.replicas, "web1")));
+	json_decref(r);
+	/* Another VM of that name. */
+	json_t *args = begin_args(7);
+	json_object_set_new(args, "uuid", json_string(second));
+	OK(call(peer_rpc, "replica.begin", args, &r, &e), e);
+	json_decref(r);
+	ck_assert(replicas_has(target.replicas, "web1"));
+	ck_assert_ptr_null(replicas_record(target.replicas, "web1"));
+	ck_assert_ptr_null(replicas_get(target.replicas, "web1", NULL, &e));
+	HAS(e.text, "replicas of 2 VMs that are named web1");
+	HAS(e.remedy, "say the UUID");
+	ck_assert_int_eq(replicas_promote(target.replicas, "web1", &epoch, &e), -1);
+	HAS(e.text, "replicas of 2 VMs");
+	args = json_pack("{s:s}", "uuid", "web1");
+	ck_assert_int_eq(replicas_release(target.replicas, NULL, args, &r, &e), -1);
+	HAS(e.text, "replicas of 2 VMs");
+	json_decref(args);
+	/* Each by its UUID. */
+	r = replicas_record(target.replicas, second);
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), 7);
+	json_decref(r);
+	ck_assert_uint_eq(epoch_of(), 1);
+	ck_assert_ptr_null(replicas_record(target.replicas, "web2"));
+	ck_assert(!replicas_has(target.replicas, "web2"));
+}
+END_TEST
+
 static const char *const nonsense[] = {
 	"{}",
 	"{\"uuid\":\"../../../../../../../etc/passwd0000\"}",
@@ -460,6 +504,7 @@ int main(void)
 	tcase_add_test(t, what_is_promoted_lets_nobody_in);
 	tcase_add_test(t, an_unreadable_record_lets_nobody_in);
 	tcase_add_test(t, what_is_kept_of_a_begin);
+	tcase_add_test(t, names_are_not_uuids);
 	tcase_add_test(t, nonsense_is_refused);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
