@@ -219,8 +219,8 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	struct replicas *r = p->all;
 
 	pthread_mutex_lock(&r->lock);
-	/* One that failed is closed by its last user; nobody begins to use it anew before. */
-	while (p->reopen && p->store && p->users)
+	/* One that failed is closed by its last user; nobody begins to use it anew before. And one at a time opens: two would write to the same files. */
+	while (p->opening || (p->reopen && p->store && p->users))
 		pthread_cond_wait(&r->changed, &r->lock);
 	if (p->store && !p->reopen) {
 		p->users++;
@@ -229,7 +229,7 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	}
 	struct store *old = p->store;
 	p->store = NULL;
-	p->reopen = true;
+	p->reopen = p->opening = true;
 	p->users++;
 	pthread_mutex_unlock(&r->lock);
 
@@ -240,6 +240,7 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	THREAD_LOCKED(&r->lock);
 	p->store = s;
 	p->reopen = !s;
+	p->opening = false;
 	if (!s)
 		p->users--;
 	pthread_cond_broadcast(&r->changed);

@@ -49,6 +49,7 @@ struct replica {
 	struct store *store;             /* NULL: not open */
 	unsigned users;                  /* of the store */
 	bool reopen;                     /* it has failed: to be closed when nobody uses it */
+	bool opening;                    /* somebody opens it, outside the lock; a user already */
 	bool moving;                     /* begin, release or a change of state is under way */
 	struct replica_session *session; /* or NULL */
 	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */

@@ -241,6 +241,64 @@ START_TEST(names_are_not_uuids)
 }
 END_TEST
 
+static int (*real_open)(const char *path, int flags, mode_t mode);
+static atomic_uint slow_opens;
+
+static int slow_open(const char *path, int flags, mode_t mode)
+{
+	if (strstr(path, "/replicas/")) {
+		slow_opens++;
+		usleep(20000);
+	}
+	return real_open(path, flags, mode);
+}
+
+static void *open_it(void *arg)
+{
+	struct err e = ERR_INIT;
+	struct store **out = arg;
+
+	*out = replicas_get(target.replicas, GUEST_UUID, NULL, &e);
+	if (!*out)
+		log_error("test", "msg=%s", LOG_Q(e.text));
+	return NULL;
+}
+
+/* After a start nobody has it open, and an operator's calls, the source and the retention come together. */
+START_TEST(one_opens_and_all_use_it)
+{
+	enum { N = 6 };
+	struct err e = ERR_INIT;
+	struct store *s[N] = { NULL };
+	pthread_t t[N];
+	json_t *r = NULL;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	target_stop();
+	target_start();
+	real_open = sys.open;
+	sys.open = slow_open;
+	for (int i = 0; i < N; i++)
+		ck_assert_int_eq(pthread_create(&t[i], NULL, open_it, &s[i]), 0);
+	for (int i = 0; i < N; i++)
+		pthread_join(t[i], NULL);
+	sys.open = real_open;
+	ck_assert_uint_gt(slow_opens, 0);
+	for (int i = 0; i < N; i++) {
+		ck_assert_ptr_nonnull(s[i]);
+		ck_assert_ptr_eq(s[i], s[0]);
+	}
+	for (int i = 0; i < N; i++)
+		replicas_put(target.replicas, s[i]);
+	/* All are given back: it can be removed. */
+	json_t *args = json_pack("{s:s}", "uuid", GUEST_UUID);
+	OK(replicas_release(target.replicas, NULL, args, &r, &e), e);
+	json_decref(args);
+	json_decref(r);
+}
+END_TEST
+
 static const char *const nonsense[] = {
 	"{}",
 	"{\"uuid\":\"../../../../../../../etc/passwd0000\"}",
@@ -505,6 +563,7 @@ int main(void)
 	tcase_add_test(t, an_unreadable_record_lets_nobody_in);
 	tcase_add_test(t, what_is_kept_of_a_begin);
 	tcase_add_test(t, names_are_not_uuids);
+	tcase_add_test(t, one_opens_and_all_use_it);
 	tcase_add_test(t, nonsense_is_refused);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
