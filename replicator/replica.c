@@ -189,6 +189,23 @@ char *replica_store_path(struct replica *p)
 	return mem_printf("%s/%s", dir, name[0] && !strchr(name, '/') ? name : "store");
 }
 
+/* A crash cuts off what was on its way; damage cuts off points that were there, and that is not to be found out at a failover. */
+static void tell_dropped(struct replica *p, const struct store *s)
+{
+	const struct replicas *r = p->all;
+	const uint64_t bytes = store_dropped_bytes(s);
+
+	if (bytes == 0)
+		return;
+	log_warn("replica_journal_cut", "uuid=%s bytes=%llu damaged=%d", p->uuid, (unsigned long long)bytes, (int)store_was_damaged(s));
+	if (!store_was_damaged(s) || !r->opts.event)
+		return;
+	const char *name = json_string_value(json_object_get(store_vm(s), "name"));
+	r->opts.event(r->opts.ctx, "replica.damaged", p->uuid,
+		      json_pack("{s:s, s:s, s:I, s:s}", "vm", name ? name : "", "host", r->host_name, "dropped_bytes", (json_int_t)bytes, "reason",
+				"a record of the journal does not verify, and committed points come after it; they are lost, and the rest is kept as .bad"));
+}
+
 static struct store *open_or_create(struct replica *p, const json_t *create, struct err *e)
 {
 	struct replicas *r = p->all;
@@ -201,8 +218,12 @@ static struct store *open_or_create(struct replica *p, const json_t *create, str
 		if (epoch_check_readable(p->record, e) < 0)
 			return NULL;
 	}
-	if (stat(path, &st) == 0)
-		return store_open(path, &(struct store_opts){ 0 }, e);
+	if (stat(path, &st) == 0) {
+		struct store *s = store_open(path, &(struct store_opts){ 0 }, e);
+		if (s)
+			tell_dropped(p, s);
+		return s;
+	}
 	if (errno != ENOENT) {
 		err_sys(e, "%s", path);
 		return NULL;
