@@ -397,6 +397,86 @@ static void start_replicator(void)
 	ck_assert_msg(repl != NULL, "%s", e.text);
 }
 
+static int no_rename(const char *from, const char *to)
+{
+	(void)from, (void)to;
+	errno = EIO;
+	return -1;
+}
+
+static uint64_t put_points(struct store *s, unsigned n)
+{
+	const struct store_volume volume = { .kind = STORE_DISK, .name = "vda", .size_bytes = 1 << 20 };
+	struct err e = ERR_INIT;
+	uint8_t block[STORE_BLOCK];
+	uint64_t seq = 0;
+
+	for (unsigned i = 1; i <= n; i++) {
+		memset(block, (int)i, sizeof(block));
+		struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
+		ck_assert_msg(t != NULL, "%s", e.text);
+		if (i == 1)
+			OK(store_txn_volumes(t, &volume, 1, &e), e);
+		OK(store_txn_block(t, 0, i, block, &e), e);
+		OK(store_commit(t, NULL, &seq, &e), e);
+	}
+	return seq;
+}
+
+/* A byte within the second point's block. */
+static void rot_second(const char *path)
+{
+	struct err e = ERR_INIT;
+	uint8_t want[STORE_BLOCK];
+	size_t n = 0;
+	char *all = file_read_all(path, 1 << 20, &n, &e);
+
+	ck_assert_msg(all != NULL, "%s", e.text);
+	memset(want, 2, sizeof(want));
+	char *at = memmem(all, n, want, sizeof(want));
+	ck_assert_ptr_nonnull(at);
+	at[100] = 3;
+	OK(file_write_durable(path, all, n, 0600, &e), e);
+	free(all);
+}
+
+/* Not to be found out at a failover. */
+START_TEST(a_damaged_replica_is_told)
+{
+	int (*const real_rename)(const char *from, const char *to) = sys.rename;
+	const struct replicas_opts o = { .host_name = "host2",
+					 .replica_dir = fixture_path("other", NULL),
+					 .min_free = 1,
+					 .pool = target.pool,
+					 .event = on_event };
+	struct err e = ERR_INIT;
+	json_t *record = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host1", "epoch", 1, "state", "replica");
+	json_t *vm = json_pack("{s:s}", "name", "web1");
+
+	events[0] = '\0';
+	OK(epoch_save_replica(o.replica_dir, record, &e), e);
+	struct store *s = store_create(fixture_path("other/" GUEST_UUID "/store", NULL), &(struct store_opts){ 0 }, vm, &e);
+	ck_assert_msg(s != NULL, "%s", e.text);
+	sys.rename = no_rename; /* so that the points are in the journal alone, as after a loss of power */
+	ck_assert_uint_eq(put_points(s, 3), 3);
+	store_close(s);
+	sys.rename = real_rename;
+	rot_second(fixture_path("other/" GUEST_UUID "/store/journal/00000001.wal", NULL));
+	for (int i = 0; i < 2; i++) {
+		struct replicas *r = replicas_new(&o, &e);
+		ck_assert_msg(r != NULL, "%s", e.text);
+		s = replicas_get(r, "web1", NULL, &e);
+		ck_assert_msg(s != NULL, "%s", e.text);
+		replicas_put(r, s);
+		replicas_free(r);
+		ck_assert_str_eq(events, "replica.damaged "); /* once */
+	}
+	ck_assert_int_eq(access(fixture_path("other/" GUEST_UUID "/store/journal/00000001.wal.bad", NULL), F_OK), 0);
+	json_decref(vm);
+	json_decref(record);
+}
+END_TEST
+
 typedef int (*operator_call)(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 
 static int ask(operator_call fn, const char *args, json_t **result, struct err *e)
@@ -565,6 +645,7 @@ int main(void)
 	tcase_add_test(t, names_are_not_uuids);
 	tcase_add_test(t, one_opens_and_all_use_it);
 	tcase_add_test(t, nonsense_is_refused);
+	tcase_add_test(t, a_damaged_replica_is_told);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
