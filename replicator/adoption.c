@@ -54,6 +54,25 @@ static int check_protection(struct adoption *a, struct err *e)
 	return 0;
 }
 
+/* A replica that a source may still write to is not replaced at a peer's word; one that was promoted or released here is what a VM ran on before. Only
+ * our own record as the VM's source, to the caller, says that it has gone on there although it had come here from another host. */
+static int check_owner(const struct adoption *a, struct err *e)
+{
+	const struct adoption_opts *o = a->o;
+	const char *state = text_of(a->record, "state"), *owner = text_of(a->record, "from");
+	const bool ran = strcmp(state, "promoted") == 0 || strcmp(state, "released") == 0;
+
+	if (strcmp(owner, o->from) != 0 && !(o->protection && ran)) {
+		err_set(e, ERR_REFUSED, "the replica of VM %s here is kept for %s, not for %s", o->vm, owner, o->from);
+		return err_remedy(e, "if the VM has moved there: 'vmferry unprotect %s --forget' at %s first", o->vm, owner);
+	}
+	if (!o->protection && !ran && !a->done) {
+		err_set(e, ERR_REFUSED, "%s writes to a replica of VM %s here, and nothing says that it was failed over from here", owner, o->vm);
+		return err_remedy(e, "look at both hosts with 'vmferry status %s' before anything else", o->vm);
+	}
+	return 0;
+}
+
 static int check_record(struct adoption *a, struct err *e)
 {
 	const struct adoption_opts *o = a->o;
@@ -70,22 +89,30 @@ static int check_record(struct adoption *a, struct err *e)
 			epoch_of(a->record));
 		return err_remedy(e, "look at both hosts with 'vmferry status %s' before anything else", o->vm);
 	}
-	return 0;
+	return check_owner(a, e);
 }
 
 static int look(struct adoption *a, struct err *e)
 {
 	const struct adoption_opts *o = a->o;
 
+	if (!epoch_ok((int64_t)o->epoch))
+		return err_set(e, ERR_PROTOCOL, "an epoch is from 1 to 2^53");
+	if (epoch_check_readable(o->protection, e) < 0 || epoch_check_readable(a->record, e) < 0)
+		return -1;
 	if (check_protection(a, e) < 0 || check_record(a, e) < 0 || o->ops->look(o->ctx, o->uuid, &a->vm, e) < 0)
 		return -1;
 	if (a->vm == ADOPTION_RUNNING) {
 		err_set(e, ERR_REFUSED, "VM %s runs here as well as at %s", o->vm, o->from);
 		return err_remedy(e, "a VM must run once only: find out which of the two is the right one; 'virsh suspend %s' stops it here", o->vm);
 	}
-	if (!o->protection && a->vm == ADOPTION_PAUSED) {
-		err_set(e, ERR_REFUSED, "VM %s is paused here, and nothing says that it was failed over from here", o->vm);
-		return err_remedy(e, "if it is of no use any more: 'virsh destroy %s' and 'virsh undefine %s'", o->vm, o->vm);
+	/* Whoever asks would have its disks. */
+	if (!o->protection && a->vm != ADOPTION_ABSENT) {
+		err_set(e, ERR_REFUSED, "VM %s is %s here, and nothing says that it was failed over from here", o->vm,
+			a->vm == ADOPTION_PAUSED ? "paused" : "off");
+		return err_remedy(e, "if it is of no use any more: %s%s%s'virsh undefine %s'",
+				  a->vm == ADOPTION_PAUSED ? "'virsh destroy " : "", a->vm == ADOPTION_PAUSED ? o->vm : "",
+				  a->vm == ADOPTION_PAUSED ? "' and " : "", o->vm);
 	}
 	if (a->vm != ADOPTION_ABSENT) {
 		a->what = o->ops->describe(o->ctx, o->uuid, e);

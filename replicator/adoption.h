@@ -51,7 +51,9 @@ struct adoption_opts {
 	void *ctx;
 };
 
-/* *report, new reference: {"adopted":"memory"|"disks"|"before"|"nothing", "images":[those that stay], "definition":path}. */
+/* ERR_REFUSED unless our own records say that the VM went to `from`: only with `protection` are a VM that is here, or a replica that is another's,
+ * touched.
+ * *report, new reference: {"adopted":"memory"|"disks"|"before"|"nothing", "images":[those that stay], "definition":path}. */
 int adoption_run(const struct adoption_opts *o, json_t **report, struct err *e);
 
 #endif

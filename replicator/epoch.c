@@ -23,34 +23,75 @@ bool epoch_uuid_ok(const char *uuid)
 	return true;
 }
 
+bool epoch_ok(int64_t epoch)
+{
+	return epoch >= 1 && epoch <= EPOCH_MAX;
+}
+
+int epoch_check_readable(const json_t *record, struct err *e)
+{
+	const json_t *why = json_object_get(record, "unreadable");
+
+	if (!why)
+		return 0;
+	err_set(e, ERR_REFUSED, "whose VM %s is cannot be told: %.300s", json_string_value(json_object_get(record, "uuid")), json_string_value(why));
+	return err_remedy(e, "the agent reads it anew when it starts; if it stays so, look at both hosts before that file is moved away");
+}
+
 /* ---- files ---- */
+
+static bool whole(const json_t *record, const char *uuid)
+{
+	const char *its = json_string_value(json_object_get(record, "uuid"));
+	const json_t *epoch = json_object_get(record, "epoch");
+
+	return its && strcmp(its, uuid) == 0 && json_is_string(json_object_get(record, "state")) && json_is_integer(epoch) &&
+	       epoch_ok(json_integer_value(epoch));
+}
 
 static int save(const char *folder, const char *path, const json_t *record, struct err *e)
 {
 	MEM_AUTO char *text = json_dumps(record, JSON_INDENT(1) | JSON_SORT_KEYS);
+	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 
-	if (!text || !epoch_uuid_ok(json_string_value(json_object_get(record, "uuid"))))
+	if (!text || !epoch_uuid_ok(uuid))
 		return err_set(e, ERR_CONFIG, "a record of a VM without a UUID");
+	if (epoch_check_readable(record, e) < 0)
+		return -1;
+	/* Nothing is written that would not be read again. */
+	if (!whole(record, uuid) || strlen(text) > RECORD_MAX)
+		return err_set(e, ERR_REFUSED, "record of VM %s: no state, no epoch from 1 to 2^53, or too long", uuid);
 	if (file_mkdirs(folder, 0700, e) < 0 || file_write_durable(path, text, strlen(text), 0600, e) < 0)
-		return err_wrap(e, "record of VM %s", json_string_value(json_object_get(record, "uuid")));
+		return err_wrap(e, "record of VM %s", uuid);
 	return 0;
 }
 
-static json_t *load(const char *path)
+static json_t *unreadable(const char *uuid, const char *path, const char *why)
+{
+	log_error("record_unreadable", "file=%s msg=%s", path, LOG_Q(why));
+	MEM_AUTO char *text = mem_printf("%s: %s", path, why);
+	json_t *reason = json_string(text);
+	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:o}", "uuid", uuid, "vm", uuid, "host", "(unknown)", "from", "(unknown)", "epoch", 0,
+			 "state", "unreadable", "unreadable", reason ? reason : json_string("it cannot be read"));
+}
+
+static json_t *load(const char *path, const char *uuid)
 {
 	struct err e = ERR_INIT;
 	MEM_AUTO char *text = file_read_all(path, RECORD_MAX, NULL, &e);
 	json_error_t je = { 0 };
 	json_t *record = text ? json_loads(text, 0, &je) : NULL;
 
-	if (json_is_object(record) && epoch_uuid_ok(json_string_value(json_object_get(record, "uuid"))))
+	if (whole(record, uuid))
 		return record;
 	/* A folder whose record was never written: something that was interrupted, and begins anew. */
 	if (!text && e.errnum == ENOENT)
 		return NULL;
-	log_error("record_unreadable", "file=%s msg=%s", path, LOG_Q(text ? je.text : e.text));
+	MEM_AUTO char *why = !text	? mem_strdup(e.text)
+			     : !record	? mem_printf("no JSON, in line %d", je.line)
+					: mem_strdup("not a whole record of this VM");
 	json_decref(record);
-	return NULL;
+	return unreadable(uuid, path, why);
 }
 
 /* Every entry of the folder, as a path with `suffix` behind. */
@@ -67,7 +108,7 @@ static json_t *load_all(const char *folder, const char *ending, const char *belo
 		json_decref(all);
 		return NULL;
 	}
-	while ((entry = readdir(d)) != NULL) {
+	while ((errno = 0, entry = readdir(d)) != NULL) {
 		char uuid[UUID_LEN + 1] = "";
 		if (strlen(entry->d_name) != UUID_LEN + strlen(ending) || strcmp(entry->d_name + UUID_LEN, ending) != 0)
 			continue;
@@ -75,9 +116,14 @@ static json_t *load_all(const char *folder, const char *ending, const char *belo
 		if (!epoch_uuid_ok(uuid))
 			continue;
 		MEM_AUTO char *path = mem_printf("%s/%s%s", folder, entry->d_name, below);
-		json_t *record = load(path);
+		json_t *record = load(path, uuid);
 		if (record)
 			json_array_append_new(all, record);
+	}
+	if (errno != 0) {
+		err_sys(e, "read %s", folder);
+		json_decref(all);
+		all = NULL;
 	}
 	closedir(d);
 	return all;
@@ -129,10 +175,12 @@ json_t *epoch_load_replicas(const char *replica_dir, struct err *e)
 
 int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e)
 {
-	if (epoch < 1 || epoch > INT64_MAX)
-		return err_set(e, ERR_PROTOCOL, "an epoch is at least 1");
+	if (!epoch_ok((int64_t)epoch))
+		return err_set(e, ERR_PROTOCOL, "an epoch is from 1 to 2^53");
 	if (!record)
 		return 0;
+	if (epoch_check_readable(record, e) < 0)
+		return -1;
 	const char *vm = json_string_value(json_object_get(record, "vm"));
 	const char *owner = json_string_value(json_object_get(record, "from"));
 	const char *state = json_string_value(json_object_get(record, "state"));
@@ -165,7 +213,7 @@ enum epoch_verdict epoch_judge(uint64_t ours, const char *host, const json_t *th
 	if (!json_is_object(theirs) || !state)
 		return EPOCH_OURS;
 	const bool taken = strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0;
-	if (taken && epoch > ours) {
+	if (taken && epoch > ours && epoch_ok((int64_t)epoch)) {
 		err_set(why, ERR_REFUSED, "%s has taken this VM over (epoch %llu, ours is %llu)", host, (unsigned long long)epoch,
 			(unsigned long long)ours);
 		err_remedy(why, "it runs at %s now; look at both before anything else, then 'vmferry failback' or 'vmferry unprotect'", host);

@@ -17,13 +17,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define EPOCH_MAX (INT64_C(1) << 53) /* what every reader of JSON can tell apart */
+/* Of a record, a peer or an operator: 1 to EPOCH_MAX. */
+bool epoch_ok(int64_t epoch);
+
 /* "6b0e4a2c-0000-4000-8000-000000000001", lower case: safe as a file name. */
 bool epoch_uuid_ok(const char *uuid);
 
 /* ---- source ---- */
 int epoch_save_protection(const char *state_dir, const json_t *record, struct err *e);
 int epoch_remove_protection(const char *state_dir, const char *uuid, struct err *e);
-/* All records, an array (new reference); files that do not parse are logged and skipped. */
+/* All records, an array (new reference). A file that cannot be read, is not JSON, not whole or not of its name's VM has an entry all the same, since the
+ * VM has an owner all the same: {"uuid","vm":UUID,"host"|"from":"(unknown)","epoch":0,"state":"unreadable","unreadable":why}. Logged. Nobody may begin,
+ * release, adopt or fail over by it, and it is never written back. */
 json_t *epoch_load_protections(const char *state_dir, struct err *e);
 
 /* ---- target ---- */
@@ -32,6 +38,9 @@ char *epoch_replica_dir(const char *replica_dir, const char *uuid);
 /* Makes the folder if need be. */
 int epoch_save_replica(const char *replica_dir, const json_t *record, struct err *e);
 json_t *epoch_load_replicas(const char *replica_dir, struct err *e);
+
+/* ERR_REFUSED with what to do if the record is such an entry. NULL is fine. */
+int epoch_check_readable(const json_t *record, struct err *e);
 
 /* May `from` write to this replica with that epoch? record: NULL if there is none yet. ERR_REFUSED with the reason and what to do. */
 int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e);

@@ -26,15 +26,36 @@ static const char *text_of(const json_t *o, const char *key)
 
 /* ---- the table ---- */
 
-struct replica *replica_find_locked(struct replicas *r, const char *vm)
+struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid)
 {
 	for (struct replica *p = r->first; p; p = p->next)
-		if (strcmp(p->uuid, vm) == 0)
-			return p;
-	for (struct replica *p = r->first; p; p = p->next)
-		if (p->record && strcmp(text_of(p->record, "vm"), vm) == 0)
+		if (strcmp(p->uuid, uuid) == 0)
 			return p;
 	return NULL;
+}
+
+static struct replica *named_locked(struct replicas *r, const char *name, size_t *n)
+{
+	struct replica *found = NULL;
+
+	*n = 0;
+	for (struct replica *p = r->first; p; p = p->next)
+		if (p->record && strcmp(text_of(p->record, "vm"), name) == 0) {
+			found = p;
+			(*n)++;
+		}
+	return found;
+}
+
+struct replica *replica_find_locked(struct replicas *r, const char *vm)
+{
+	size_t n;
+
+	/* A peer names its VMs as it likes: no name stands for another's UUID. */
+	if (epoch_uuid_ok(vm))
+		return replica_by_uuid_locked(r, vm);
+	struct replica *p = named_locked(r, vm, &n);
+	return n == 1 ? p : NULL;
 }
 
 static struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record)
@@ -44,6 +65,7 @@ static struct replica *replica_new(struct replicas *r, const char *uuid, json_t 
 	p->all = r;
 	snprintf(p->uuid, sizeof(p->uuid), "%s", uuid);
 	p->record = record;
+	snprintf(p->trouble, sizeof(p->trouble), "%.399s", text_of(record, "unreadable"));
 	return p;
 }
 
@@ -167,14 +189,41 @@ char *replica_store_path(struct replica *p)
 	return mem_printf("%s/%s", dir, name[0] && !strchr(name, '/') ? name : "store");
 }
 
+/* A crash cuts off what was on its way; damage cuts off points that were there, and that is not to be found out at a failover. */
+static void tell_dropped(struct replica *p, const struct store *s)
+{
+	const struct replicas *r = p->all;
+	const uint64_t bytes = store_dropped_bytes(s);
+
+	if (bytes == 0)
+		return;
+	log_warn("replica_journal_cut", "uuid=%s bytes=%llu damaged=%d", p->uuid, (unsigned long long)bytes, (int)store_was_damaged(s));
+	if (!store_was_damaged(s) || !r->opts.event)
+		return;
+	const char *name = json_string_value(json_object_get(store_vm(s), "name"));
+	r->opts.event(r->opts.ctx, "replica.damaged", p->uuid,
+		      json_pack("{s:s, s:s, s:I, s:s}", "vm", name ? name : "", "host", r->host_name, "dropped_bytes", (json_int_t)bytes, "reason",
+				"a record of the journal does not verify, and committed points come after it; they are lost, and the rest is kept as .bad"));
+}
+
 static struct store *open_or_create(struct replica *p, const json_t *create, struct err *e)
 {
 	struct replicas *r = p->all;
 	MEM_AUTO char *path = replica_store_path(p);
 	struct stat st;
 
-	if (stat(path, &st) == 0)
-		return store_open(path, &(struct store_opts){ 0 }, e);
+	{
+		/* Which of its stores, and whether a VM runs on it: opening alone would write to it. */
+		THREAD_LOCKED(&r->lock);
+		if (epoch_check_readable(p->record, e) < 0)
+			return NULL;
+	}
+	if (stat(path, &st) == 0) {
+		struct store *s = store_open(path, &(struct store_opts){ 0 }, e);
+		if (s)
+			tell_dropped(p, s);
+		return s;
+	}
 	if (errno != ENOENT) {
 		err_sys(e, "%s", path);
 		return NULL;
@@ -191,8 +240,8 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	struct replicas *r = p->all;
 
 	pthread_mutex_lock(&r->lock);
-	/* One that failed is closed by its last user; nobody begins to use it anew before. */
-	while (p->reopen && p->store && p->users)
+	/* One that failed is closed by its last user; nobody begins to use it anew before. And one at a time opens: two would write to the same files. */
+	while (p->opening || (p->reopen && p->store && p->users))
 		pthread_cond_wait(&r->changed, &r->lock);
 	if (p->store && !p->reopen) {
 		p->users++;
@@ -201,7 +250,7 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	}
 	struct store *old = p->store;
 	p->store = NULL;
-	p->reopen = true;
+	p->reopen = p->opening = true;
 	p->users++;
 	pthread_mutex_unlock(&r->lock);
 
@@ -212,6 +261,7 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	THREAD_LOCKED(&r->lock);
 	p->store = s;
 	p->reopen = !s;
+	p->opening = false;
 	if (!s)
 		p->users--;
 	pthread_cond_broadcast(&r->changed);
@@ -252,8 +302,17 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e)
 
 /* ---- what is asked ---- */
 
-static int no_replica(const struct replicas *r, const char *vm, struct err *e)
+/* lock is held */
+static int no_replica(struct replicas *r, const char *vm, struct err *e)
 {
+	size_t n = 0;
+
+	if (!epoch_uuid_ok(vm))
+		(void)named_locked(r, vm, &n);
+	if (n > 1) {
+		err_set(e, ERR_REFUSED, "%s keeps replicas of %zu VMs that are named %.80s", r->host_name, n, vm);
+		return err_remedy(e, "say the UUID, as 'vmferry status --json' shows it");
+	}
 	err_set(e, ERR_REFUSED, "%s keeps no replica of %.80s", r->host_name, vm);
 	return err_remedy(e, "'vmferry status' shows what is protected, and where to");
 }
@@ -262,7 +321,6 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 {
 	const char *uuid = text_of(args, "uuid");
 
-	(void)e;
 	{
 		THREAD_LOCKED(&r->lock);
 		struct replica *p = replica_find_locked(r, uuid);
@@ -270,6 +328,8 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 			*result = json_object();
 			return 0;
 		}
+		if (epoch_check_readable(p->record, e) < 0)
+			return -1;
 		*result = json_pack("{s:O, s:O, s:O, s:I, s:O?}", "epoch", json_object_get(p->record, "epoch"), "state",
 				    json_object_get(p->record, "state"), "from", json_object_get(p->record, "from"), "points",
 				    (json_int_t)p->points, "last", p->last);
@@ -331,7 +391,9 @@ bool replicas_has(struct replicas *r, const char *vm)
 {
 	THREAD_LOCKED(&r->lock);
 	const struct replica *p = replica_find_locked(r, vm);
-	return p && p->record;
+	size_t n = 0;
+	/* Which one, is the next question. */
+	return p ? p->record != NULL : named_locked(r, vm, &n) != NULL;
 }
 
 static const char *shown_state(const struct replica *p, const char **reason)
@@ -469,7 +531,8 @@ struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e
 		err_set(e, ERR_REFUSED, "%s is shutting down", r->host_name);
 		p = NULL;
 	} else if (!p->record) {
-		replica_moved(p);
+		p->moving = false;
+		pthread_cond_broadcast(&r->changed);
 		no_replica(r, uuid, e);
 		p = NULL;
 	}
@@ -585,6 +648,8 @@ int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, js
 	pthread_mutex_lock(&r->lock);
 	if (rpc)
 		rc = epoch_admit(p->record, r->host_name, rpc_peer_name(rpc), epoch, e);
+	else if (epoch_check_readable(p->record, e) < 0)
+		rc = -1;
 	else if (strcmp(text_of(p->record, "state"), "promoting") == 0)
 		rc = err_set(e, ERR_REFUSED, "a failover of VM %s is under way", text_of(p->record, "vm"));
 	pthread_mutex_unlock(&r->lock);

@@ -109,7 +109,9 @@ int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const c
 		json_object_update(changes, more);
 		json_decref(more);
 	}
-	if (strcmp(text_of(record, "state"), "promoting") == 0)
+	if (epoch_check_readable(record, e) < 0)
+		rc = -1;
+	else if (strcmp(text_of(record, "state"), "promoting") == 0)
 		rc = err_set(e, ERR_REFUSED, "a failover of VM %s is under way at %s", vm, r->host_name);
 	else if (record && ((uint64_t)json_integer_value(json_object_get(record, "epoch")) >= epoch || strcmp(text_of(record, "store"), name) == 0))
 		rc = err_set(e, ERR_REFUSED, "%s has a replica of VM %s of epoch %lld already", r->host_name, vm,

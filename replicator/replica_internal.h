@@ -49,6 +49,7 @@ struct replica {
 	struct store *store;             /* NULL: not open */
 	unsigned users;                  /* of the store */
 	bool reopen;                     /* it has failed: to be closed when nobody uses it */
+	bool opening;                    /* somebody opens it, outside the lock; a user already */
 	bool moving;                     /* begin, release or a change of state is under way */
 	struct replica_session *session; /* or NULL */
 	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */
@@ -71,6 +72,8 @@ struct replicas {
 };
 
 /* ---- replica.c ---- */
+struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid);
+/* By UUID, or by a name that one of them has alone; NULL if there is none, or more than one. */
 struct replica *replica_find_locked(struct replicas *r, const char *vm);
 /* The store, open, and counted; replica_put gives it back. Must not hold the lock. NULL with the error set; ERR_REFUSED if there is none and `create`
  * is NULL (else the VM's description for a new one). */

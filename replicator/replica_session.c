@@ -217,6 +217,65 @@ static int parse_secret(const char *hex, uint8_t out[BLOCK_HASH_SECRET])
 	return 0;
 }
 
+#define MAX_COUNT 1000000
+#define MAX_RPO_MS (INT64_C(366) * 24 * 3600 * 1000)
+
+static bool number_ok(const json_t *o, const char *key, int64_t most)
+{
+	const json_t *v = json_object_get(o, key);
+
+	return !v || json_is_null(v) || (json_is_integer(v) && json_integer_value(v) >= 0 && json_integer_value(v) <= most);
+}
+
+/* What goes into the record: little, so that the record can always be read again. Other keys of "keep" stay out of it. */
+static int check_kept(const json_t *args, struct err *e)
+{
+	const json_t *keep = json_object_get(args, "keep"), *mode = json_object_get(args, "mode");
+
+	if ((keep && !json_is_null(keep) && !json_is_object(keep)) || !number_ok(keep, "last", MAX_COUNT) || !number_ok(keep, "hourly", MAX_COUNT) ||
+	    !number_ok(keep, "daily", MAX_COUNT) || !number_ok(keep, "max_bytes", INT64_MAX) || !number_ok(args, "rpo_ms", MAX_RPO_MS))
+		return err_set(e, ERR_PROTOCOL, "replica.begin: keep or rpo_ms is out of range");
+	if (mode && (!json_is_string(mode) || strspn(text_of(args, "mode"), "abcdefghijklmnopqrstuvwxyz-") != json_string_length(mode) ||
+		     json_string_length(mode) > 31))
+		return err_set(e, ERR_PROTOCOL, "replica.begin: mode is no name");
+	return 0;
+}
+
+static json_t *kept_of(const json_t *args)
+{
+	static const char *const numbers[] = { "last", "hourly", "daily", "max_bytes" };
+	const json_t *keep = json_object_get(args, "keep");
+	json_t *out = json_object();
+
+	if (json_is_integer(json_object_get(args, "rpo_ms")))
+		json_object_set(out, "rpo_ms", json_object_get(args, "rpo_ms"));
+	if (json_object_get(args, "mode"))
+		json_object_set(out, "mode", json_object_get(args, "mode"));
+	if (!json_is_object(keep))
+		return out;
+	json_t *few = json_object();
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		if (json_is_integer(json_object_get(keep, numbers[i])))
+			json_object_set(few, numbers[i], json_object_get(keep, numbers[i]));
+	json_object_set_new(out, "keep", few);
+	return out;
+}
+
+/* What operators type and paths are made of: no other VM's UUID, nor a way out of a folder. */
+static bool name_ok(const char *name)
+{
+	size_t n = 0;
+	bool uuid = true;
+
+	for (; name[n]; n++) {
+		if (name[n] == '/' || (unsigned char)name[n] < ' ' || name[n] == 0x7f)
+			return false;
+		const bool dash = n == 8 || n == 13 || n == 18 || n == 23;
+		uuid &= dash ? name[n] == '-' : strchr("0123456789abcdefABCDEF", name[n]) != NULL;
+	}
+	return n > 0 && n <= 255 && !(uuid && n == 36) && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
 static int parse_begin(struct replicas *r, struct replica_session *s, const json_t *args, struct err *e)
 {
 	uint8_t secret[BLOCK_HASH_SECRET];
@@ -226,9 +285,11 @@ static int parse_begin(struct replicas *r, struct replica_session *s, const json
 	const json_int_t epoch = json_integer_value(json_object_get(args, "epoch"));
 	const uint64_t ours = r->opts.delta_cache / CODEC_PAGE_SIZE;
 
-	if (!epoch_uuid_ok(text_of(args, "uuid")) || !name[0] || strlen(name) > 255 || channels < 1 || channels > REPLICA_MAX_LINKS ||
-	    slots < 0 || epoch < 1 || parse_secret(text_of(args, "secret"), secret) < 0)
+	if (!epoch_uuid_ok(text_of(args, "uuid")) || !name_ok(name) || channels < 1 || channels > REPLICA_MAX_LINKS ||
+	    slots < 0 || !epoch_ok(epoch) || parse_secret(text_of(args, "secret"), secret) < 0)
 		return err_set(e, ERR_PROTOCOL, "replica.begin: a value is missing or out of range");
+	if (check_kept(args, e) < 0)
+		return -1;
 	s->epoch = (uint64_t)epoch;
 	s->slots = (uint64_t)slots < ours ? (uint32_t)slots : (uint32_t)ours;
 	s->forward.want = (size_t)channels;
@@ -256,14 +317,12 @@ static int save_begin(struct replica *p, const struct replica_session *s, const 
 {
 	json_t *changes = json_pack("{s:s, s:s, s:I, s:s}", "vm", text_of(args, "name"), "from", s->peer, "epoch",
 				    (json_int_t)s->epoch, "state", "replica");
-	static const char *const kept[] = { "keep", "rpo_ms", "mode" };
 	bool same = true;
 	const char *key;
-	json_t *v;
+	json_t *v, *kept = kept_of(args);
 
-	for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++)
-		if (json_object_get(args, kept[i]))
-			json_object_set(changes, kept[i], json_object_get(args, kept[i]));
+	json_object_update(changes, kept);
+	json_decref(kept);
 	{
 		THREAD_LOCKED(&p->all->lock);
 		json_object_foreach(changes, key, v)
@@ -289,7 +348,7 @@ static json_t *volumes_json(struct store *s)
 struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e)
 {
 	THREAD_LOCKED(&r->lock);
-	struct replica *p = replica_find_locked(r, uuid);
+	struct replica *p = replica_by_uuid_locked(r, uuid);
 	if (!p) {
 		p = mem_alloc(sizeof(*p));
 		p->all = r;

@@ -753,7 +753,7 @@ static int check_not_ours(struct replicator *r, const json_t *args, struct err *
 	if (!replicator_protects(r, text_of(args, "uuid"), &record))
 		return 0;
 	const char *state = text_of(record, "state");
-	if (strcmp(state, "active") == 0 || strcmp(state, "paused") == 0) {
+	if (strcmp(state, "fenced") != 0 && strcmp(state, "handed-over") != 0) {
 		rc = err_set(e, ERR_REFUSED, "%s protects VM %s itself, to %s", r->host_name, text_of(record, "vm"), text_of(record, "host"));
 		err_remedy(e, "a VM must run once only: look at both hosts with 'vmferry vms' before anything else");
 	}

@@ -296,6 +296,11 @@ uint64_t store_dropped_bytes(const struct store *s)
 	return s->dropped_bytes;
 }
 
+bool store_was_damaged(const struct store *s)
+{
+	return s->damaged;
+}
+
 int store_settle(struct store *s, int64_t deadline_ns, struct err *e)
 {
 	THREAD_LOCKED(&s->lock);

@@ -49,6 +49,9 @@ struct store *store_open(const char *dir, const struct store_opts *opts, struct 
 /* Of the journal, what did not verify when the store was opened, and was cut off: the rest of a transaction that was not committed, if the host
  * crashed; otherwise damage. */
 uint64_t store_dropped_bytes(const struct store *s);
+/* Among them was a COMMIT that verifies, behind something that does not: damage has cost points that were there. The segments are kept as
+ * journal/NUMBER.wal.bad. */
+bool store_was_damaged(const struct store *s);
 /* Finishes applying what is committed, stops the thread, unlocks. NULL is fine. */
 void store_close(struct store *s);
 /* Removes the folder; the store must not be open. */

@@ -354,6 +354,7 @@ struct store {
 
 	struct store_journal journal;
 	uint64_t dropped_bytes; /* of the journal, at opening */
+	bool damaged;           /* there was a COMMIT in them, and they were set aside */
 };
 
 int store_poison(struct store *s, const struct err *e); /* under lock; -1 */

@@ -319,6 +319,99 @@ static int read_segment(struct reading *r, struct store_segment *g, uint64_t at,
 	return rc < 0 ? -1 : c.at == c.size;
 }
 
+/* ---- what is cut off ---- */
+
+#define LOOK_BYTES ((size_t)1 << 20)
+
+/* Is there a COMMIT at this place? Where a record does not verify nobody knows how long it is: any byte may begin the next. */
+static int commit_at(const struct store_blob *b, uint64_t salt, uint64_t at, uint64_t size, const uint8_t *head, struct err *e)
+{
+	const uint64_t seed = store_rec_seed(salt, at);
+	struct store_rec rec;
+
+	if (!store_rec_decode(&rec, seed, head) || rec.length > STORE_MAX_META + 32 || rec.length > size - at - STORE_REC_HEAD)
+		return 0;
+	MEM_AUTO uint8_t *payload = mem_alloc_array(rec.length ? rec.length : 1, 1);
+	if (store_blob_read(b, at + STORE_REC_HEAD, payload, rec.length, e) < 0)
+		return -1;
+	return store_rec_payload_sum(seed, payload, rec.length) == rec.payload_sum;
+}
+
+/* 1: a COMMIT that verifies is in the segment behind `at`. */
+static int has_commit(const struct store_blob *b, uint64_t at, struct err *e)
+{
+	uint8_t head[STORE_SEG_HEAD];
+	struct stat st;
+
+	if (fstat(b->fd, &st) < 0)
+		return err_sys(e, "%s", b->path);
+	const uint64_t size = (uint64_t)st.st_size;
+	if (size < STORE_SEG_HEAD + STORE_REC_HEAD || at > size - STORE_REC_HEAD)
+		return 0;
+	if (store_blob_read(b, 0, head, sizeof(head), e) < 0)
+		return -1;
+	struct cursor c = cursor_over(head + 32, 8);
+	const uint64_t salt = cursor_be64(&c);
+	MEM_AUTO uint8_t *buf = mem_alloc_array(LOOK_BYTES, 1);
+	int rc = 0;
+
+	while (rc == 0 && at + STORE_REC_HEAD <= size) {
+		const size_t n = size - at < LOOK_BYTES ? (size_t)(size - at) : LOOK_BYTES, places = n - STORE_REC_HEAD + 1;
+		if (store_blob_read(b, at, buf, n, e) < 0)
+			return -1;
+		for (size_t i = 0; rc == 0 && i < places; i++)
+			if (buf[i + 3] == STORE_REC_COMMIT && !buf[i] && !buf[i + 1] && !buf[i + 2])
+				rc = commit_at(b, salt, at + i, size, buf + i, e);
+		at += places;
+	}
+	return rc;
+}
+
+/* Looks for points that are lost by what cut() takes away: only damage makes such, or a crash while one was committed that nobody was told of. */
+static int look_behind(struct store *s, struct store_pos end, const uint64_t *numbers, size_t n, struct err *e)
+{
+	for (size_t i = 0; i < n && !s->damaged; i++) {
+		if (numbers[i] < end.segment)
+			continue;
+		MEM_AUTO char *path = store_segment_path(s->journal.dir, numbers[i]);
+		struct store_blob *b = store_blob_open(path, O_RDONLY, e);
+		const int rc = b ? has_commit(b, numbers[i] == end.segment ? end.offset : STORE_SEG_HEAD, e) : -1;
+		store_blob_unref(b);
+		if (rc < 0)
+			return -1;
+		s->damaged = rc == 1;
+	}
+	return 0;
+}
+
+static int drop_segment(const struct store *s, const char *path, struct err *e)
+{
+	MEM_AUTO char *aside = mem_printf("%s.bad", path);
+
+	if (s->damaged)
+		return sys.rename(path, aside) < 0 && errno != ENOENT ? err_sys(e, "set aside %s", path) : 0;
+	return sys.unlink(path) < 0 && errno != ENOENT ? err_sys(e, "remove %s", path) : 0;
+}
+
+/* The one that is cut goes on being used: a copy is set aside, before. */
+static int copy_aside(const struct store_segment *g, struct err *e)
+{
+	MEM_AUTO char *path = mem_printf("%s.bad", g->blob->path);
+	MEM_AUTO uint8_t *buf = mem_alloc_array(LOOK_BYTES, 1);
+	struct store_blob *b = store_blob_open(path, O_RDWR | O_CREAT | O_TRUNC, e);
+	int rc = b ? 0 : -1;
+
+	for (uint64_t at = 0; rc == 0 && at < g->len;) {
+		const size_t n = g->len - at < LOOK_BYTES ? (size_t)(g->len - at) : LOOK_BYTES;
+		rc = store_blob_read(g->blob, at, buf, n, e) < 0 ? -1 : store_blob_write(b, at, buf, n, e);
+		at += n;
+	}
+	if (rc == 0)
+		rc = store_blob_sync(b, false, e) < 0 ? -1 : file_sync_folder_of(path, e);
+	store_blob_unref(b);
+	return rc;
+}
+
 /* What is after the last COMMIT must not be read again, nor be continued by what comes. */
 static int cut(struct store *s, struct store_pos end, const uint64_t *numbers, size_t n, struct err *e)
 {
@@ -334,8 +427,8 @@ static int cut(struct store *s, struct store_pos end, const uint64_t *numbers, s
 	for (size_t i = n; i > 0 && numbers[i - 1] > end.segment; i--) {
 		MEM_AUTO char *path = store_segment_path(j->dir, numbers[i - 1]);
 		s->dropped_bytes += STORE_SEG_HEAD;
-		if (sys.unlink(path) < 0)
-			return err_sys(e, "remove %s", path);
+		if (drop_segment(s, path, e) < 0)
+			return -1;
 	}
 	while (j->n_segs > 0 && j->segs[j->n_segs - 1]->number > end.segment) {
 		struct store_segment *g = j->segs[--j->n_segs];
@@ -345,8 +438,8 @@ static int cut(struct store *s, struct store_pos end, const uint64_t *numbers, s
 	}
 	while (!whole && j->n_segs > 0) {
 		struct store_segment *g = j->segs[--j->n_segs];
-		if (sys.unlink(g->blob->path) < 0 && errno != ENOENT)
-			return err_sys(e, "remove %s", g->blob->path);
+		if (drop_segment(s, g->blob->path, e) < 0)
+			return -1;
 		store_blob_unref(g->blob);
 		free(g);
 	}
@@ -356,6 +449,8 @@ static int cut(struct store *s, struct store_pos end, const uint64_t *numbers, s
 	struct store_segment *g = j->segs[j->n_segs - 1];
 	if (g->number != end.segment || g->len <= end.offset)
 		return 0;
+	if (s->damaged && copy_aside(g, e) < 0)
+		return -1;
 	s->dropped_bytes += g->len - end.offset;
 	g->len = end.offset;
 	return store_blob_truncate(g->blob, end.offset, e) < 0 ? -1 : store_blob_sync(g->blob, false, e);
@@ -389,6 +484,8 @@ int store_recover(struct store *s, struct err *e)
 		rc = 0;
 	}
 	reading_drop(&r);
+	if (rc >= 0)
+		rc = look_behind(s, end, numbers, n, e);
 	if (rc >= 0)
 		rc = cut(s, end, numbers, n, e);
 	return rc;

@@ -312,6 +312,103 @@ START_TEST(who_may_not)
 }
 END_TEST
 
+/* A replica of ours for `from`, alive, in epoch 3. */
+static void live_replica(const char *from, const char *state)
+{
+	struct err e = ERR_INIT;
+	json_t *record = json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:i}", "uuid", VM_UUID, "vm", "web1", "role", "target", "from", from, "epoch", 3,
+				   "state", state, "rpo_ms", 2500);
+	MEM_AUTO char *replica = epoch_replica_dir(replica_dir, VM_UUID), *store = mem_printf("%s/store", replica);
+	json_t *o = json_object();
+
+	OK(epoch_save_replica(replica_dir, record, &e), e);
+	struct store *s = there("replicas/" VM_UUID "/store") ? NULL : store_create(store, &(struct store_opts){ 0 }, o, &e);
+	ck_assert_msg(!err_is_set(&e), "%s", e.text);
+	store_close(s);
+	json_decref(o);
+	json_decref(record);
+	restart();
+}
+
+/* A peer that may replicate to this host says that it has the VM: that alone takes nothing away from anybody. */
+START_TEST(another_hosts_replica_is_not_touched)
+{
+	struct err e = ERR_INIT;
+	json_t *report = NULL;
+
+	vm = ADOPTION_ABSENT;
+	live_replica("host1", "replica");
+	ck_assert_int_eq(adopt(NULL, 1000000000, &report, &e), -1);
+	HAS(e.text, "kept for host1, not for host2");
+	/* Not even with a record of ours: it is alive, and not what the VM ran on. */
+	ck_assert_int_eq(adopt(protection("fenced", 2), 1000000000, &report, &e), -1);
+	HAS(e.text, "kept for host1, not for host2");
+	/* Its own source begins a session, and does not adopt. */
+	live_replica("host2", "replica");
+	ck_assert_int_eq(adopt(NULL, 1000000000, &report, &e), -1);
+	HAS(e.text, "host2 writes to a replica");
+	/* One that was promoted here came from host1, and only our record as a source says that it went to host2. */
+	live_replica("host1", "promoted");
+	ck_assert_int_eq(adopt(NULL, 1000000000, &report, &e), -1);
+	HAS(e.text, "kept for host1, not for host2");
+	json_t *record = replicas_record(replicas, VM_UUID);
+	ck_assert_int_eq(json_integer_value(json_object_get(record, "epoch")), 3);
+	ck_assert_str_eq(json_string_value(json_object_get(record, "from")), "host1");
+	json_decref(record);
+	ck_assert(there("replicas/" VM_UUID "/store"));
+	ck_assert_uint_eq(filled + removed, 0);
+	/* That record is there. */
+	vm = ADOPTION_PAUSED;
+	OK(adopt(protection("fenced", 4), 5, &report, &e), e);
+	json_decref(report);
+	check_replica(5);
+	/* Its end was not heard of at the other side, which asks once more. */
+	OK(adopt(NULL, 5, &report, &e), e);
+	ck_assert_str_eq(json_string_value(json_object_get(report, "adopted")), "before");
+	json_decref(report);
+}
+END_TEST
+
+START_TEST(a_vm_that_was_never_protected_is_not_read)
+{
+	struct err e = ERR_INIT;
+	json_t *report = NULL;
+
+	vm = ADOPTION_OFF;
+	ck_assert_int_eq(adopt(NULL, 2, &report, &e), -1);
+	HAS(e.text, "is off here, and nothing says");
+	ck_assert_str_eq(e.remedy, "if it is of no use any more: 'virsh undefine web1'");
+	ck_assert_uint_eq(filled + removed, 0);
+	ck_assert(!replicas_has(replicas, VM_UUID));
+}
+END_TEST
+
+START_TEST(what_cannot_be_read_is_not_adopted)
+{
+	struct err e = ERR_INIT;
+	json_t *report = NULL;
+	MEM_AUTO char *folder = mem_printf("%s/protections", dir), *path = mem_printf("%s/" VM_UUID ".json", folder);
+
+	OK(file_mkdirs(folder, 0700, &e), e);
+	OK(file_write_durable(path, "{", 1, 0600, &e), e);
+	json_t *all = epoch_load_protections(dir, &e);
+	ck_assert_uint_eq(json_array_size(all), 1);
+	ck_assert_int_eq(adopt(json_incref(json_array_get(all, 0)), 2, &report, &e), -1);
+	HAS(e.text, "whose VM " VM_UUID " is cannot be told");
+	json_decref(all);
+	live_replica("host2", "promoted");
+	MEM_AUTO char *replica = epoch_replica_dir(replica_dir, VM_UUID), *file = mem_printf("%s/replica.json", replica);
+	OK(file_write_durable(file, "{", 1, 0600, &e), e);
+	restart();
+	ck_assert_int_eq(adopt(protection("fenced", 3), 4, &report, &e), -1);
+	HAS(e.text, "whose VM " VM_UUID " is cannot be told");
+	ck_assert_int_eq(adopt(protection("fenced", 3), (UINT64_C(1) << 53) + 1, &report, &e), -1);
+	HAS(e.text, "from 1 to 2^53");
+	ck_assert(there("replicas/" VM_UUID "/store"));
+	ck_assert_uint_eq(filled + removed, 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("replicator/adoption");
@@ -324,6 +421,9 @@ int main(void)
 	tcase_add_test(t, handed_over_its_own_images_go);
 	tcase_add_test(t, a_store_under_images_that_stay_stays);
 	tcase_add_test(t, who_may_not);
+	tcase_add_test(t, another_hosts_replica_is_not_touched);
+	tcase_add_test(t, a_vm_that_was_never_protected_is_not_read);
+	tcase_add_test(t, what_cannot_be_read_is_not_adopted);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_ENV);

@@ -1,6 +1,7 @@
 /* The target's calls as a peer sees them, with peers that want what they may not; and the operator's calls at both hosts. */
 #include "replica_hosts.h"
 
+#include "base/file.h"
 #include "replicator/base64.h"
 #include "replicator/epoch.h"
 #include "replicator/replicator.h"
@@ -117,6 +118,187 @@ START_TEST(what_is_promoted_lets_nobody_in)
 }
 END_TEST
 
+/* What was promoted may be what a VM runs on; a record that cannot be read is not one that is not there. */
+START_TEST(an_unreadable_record_lets_nobody_in)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	uint64_t epoch = 0;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	target_stop();
+	OK(file_write_durable(fixture_path("target/replicas/" GUEST_UUID "/replica.json", NULL), "{\"uuid\"", 7, 0600, &e), e);
+	target_start();
+	rpc_unref(peer_rpc);
+	peer_rpc = connect_as(source.ctx);
+	ck_assert_int_eq(call(peer_rpc, "replica.begin", begin_args(9), &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	ck_assert_int_eq(call(peer_rpc, "replica.status", json_pack("{s:s}", "uuid", GUEST_UUID), &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	json_t *args = json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 9);
+	ck_assert_int_eq(call(peer_rpc, "replica.release", json_incref(args), &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	ck_assert_int_eq(replicas_release(target.replicas, NULL, args, &r, &e), -1);
+	HAS(e.text, "cannot be told");
+	json_decref(args);
+	ck_assert_int_eq(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), -1);
+	HAS(e.text, "is unreadable, not replica");
+	ck_assert_ptr_null(replicas_get(target.replicas, GUEST_UUID, NULL, &e));
+	HAS(e.text, "cannot be told");
+	ck_assert_int_eq(access(fixture_path("target/replicas/" GUEST_UUID "/store", NULL), F_OK), 0);
+	/* It is shown, with the reason. */
+	json_t *list = json_array();
+	replicas_list(target.replicas, NULL, list);
+	ck_assert_uint_eq(json_array_size(list), 1);
+	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "replica.json: no JSON");
+	json_decref(list);
+}
+END_TEST
+
+/* What a source says of itself is kept in the record, and the record must stay one that can be read. */
+START_TEST(what_is_kept_of_a_begin)
+{
+	static const char *const bad[] = {
+		"{\"keep\":[]}",		   "{\"keep\":7}",	       "{\"keep\":{\"last\":-1}}",     "{\"keep\":{\"last\":\"9\"}}",
+		"{\"keep\":{\"hourly\":1000001}}", "{\"keep\":{\"daily\":1.5}}", "{\"keep\":{\"max_bytes\":-1}}", "{\"keep\":{\"max_bytes\":{}}}",
+		"{\"rpo_ms\":-1}",		   "{\"rpo_ms\":\"x\"}",	       "{\"rpo_ms\":9007199254740993}", "{\"mode\":7}",
+		"{\"mode\":\"no name\"}",	   "{\"mode\":\"aaaaaaaabbbbbbbbaaaaaaaabbbbbbbb\"}", "{\"epoch\":9007199254740993}",
+	};
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_t *args = begin_args(1), *more = json_loads(bad[i], 0, NULL);
+		json_object_update(args, more);
+		json_decref(more);
+		ck_assert_msg(call(peer_rpc, "replica.begin", args, &r, &e) == -1, "%s", bad[i]);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	}
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+	/* As much as a message may hold. */
+	char *big = mem_alloc((size_t)2 << 20);
+	memset(big, 'x', ((size_t)2 << 20) - 1);
+	json_t *args = begin_args(1);
+	json_object_set_new(args, "rpo_ms", json_integer(700));
+	json_object_set_new(args, "keep", json_pack("{s:i, s:i, s:s}", "last", 3, "max_bytes", 0, "note", big));
+	OK(call(peer_rpc, "replica.begin", args, &r, &e), e);
+	free(big);
+	json_decref(r);
+	json_t *record = replicas_record(target.replicas, GUEST_UUID);
+	json_t *keep = json_pack("{s:i, s:i}", "last", 3, "max_bytes", 0);
+	ck_assert(json_equal(json_object_get(record, "keep"), keep));
+	ck_assert_int_eq(json_integer_value(json_object_get(record, "rpo_ms")), 700);
+	json_decref(keep);
+	json_decref(record);
+	target_stop();
+	target_start();
+	ck_assert_uint_eq(epoch_of(), 1);
+}
+END_TEST
+
+START_TEST(names_are_not_uuids)
+{
+	static const char *const bad[] = { "", "a/b", "..", GUEST_UUID, "6B0E4A2C-0000-4000-8000-000000000009", "web\n1" };
+	const char *second = "6b0e4a2c-0000-4000-8000-000000000002";
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	uint64_t epoch = 0;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		json_t *args = begin_args(1);
+		json_object_set_new(args, "name", json_string(bad[i]));
+		ck_assert_msg(call(peer_rpc, "replica.begin", args, &r, &e) == -1, "%s", bad[i]);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	}
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	ck_assert_ptr_nonnull((r = replicas_record(target.replicas, "web1")));
+	json_decref(r);
+	/* Another VM of that name. */
+	json_t *args = begin_args(7);
+	json_object_set_new(args, "uuid", json_string(second));
+	OK(call(peer_rpc, "replica.begin", args, &r, &e), e);
+	json_decref(r);
+	ck_assert(replicas_has(target.replicas, "web1"));
+	ck_assert_ptr_null(replicas_record(target.replicas, "web1"));
+	ck_assert_ptr_null(replicas_get(target.replicas, "web1", NULL, &e));
+	HAS(e.text, "replicas of 2 VMs that are named web1");
+	HAS(e.remedy, "say the UUID");
+	ck_assert_int_eq(replicas_promote(target.replicas, "web1", &epoch, &e), -1);
+	HAS(e.text, "replicas of 2 VMs");
+	args = json_pack("{s:s}", "uuid", "web1");
+	ck_assert_int_eq(replicas_release(target.replicas, NULL, args, &r, &e), -1);
+	HAS(e.text, "replicas of 2 VMs");
+	json_decref(args);
+	/* Each by its UUID. */
+	r = replicas_record(target.replicas, second);
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), 7);
+	json_decref(r);
+	ck_assert_uint_eq(epoch_of(), 1);
+	ck_assert_ptr_null(replicas_record(target.replicas, "web2"));
+	ck_assert(!replicas_has(target.replicas, "web2"));
+}
+END_TEST
+
+static int (*real_open)(const char *path, int flags, mode_t mode);
+static atomic_uint slow_opens;
+
+static int slow_open(const char *path, int flags, mode_t mode)
+{
+	if (strstr(path, "/replicas/")) {
+		slow_opens++;
+		usleep(20000);
+	}
+	return real_open(path, flags, mode);
+}
+
+static void *open_it(void *arg)
+{
+	struct err e = ERR_INIT;
+	struct store **out = arg;
+
+	*out = replicas_get(target.replicas, GUEST_UUID, NULL, &e);
+	if (!*out)
+		log_error("test", "msg=%s", LOG_Q(e.text));
+	return NULL;
+}
+
+/* After a start nobody has it open, and an operator's calls, the source and the retention come together. */
+START_TEST(one_opens_and_all_use_it)
+{
+	enum { N = 6 };
+	struct err e = ERR_INIT;
+	struct store *s[N] = { NULL };
+	pthread_t t[N];
+	json_t *r = NULL;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	target_stop();
+	target_start();
+	real_open = sys.open;
+	sys.open = slow_open;
+	for (int i = 0; i < N; i++)
+		ck_assert_int_eq(pthread_create(&t[i], NULL, open_it, &s[i]), 0);
+	for (int i = 0; i < N; i++)
+		pthread_join(t[i], NULL);
+	sys.open = real_open;
+	ck_assert_uint_gt(slow_opens, 0);
+	for (int i = 0; i < N; i++) {
+		ck_assert_ptr_nonnull(s[i]);
+		ck_assert_ptr_eq(s[i], s[0]);
+	}
+	for (int i = 0; i < N; i++)
+		replicas_put(target.replicas, s[i]);
+	/* All are given back: it can be removed. */
+	json_t *args = json_pack("{s:s}", "uuid", GUEST_UUID);
+	OK(replicas_release(target.replicas, NULL, args, &r, &e), e);
+	json_decref(args);
+	json_decref(r);
+}
+END_TEST
+
 static const char *const nonsense[] = {
 	"{}",
 	"{\"uuid\":\"../../../../../../../etc/passwd0000\"}",
@@ -214,6 +396,86 @@ static void start_replicator(void)
 	repl = replicator_new(&o, &e);
 	ck_assert_msg(repl != NULL, "%s", e.text);
 }
+
+static int no_rename(const char *from, const char *to)
+{
+	(void)from, (void)to;
+	errno = EIO;
+	return -1;
+}
+
+static uint64_t put_points(struct store *s, unsigned n)
+{
+	const struct store_volume volume = { .kind = STORE_DISK, .name = "vda", .size_bytes = 1 << 20 };
+	struct err e = ERR_INIT;
+	uint8_t block[STORE_BLOCK];
+	uint64_t seq = 0;
+
+	for (unsigned i = 1; i <= n; i++) {
+		memset(block, (int)i, sizeof(block));
+		struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
+		ck_assert_msg(t != NULL, "%s", e.text);
+		if (i == 1)
+			OK(store_txn_volumes(t, &volume, 1, &e), e);
+		OK(store_txn_block(t, 0, i, block, &e), e);
+		OK(store_commit(t, NULL, &seq, &e), e);
+	}
+	return seq;
+}
+
+/* A byte within the second point's block. */
+static void rot_second(const char *path)
+{
+	struct err e = ERR_INIT;
+	uint8_t want[STORE_BLOCK];
+	size_t n = 0;
+	char *all = file_read_all(path, 1 << 20, &n, &e);
+
+	ck_assert_msg(all != NULL, "%s", e.text);
+	memset(want, 2, sizeof(want));
+	char *at = memmem(all, n, want, sizeof(want));
+	ck_assert_ptr_nonnull(at);
+	at[100] = 3;
+	OK(file_write_durable(path, all, n, 0600, &e), e);
+	free(all);
+}
+
+/* Not to be found out at a failover. */
+START_TEST(a_damaged_replica_is_told)
+{
+	int (*const real_rename)(const char *from, const char *to) = sys.rename;
+	const struct replicas_opts o = { .host_name = "host2",
+					 .replica_dir = fixture_path("other", NULL),
+					 .min_free = 1,
+					 .pool = target.pool,
+					 .event = on_event };
+	struct err e = ERR_INIT;
+	json_t *record = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host1", "epoch", 1, "state", "replica");
+	json_t *vm = json_pack("{s:s}", "name", "web1");
+
+	events[0] = '\0';
+	OK(epoch_save_replica(o.replica_dir, record, &e), e);
+	struct store *s = store_create(fixture_path("other/" GUEST_UUID "/store", NULL), &(struct store_opts){ 0 }, vm, &e);
+	ck_assert_msg(s != NULL, "%s", e.text);
+	sys.rename = no_rename; /* so that the points are in the journal alone, as after a loss of power */
+	ck_assert_uint_eq(put_points(s, 3), 3);
+	store_close(s);
+	sys.rename = real_rename;
+	rot_second(fixture_path("other/" GUEST_UUID "/store/journal/00000001.wal", NULL));
+	for (int i = 0; i < 2; i++) {
+		struct replicas *r = replicas_new(&o, &e);
+		ck_assert_msg(r != NULL, "%s", e.text);
+		s = replicas_get(r, "web1", NULL, &e);
+		ck_assert_msg(s != NULL, "%s", e.text);
+		replicas_put(r, s);
+		replicas_free(r);
+		ck_assert_str_eq(events, "replica.damaged "); /* once */
+	}
+	ck_assert_int_eq(access(fixture_path("other/" GUEST_UUID "/store/journal/00000001.wal.bad", NULL), F_OK), 0);
+	json_decref(vm);
+	json_decref(record);
+}
+END_TEST
 
 typedef int (*operator_call)(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 
@@ -378,7 +640,12 @@ int main(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, epochs_decide);
 	tcase_add_test(t, what_is_promoted_lets_nobody_in);
+	tcase_add_test(t, an_unreadable_record_lets_nobody_in);
+	tcase_add_test(t, what_is_kept_of_a_begin);
+	tcase_add_test(t, names_are_not_uuids);
+	tcase_add_test(t, one_opens_and_all_use_it);
 	tcase_add_test(t, nonsense_is_refused);
+	tcase_add_test(t, a_damaged_replica_is_told);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);

@@ -1,7 +1,11 @@
 /* The replica store against a model in memory: transactions, points, parts, pruning, reopening, views that stay what they are. */
 #include "store_model.h"
 
+#include "base/file.h"
+
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -417,6 +421,137 @@ START_TEST(space_that_it_may_have)
 }
 END_TEST
 
+static int no_rename(const char *from, const char *to)
+{
+	(void)from, (void)to;
+	errno = EIO;
+	return -1;
+}
+
+/* Three points that are in the journal alone, as far as the catalogue knows: as after a loss of power. */
+static void three_points_of_which_none_is_saved(void)
+{
+	int (*const real_rename)(const char *from, const char *to) = sys.rename;
+	struct store *s = created(NULL);
+
+	sys.rename = no_rename;
+	for (uint32_t i = 1; i <= 3; i++) {
+		struct store_txn *t = begun(s, STORE_TXN_POINT, i == 1 ? 20 * STORE_BLOCK : 0);
+		put(t, i, i);
+		ck_assert_uint_eq(committed(t), i);
+	}
+	store_close(s);
+	sys.rename = real_rename;
+}
+
+static char *the_segment(void)
+{
+	return mem_printf("%s/journal/00000001.wal", dir);
+}
+
+/* Where this block is, in the journal's only segment. */
+static off_t place_of(uint32_t tag)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *path = the_segment();
+	size_t n = 0;
+	MEM_AUTO char *all = file_read_all(path, 1 << 20, &n, &e);
+	uint8_t want[STORE_BLOCK];
+
+	ck_assert_msg(all != NULL, "%s", e.text);
+	model_fill(tag, want, STORE_BLOCK);
+	const char *at = memmem(all, n, want, STORE_BLOCK);
+	ck_assert_ptr_nonnull(at);
+	return (off_t)(at - all);
+}
+
+static void rot(const char *path, off_t at)
+{
+	uint8_t c = 0;
+	const int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(pread(fd, &c, 1, at), 1);
+	c ^= 0xff;
+	ck_assert_int_eq(pwrite(fd, &c, 1, at), 1);
+	close(fd);
+}
+
+static size_t points_of(struct store *s)
+{
+	struct store_point *p = NULL;
+	struct err e = ERR_INIT;
+	size_t n = 0;
+
+	OK(store_points(s, &p, &n, &e), e);
+	store_points_free(p, n);
+	return n;
+}
+
+START_TEST(what_was_not_saved_is_read_again)
+{
+	three_points_of_which_none_is_saved();
+	struct store *s = opened(NULL);
+	ck_assert_uint_eq(points_of(s), 3);
+	ck_assert_uint_eq(store_dropped_bytes(s), 0);
+	ck_assert(!store_was_damaged(s));
+	store_close(s);
+}
+END_TEST
+
+/* The second of three: the first stays, the third is lost, and that is said; what there was is kept. */
+START_TEST(damage_before_a_commit_is_told)
+{
+	static const off_t into[] = { 100, -3, -50 }; /* the block, the sum in its record's head, the type */
+	MEM_AUTO char *path = the_segment(), *bad = mem_printf("%s.bad", path);
+	struct stat before, after;
+
+	three_points_of_which_none_is_saved();
+	rot(path, place_of(2) + into[_i]);
+	ck_assert_int_eq(stat(path, &before), 0);
+	struct store *s = opened(NULL);
+	ck_assert_uint_eq(points_of(s), 1);
+	ck_assert(store_was_damaged(s));
+	ck_assert_uint_gt(store_dropped_bytes(s), 2 * STORE_BLOCK);
+	ck_assert_int_eq(stat(bad, &after), 0);
+	ck_assert_int_eq(after.st_size, before.st_size);
+	ck_assert_int_eq(stat(path, &after), 0);
+	ck_assert_int_lt(after.st_size, before.st_size);
+	/* It goes on, and the next time there is nothing to be said. */
+	struct store_txn *t = begun(s, STORE_TXN_POINT, 0);
+	put(t, 5, 5);
+	ck_assert_uint_eq(committed(t), 2);
+	store_close(s);
+	s = opened(NULL);
+	ck_assert_uint_eq(points_of(s), 2);
+	ck_assert(!store_was_damaged(s));
+	ck_assert_uint_eq(store_dropped_bytes(s), 0);
+	verify(s);
+	store_close(s);
+	struct err e = ERR_INIT;
+	OK(store_destroy(dir, &e), e);
+	ck_assert_int_ne(access(dir, F_OK), 0);
+}
+END_TEST
+
+/* The very last: nothing comes after it, as after a crash on the way. */
+START_TEST(a_torn_end_is_no_damage)
+{
+	MEM_AUTO char *path = the_segment(), *bad = mem_printf("%s.bad", path);
+	struct stat st;
+
+	three_points_of_which_none_is_saved();
+	ck_assert_int_eq(stat(path, &st), 0);
+	ck_assert_int_eq(truncate(path, st.st_size - 1), 0);
+	struct store *s = opened(NULL);
+	ck_assert_uint_eq(points_of(s), 2);
+	ck_assert(!store_was_damaged(s));
+	ck_assert_uint_gt(store_dropped_bytes(s), STORE_BLOCK);
+	ck_assert_int_ne(access(bad, F_OK), 0);
+	store_close(s);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("store");
@@ -432,6 +567,9 @@ int main(void)
 	tcase_add_loop_test(t, random_transactions, 0, 6);
 	tcase_add_loop_test(t, views_stay_what_they_are, 0, 4);
 	tcase_add_test(t, space_that_it_may_have);
+	tcase_add_test(t, what_was_not_saved_is_read_again);
+	tcase_add_loop_test(t, damage_before_a_commit_is_told, 0, 3);
+	tcase_add_test(t, a_torn_end_is_no_damage);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);
