@@ -15,8 +15,8 @@ struct agent;
 int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 /* export {vm, point, dir} with notes -> export_point's report. */
 int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
-/* At agent start, before anyone can connect: promotions that were under way are settled, as far as libvirt answers; those that are not are settled by
- * the next failover of that VM. */
+/* At agent start, before anyone can connect: promotions that were under way are settled, as far as libvirt answers; those that are not are looked at
+ * again every few seconds, and by the next failover of that VM. */
 void takeover_recover(struct agent *a);
 
 #endif
