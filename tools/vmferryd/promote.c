@@ -184,8 +184,10 @@ static int where(void *ctx, const char *uuid, enum promote_where *out, struct er
 		return -1;
 	switch (w) {
 	case WHERE_ABSENT:
-	case WHERE_SHUTOFF:
 		*out = PROMOTE_ABSENT;
+		break;
+	case WHERE_SHUTOFF:
+		*out = PROMOTE_OFF;
 		break;
 	case WHERE_INCOMING:
 		*out = PROMOTE_INCOMING;
