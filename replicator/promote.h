@@ -23,7 +23,7 @@ struct promote_spec {
 	const char *xml;         /* the definition as it was at the source */
 	const struct promote_disk *disks;
 	size_t n_disks;
-	const char *nvram; /* file of UEFI variables, NULL: where the definition says */
+	const char *nvram; /* file of UEFI variables, NULL: by the UUID, in this host's folder for them */
 	bool paused;
 	bool transient;  /* not made persistent */
 	bool links_down; /* network cards without a carrier */
