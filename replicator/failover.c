@@ -41,7 +41,7 @@ struct failover {
 
 static void note(struct failover *f, const char *phase)
 {
-	log_info("failover_phase", "vm=%s phase=%s", f->vm, phase);
+	log_info("failover_phase", "vm=%s phase=%s", f->vm ? f->vm : "-", phase);
 	if (f->o->note)
 		f->o->note(f->o->ctx, json_pack("{s:s}", "phase", phase));
 }

@@ -172,6 +172,24 @@ bool failover_disks_changed(const json_t *images)
 	return changed;
 }
 
+const char *failover_disks_over_store(const json_t *disks, const char *store_dir)
+{
+	const size_t len = strlen(store_dir);
+	size_t i;
+	json_t *disk;
+
+	json_array_foreach (disks, i, disk) {
+		const char *path = json_string_value(json_object_get(disk, "path"));
+		const char *format = json_string_value(json_object_get(disk, "format"));
+		const char *base = json_string_value(json_object_get(disk, "base"));
+		if (!path || !format || strcmp(format, "qcow2") != 0 || (access(path, F_OK) != 0 && errno == ENOENT))
+			continue;
+		if (!base || (strncmp(base, store_dir, len) == 0 && base[len] == '/') || access(base, F_OK) != 0)
+			return path;
+	}
+	return NULL;
+}
+
 void failover_disks_remove(const json_t *paths)
 {
 	size_t i;

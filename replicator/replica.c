@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
+#include "replicator/failover_disks.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -568,6 +569,18 @@ static int destroy(struct replica *p, struct err *e)
 	return 0;
 }
 
+static int check_promoted(const struct replica *p, struct err *e)
+{
+	MEM_AUTO char *dir = epoch_replica_dir(p->all->replica_dir, p->uuid);
+	const json_t *disks = json_object_get(json_object_get(p->record, "promotion"), "disks");
+	const char *image = strcmp(text_of(p->record, "state"), "promoted") == 0 ? failover_disks_over_store(disks, dir) : NULL;
+
+	if (!image)
+		return 0;
+	err_set(e, ERR_REFUSED, "%s, a disk of VM %s, has most of its contents in this replica", image, text_of(p->record, "vm"));
+	return err_remedy(e, "move the VM's disks first ('virsh blockcopy', or 'qemu-img convert' while it is off), and remove that image");
+}
+
 int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
 	const char *uuid = text_of(args, "uuid");
@@ -587,6 +600,8 @@ int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, js
 		rc = epoch_admit(p->record, r->host_name, rpc_peer_name(rpc), epoch, e);
 	else if (strcmp(text_of(p->record, "state"), "promoting") == 0)
 		rc = err_set(e, ERR_REFUSED, "a failover of VM %s is under way", text_of(p->record, "vm"));
+	else
+		rc = check_promoted(p, e);
 	pthread_mutex_unlock(&r->lock);
 	if (rc == 0) {
 		replica_session_end(p, "the replica is given up");
