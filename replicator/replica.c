@@ -354,9 +354,10 @@ static json_t *status_of(struct replica *p, const struct store_usage *u)
 	const char *reason;
 	const char *state = shown_state(p, &reason);
 	const struct replica_session *ss = p->session;
-	json_t *o = json_pack("{s:s, s:s, s:O, s:s, s:s, s:s, s:I, s:O, s:O?}", "vm", text_of(p->record, "vm"), "uuid", p->uuid, "host",
-			      json_object_get(p->record, "from"), "role", "target", "state", state, "reason", reason, "points",
-			      (json_int_t)p->points, "epoch", json_object_get(p->record, "epoch"), "rpo_target_ms",
+	/* Of a record of whatever age: what is not in it is left out, or 0. */
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:O*}", "vm", text_of(p->record, "vm"), "uuid", p->uuid, "host",
+			      text_of(p->record, "from"), "role", "target", "state", state, "reason", reason, "points",
+			      (json_int_t)p->points, "epoch", json_integer_value(json_object_get(p->record, "epoch")), "rpo_target_ms",
 			      json_object_get(p->record, "rpo_ms"));
 
 	if (p->last) {

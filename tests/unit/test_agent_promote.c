@@ -1,10 +1,12 @@
 /* Where files of a VM go on this host, whatever the definition from the other one says. Nothing is asked of libvirt. */
 #include "base/mem.h"
 #include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/takeover.h"
 
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define UUID "11111111-2222-3333-4444-555555555555"
 #define FIRMWARE(nvram) "<domain type='kvm'><name>web1</name><uuid>" UUID "</uuid><os><type>hvm</type>" nvram "</os><devices>" \
@@ -68,12 +70,45 @@ START_TEST(images)
 }
 END_TEST
 
+/* What a source says it has handed over is here, or the failover stops. */
+START_TEST(last_point)
+{
+	char dir[] = "/var/tmp/vmferry-promote-XXXXXX";
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	MEM_AUTO char *path = mem_printf("%s/store", dir);
+	json_t *vm = json_pack("{s:s}", "vm", "web1");
+	struct err e = ERR_INIT;
+	struct store *s = store_create(path, &(struct store_opts){ 0 }, vm, &e);
+	ck_assert_msg(s != NULL, "%s", e.text);
+	json_decref(vm);
+	ck_assert_int_eq(takeover_has_point(s, "p1", "host1", &e), -1);
+	for (unsigned i = 1; i <= 2; i++) {
+		MEM_AUTO char *id = mem_printf("p%u", i);
+		json_t *meta = json_pack("{s:s}", "id", id);
+		struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
+		uint64_t seq;
+		ck_assert_msg(t && store_commit(t, meta, &seq, &e) == 0, "%s", e.text);
+		json_decref(meta);
+	}
+	ck_assert_msg(takeover_has_point(s, "p2", "host1", &e) == 0, "%s", e.text);
+	ck_assert_msg(takeover_has_point(s, "p1", "host1", &e) == 0, "%s", e.text);
+	ck_assert_int_eq(takeover_has_point(s, "p3", "host1", &e), -1);
+	ck_assert_int_eq(e.cls, ERR_PEER);
+	ck_assert_ptr_nonnull(strstr(e.text, "'p3', which is not here; the newest is 'p2'"));
+	ck_assert_int_eq(takeover_has_point(s, "", "host1", &e), -1);
+	store_close(s);
+	ck_assert_int_eq(store_destroy(path, &e), 0);
+	ck_assert_int_eq(rmdir(dir), 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("agent/promote");
 	TCase *tc = tcase_create("promote");
 	tcase_add_test(tc, variables);
 	tcase_add_test(tc, images);
+	tcase_add_test(tc, last_point);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);

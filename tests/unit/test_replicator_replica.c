@@ -1,6 +1,7 @@
 /* The target's calls as a peer sees them, with peers that want what they may not; and the operator's calls at both hosts. */
 #include "replica_hosts.h"
 
+#include "base/file.h"
 #include "replicator/base64.h"
 #include "replicator/epoch.h"
 #include "replicator/replicator.h"

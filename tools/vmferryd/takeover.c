@@ -182,16 +182,37 @@ static void note(void *ctx, json_t *n)
 
 /* ---- failover ---- */
 
+int takeover_has_point(struct store *s, const char *id, const char *from, struct err *e)
+{
+	struct store_point *p = NULL;
+	size_t n = 0;
+	bool here = false;
+
+	if (store_points(s, &p, &n, e) < 0)
+		return -1;
+	for (size_t i = 0; i < n && *id; i++)
+		here = here || strcmp(text_of(p[i].meta, "id"), id) == 0;
+	if (!here)
+		err_set(e, ERR_PEER, "%s says that the VM stands still there at point '%.80s', which is not here; the newest is '%.80s'", from, id,
+			n > 0 ? text_of(p[n - 1].meta, "id") : "");
+	store_points_free(p, n);
+	return here ? 0 : -1;
+}
+
 static int hand_over(void *ctx, uint64_t epoch, struct err *e)
 {
 	struct takeover *t = ctx;
+	json_t *answer = NULL;
 	struct rpc *peer = peers_connect(t->agent->peers, t->from, e);
 
 	if (!peer)
 		return -1;
 	int rc = rpc_call(peer, "source.handover", json_pack("{s:s, s:I}", "uuid", t->uuid, "epoch", (json_int_t)epoch),
-			  clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel, NULL, e);
+			  clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel, &answer, e);
 	rpc_unref(peer);
+	if (rc == 0)
+		rc = takeover_has_point(t->store, text_of(answer, "point"), t->from, e);
+	json_decref(answer);
 	if (rc < 0)
 		err_remedy(e, "'vmferry failover --force' goes on without it, from the last point that is here");
 	return rc;
