@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define DEFAULT_IMAGES "/var/lib/libvirt/images"
+
 struct map {
 	const struct map_opts *o;
 	json_t *findings;
@@ -60,6 +62,43 @@ static void set_text(xmlNodePtr node, const char *text)
 	xmlNodeAddContent(node, (const xmlChar *)text);
 }
 
+/* ---- folders ---- */
+
+static size_t folder_len(const char *folder)
+{
+	size_t len = strlen(folder);
+	while (len > 1 && folder[len - 1] == '/')
+		len--;
+	return len;
+}
+
+static bool is_below(const char *path, const char *folder)
+{
+	size_t len = folder_len(folder);
+	return strncmp(path, folder, len) == 0 && (path[len] == '/' || !path[len]);
+}
+
+/* Out of a folder by "..", which a rule for that folder does not mean. */
+static bool climbs(const char *path)
+{
+	size_t len = strlen(path);
+	return strstr(path, "/../") || (len >= 3 && strcmp(path + len - 3, "/..") == 0);
+}
+
+/* Where the longest rule that fits puts a file. What lies below the rule's folder is kept: /a/b/web.img with /a -> /x is /x/b/web.img. NULL: none. */
+static char *by_rule(const struct map_rule *r, size_t n, const char *path)
+{
+	const struct map_rule *best = NULL;
+
+	if (climbs(path))
+		return NULL;
+	for (size_t i = 0; i < n; i++)
+		if (is_below(path, r[i].from) && path[folder_len(r[i].from)] == '/' &&
+		    (!best || folder_len(r[i].from) > folder_len(best->from)))
+			best = &r[i];
+	return best ? mem_printf("%s%s", best->to, path + folder_len(best->from)) : NULL;
+}
+
 /* ---- disks ---- */
 
 static const struct map_disk *disk_for(const struct map_opts *o, const char *target)
@@ -106,6 +145,41 @@ static void replace_source(struct map *m, xmlNodePtr disk, const struct map_disk
 	remove_children(disk, "transient");
 }
 
+static int empty_drive(struct map *m, xmlNodePtr source, const char *target, const char *path)
+{
+	found(m, "drive-empty", "drive %s is empty: %s is not on this host", target, path ? path : "what was in it");
+	remove_node(source);
+	return 0;
+}
+
+/* A disk of which there is no replica. */
+static int map_other(struct map *m, xmlNodePtr disk, xmlNodePtr source, const char *target, struct err *e)
+{
+	bool file = xml_attr_is(disk, "type", "file"), block = xml_attr_is(disk, "type", "block");
+	bool cdrom = xml_attr_is(disk, "device", "cdrom");
+	const char *attr = block ? "dev" : "file";
+	MEM_AUTO char *path = file || block ? xml_attr(source, attr) : NULL;
+	MEM_AUTO char *placed = path ? by_rule(m->o->folders, m->o->n_folders, path) : NULL;
+
+	if ((file || block) && !path)
+		return 0;
+	if (placed && here(m, placed)) {
+		set_attr(source, attr, placed);
+		return 0;
+	}
+	bool there = path && here(m, path);
+	if (there && (cdrom || xml_child(disk, "readonly")))
+		return 0;
+	if (cdrom || xml_attr_is(disk, "device", "floppy"))
+		return empty_drive(m, source, target, path);
+	if (there) {
+		err_set(e, ERR_REFUSED, "disk %s is not replicated, and the VM would write to this host's %s", target, path);
+		return err_remedy(e, "if that is meant, a rule in restore.disks for its folder says so");
+	}
+	err_set(e, ERR_REFUSED, "disk %s is not replicated and %s is not on this host", target, path ? path : "what it is on");
+	return err_remedy(e, "copy it to this host, and place it with a rule in restore.disks if the VM writes to it");
+}
+
 static int map_disk(struct map *m, xmlNodePtr disk, struct err *e)
 {
 	MEM_AUTO char *target = xml_attr(xml_child(disk, "target"), "dev");
@@ -116,17 +190,8 @@ static int map_disk(struct map *m, xmlNodePtr disk, struct err *e)
 		replace_source(m, disk, to);
 		return 0;
 	}
-	bool file = xml_attr_is(disk, "type", "file"), block = xml_attr_is(disk, "type", "block");
-	MEM_AUTO char *path = xml_attr(source, block ? "dev" : "file");
-	if (!source || (!file && !block) || !path || here(m, path))
-		return 0; /* an empty drive, storage that is reached over the network, or a file that is here */
-	if (xml_attr_is(disk, "device", "cdrom") || xml_attr_is(disk, "device", "floppy")) {
-		found(m, "drive-empty", "drive %s is empty: %s is not on this host", target, path);
-		remove_node(source);
-		return 0;
-	}
-	err_set(e, ERR_REFUSED, "disk %s is not replicated and %s is not on this host", target ? target : "?", path);
-	return err_remedy(e, "copy it to this host under the same path");
+	/* an empty drive, or storage that is reached over the network */
+	return !source || xml_attr_is(disk, "type", "network") ? 0 : map_other(m, disk, source, target ? target : "?", e);
 }
 
 /* ---- network cards ---- */
@@ -270,11 +335,9 @@ static void map_identity(struct map *m, xmlNodePtr root)
 		set_text(child_made(root, "uuid"), m->o->uuid);
 	xmlNodePtr nvram = xml_child(xml_child(root, "os"), "nvram");
 	if (nvram && m->o->nvram) {
-		xmlNodePtr source = xml_child(nvram, "source");
-		if (source)
-			set_attr(source, "file", m->o->nvram);
-		else
-			set_text(nvram, m->o->nvram);
+		/* A file, whatever it was. */
+		(void)xmlUnsetProp(nvram, (const xmlChar *)"type");
+		set_text(nvram, m->o->nvram);
 	}
 }
 
@@ -299,7 +362,6 @@ char *map_image_dir(const char *xml, const char *target, const struct map_rule *
 {
 	DOMAIN_AUTO struct domain *d = domain_parse(xml, e);
 	const struct domain_disk *disk = d ? domain_disk_by_target(d, target) : NULL;
-	const struct map_rule *best = NULL;
 
 	if (!d)
 		return NULL;
@@ -307,25 +369,12 @@ char *map_image_dir(const char *xml, const char *target, const struct map_rule *
 		err_set(e, ERR_CORRUPT, "the VM's definition has no disk %s", target);
 		return NULL;
 	}
-	for (size_t i = 0; disk->path && i < n; i++) {
-		size_t len = strlen(folders[i].from);
-		while (len > 1 && folders[i].from[len - 1] == '/')
-			len--;
-		bool fits = strncmp(disk->path, folders[i].from, len) == 0 && disk->path[len] == '/';
-		if (fits && (!best || len > strlen(best->from)))
-			best = &folders[i];
-	}
-	if (!best) {
-		const char *end = disk->path ? strrchr(disk->path, '/') : NULL;
-		MEM_AUTO char *own = end && end > disk->path ? mem_printf("%.*s", (int)(end - disk->path), disk->path)
-							     : NULL;
-		bool file = disk->source == DOMAIN_SOURCE_FILE && own && access(own, W_OK) == 0;
-		return mem_strdup(file ? own : otherwise);
-	}
-	/* What lies below the rule's folder is kept: /a/b/web.img with /a -> /x goes to /x/b. */
-	size_t from_len = strlen(best->from);
-	while (from_len > 1 && best->from[from_len - 1] == '/')
-		from_len--;
-	const char *rest = disk->path + from_len, *slash = strrchr(rest, '/');
-	return mem_printf("%s%.*s", best->to, (int)(slash - rest), rest);
+	MEM_AUTO char *placed = disk->path ? by_rule(folders, n, disk->path) : NULL;
+	const char *from = placed ? placed : disk->path, *end = from ? strrchr(from, '/') : NULL;
+	MEM_AUTO char *folder = end && end > from ? mem_printf("%.*s", (int)(end - from), from) : NULL;
+	if (placed)
+		return mem_strdup(folder ? folder : "/");
+	bool own = folder && disk->source == DOMAIN_SOURCE_FILE && !climbs(disk->path) &&
+		   (is_below(folder, otherwise) || is_below(folder, DEFAULT_IMAGES)) && access(folder, W_OK) == 0;
+	return mem_strdup(own ? folder : otherwise);
 }

@@ -30,6 +30,9 @@ struct map_opts {
 	/* Of libvirt networks, bridges and host devices. The kind stays unless `to` begins with "network:" or "bridge:". */
 	const struct map_rule *networks;
 	size_t n_networks;
+	/* Of folders, for disks that are not among the above. */
+	const struct map_rule *folders;
+	size_t n_folders;
 	const char *nvram; /* this host's file; NULL: as it was */
 	const char *name;  /* another name and UUID (a rehearsal); NULL: as they were */
 	const char *uuid;
@@ -40,12 +43,15 @@ struct map_opts {
 	void *ctx;
 };
 
-/* XML to define or restore here; heap. Findings are appended to `findings` (array of {"what", "text"}; may be NULL). ERR_REFUSED for what cannot run
- * elsewhere (host devices, a disk that is not among opts.disks and is not here), ERR_CORRUPT for what is no definition. */
+/* The definition comes from the other host, which does not say what is written to here: a disk that is not among opts.disks stays if it is read-only, or
+ * where a rule for folders places it.
+ *
+ * XML to define or restore here; heap. Findings are appended to `findings` (array of {"what", "text"}; may be NULL). ERR_REFUSED for what cannot run
+ * elsewhere (host devices, a disk that is not among opts.disks and does not stay), ERR_CORRUPT for what is no definition. */
 char *map_xml(const char *xml, const struct map_opts *o, json_t *findings, struct err *e);
 
 /* Where a disk's image belongs: the folder of its source at the other host, by the longest rule that fits it; else the
- * same folder, if this host has it; else `otherwise`. Heap. */
+ * same folder, if this host has it and it is `otherwise`, libvirt's own for images, or below one of these; else `otherwise`. Heap. */
 char *map_image_dir(const char *xml, const char *target, const struct map_rule *folders, size_t n,
 		    const char *otherwise, struct err *e);
 

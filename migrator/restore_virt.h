@@ -43,7 +43,7 @@ struct restore_times {  /* ns */
 /* The VM runs (or is paused, if so wanted) when it returns 0, and is persistent unless it was to be transient. A failure to make it persistent is
  * logged, not returned: the VM runs, restore_virt_persist can be called again. Refuses when a VM of that UUID is active here; one that is defined
  * and shut off is replaced by the new definition.
- * After a failure nothing of the VM runs here, and what was defined before is what is defined now; ERR_SYS with ETIMEDOUT if libvirt did not
+ * After a failure nothing of the VM runs here as far as libvirt says (where_is is the one to ask: a connection that broke is a failure too), and what was defined before is what is defined now; ERR_SYS with ETIMEDOUT if libvirt did not
  * come back: then its state is not known. */
 int restore_virt_start(struct virt *virt, const struct restore_opts *o, struct restore_times *times /* may be NULL */,
 		       struct err *e);

@@ -19,6 +19,7 @@
 /* A gigabyte of memory in ten seconds is a host in trouble, and still no reason to give up. */
 #define START_BYTES_PER_S (UINT64_C(100) << 20)
 #define RECOVER_NS (15 * NS_PER_S)
+#define RECORD_TRIES 5u
 
 struct failover {
 	const struct failover_opts *o;
@@ -33,12 +34,14 @@ struct failover {
 	struct failover_disks disks;
 	json_t *findings;
 	json_t *phases;
+	json_t *made;   /* paths of all that may be there */
+	json_t *images; /* what they were when they had been made */
 	bool handed, raised, unknown;
 };
 
 static void note(struct failover *f, const char *phase)
 {
-	log_info("failover_phase", "vm=%s phase=%s", f->vm, phase);
+	log_info("failover_phase", "vm=%s phase=%s", f->vm ? f->vm : "-", phase);
 	if (f->o->note)
 		f->o->note(f->o->ctx, json_pack("{s:s}", "phase", phase));
 }
@@ -117,7 +120,7 @@ static int check_record(struct failover *f, struct err *e)
 	err_set(e, ERR_REFUSED, "the replica of %s is %s", f->vm,
 		strcmp(state, "promoting") == 0 ? "being promoted" : state);
 	return err_remedy(e, strcmp(state, "promoted") == 0
-				     ? "the VM runs on this host: see 'virsh list'; 'vmferry failback' takes it home"
+				     ? "the VM is this host's now: see 'virsh list --all'; 'vmferry failback' takes it home"
 				     : "wait until that is settled: see 'vmferry status' and the agent's log");
 }
 
@@ -129,7 +132,7 @@ static int look(struct failover *f, struct err *e)
 	f->record = f->o->records->load(f->o->records->ctx, e);
 	if (!f->record || check_record(f, e) < 0 || ops->where(f->o->ops_ctx, f->uuid, &where, e) < 0)
 		return -1;
-	if (where != PROMOTE_ABSENT) {
+	if (where != PROMOTE_ABSENT && where != PROMOTE_OFF) {
 		err_set(e, ERR_REFUSED, "VM %s is on this host already", f->vm);
 		return err_remedy(e, "see 'virsh list'");
 	}
@@ -238,6 +241,21 @@ static uint64_t memory_bytes(struct store_view *v)
 	return sum;
 }
 
+/* After a start that is said to have failed: only what certainly does not run, and has not run, is undone. */
+static bool may_run(const struct failover *f, const struct err *failure)
+{
+	enum promote_where where;
+	struct err e = ERR_INIT;
+
+	if (failure->cls == ERR_SYS && failure->errnum == ETIMEDOUT)
+		return true;
+	if (f->o->ops->where(f->o->ops_ctx, f->uuid, &where, &e) < 0) {
+		log_error("failover_unknown", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+		return true;
+	}
+	return (where != PROMOTE_ABSENT && where != PROMOTE_OFF) || failover_disks_changed(f->images);
+}
+
 static int start(struct failover *f, struct err *e)
 {
 	struct promote_spec s = spec_of(f);
@@ -250,7 +268,7 @@ static int start(struct failover *f, struct err *e)
 	if (!mapped)
 		return -1;
 	if (f->o->ops->start(f->o->ops_ctx, &s, e) < 0) {
-		f->unknown = e->cls == ERR_SYS && e->errnum == ETIMEDOUT;
+		f->unknown = may_run(f, e);
 		return -1;
 	}
 	return 0;
@@ -267,14 +285,15 @@ static json_t *disks_json(const struct failover *f)
 	return disks;
 }
 
-/* What is about to be made, on disk before it is. */
+/* What is about to be made, on disk before it is; and once it is, with what it is. */
 static json_t *promotion_json(const struct failover *f)
 {
 	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
 
-	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:o}}", "promotion", "seq", (json_int_t)store_view_seq(f->view),
+	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq", (json_int_t)store_view_seq(f->view),
 			 "id", id, "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks",
-			 disks_json(f), "made", failover_disks_paths(&f->disks));
+			 disks_json(f), "made", f->made, "images",
+			 f->images);
 }
 
 static json_t *promoted_json(void)
@@ -282,13 +301,23 @@ static json_t *promoted_json(void)
 	return json_pack("{s:s, s:I}", "state", "promoted", "promoted_ns", (json_int_t)clock_wall_ns());
 }
 
-/* It runs: from here on nothing is undone, and what cannot be written now is found by failover_recover. */
+/* It runs: from here on nothing is undone, and what cannot be written now, tried several times, is found by failover_recover. */
 static void record_done(struct failover *f)
 {
 	struct err e = ERR_INIT;
+	int rc = fault_point(FAULT_FAILOVER_DONE, &e);
 
-	if (fault_point(FAULT_FAILOVER_DONE, &e) < 0 || change(f->o->records, "promoting", promoted_json(), &e) < 0)
-		log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+	for (unsigned n = 0; rc == 0 && n < RECORD_TRIES; n++) {
+		const struct timespec moment = { .tv_nsec = 200 * NS_PER_MS };
+		if (change(f->o->records, "promoting", promoted_json(), &e) == 0)
+			return;
+		log_warn("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+		nanosleep(&moment, NULL);
+	}
+	log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+	json_array_append_new(f->findings,
+			      json_pack("{s:s, s:s}", "what", "record", "text",
+					"the VM runs, and that could not be written down: see to this host's disk, then restart its agent"));
 }
 
 /* ---- the whole ---- */
@@ -314,9 +343,15 @@ static int hand_over(struct failover *f, struct err *e)
 static int make_disks(struct failover *f, struct err *e)
 {
 	/* Points may have come until the epoch was raised; none does now. */
-	if (open_point(f, e) < 0 || change(f->o->records, "promoting", promotion_json(f), e) < 0)
+	if (open_point(f, e) < 0)
+		return -1;
+	f->made = failover_disks_paths(&f->disks);
+	if (change(f->o->records, "promoting", promotion_json(f), e) < 0)
 		return -1;
 	if (failover_disks_make(&f->disks, f->view, f->o->cancel, e) < 0 || write_files(f, e) < 0)
+		return -1;
+	f->images = failover_disks_images(&f->disks, e);
+	if (!f->images || change(f->o->records, "promoting", promotion_json(f), e) < 0)
 		return -1;
 	return fault_point(FAULT_FAILOVER_DISKS, e);
 }
@@ -396,6 +431,8 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 	json_decref(f.record);
 	json_decref(f.findings);
 	json_decref(f.phases);
+	json_decref(f.made);
+	json_decref(f.images);
 	return rc;
 }
 
@@ -419,22 +456,27 @@ static int where_settled(const struct promote_ops *ops, void *ctx, const char *u
 	}
 }
 
-static int recover(const struct failover_records *records, const char *uuid, const struct promote_ops *ops, void *ctx,
+static int recover(const struct failover_records *records, const json_t *record, const struct promote_ops *ops, void *ctx,
 		   enum failover_found *found, struct err *e)
 {
+	const char *uuid = json_string_value(json_object_get(record, "uuid"));
+	const json_t *images = json_object_get(json_object_get(record, "promotion"), "images");
 	enum promote_where where;
 
 	if (where_settled(ops, ctx, uuid, &where, e) < 0)
 		return -1;
-	if (where == PROMOTE_ABSENT) {
+	const bool off = where == PROMOTE_ABSENT || where == PROMOTE_OFF;
+	if (off && !failover_disks_changed(images)) {
 		if (ops->clear(ctx, uuid, e) < 0 || undo(records, e) < 0)
 			return -1;
 		*found = FAILOVER_UNDONE;
 		return 0;
 	}
-	if (ops->settle(ctx, uuid, e) < 0 || change(records, "promoting", promoted_json(), e) < 0)
+	if (off)
+		log_warn("failover_off", "uuid=%s msg=\"the VM ran here and is off; what it wrote is in its images, which stay\"", uuid);
+	if ((!off && ops->settle(ctx, uuid, e) < 0) || change(records, "promoting", promoted_json(), e) < 0)
 		return -1;
-	*found = FAILOVER_PROMOTED;
+	*found = off ? FAILOVER_OFF : FAILOVER_PROMOTED;
 	return 0;
 }
 
@@ -450,10 +492,10 @@ int failover_recover(const struct failover_records *records, const struct promot
 		return -1;
 	*found = FAILOVER_NOTHING;
 	if (state && uuid && strcmp(state, "promoting") == 0)
-		rc = recover(records, uuid, ops, ctx, found, e);
+		rc = recover(records, record, ops, ctx, found, e);
 	if (rc == 0 && *found != FAILOVER_NOTHING)
 		log_info("failover_recovered", "uuid=%s outcome=%s", uuid,
-			 *found == FAILOVER_PROMOTED ? "promoted" : "undone");
+			 *found == FAILOVER_UNDONE ? "undone" : *found == FAILOVER_OFF ? "off" : "promoted");
 	json_decref(record);
 	return rc;
 }

@@ -9,8 +9,9 @@
  *	start   memory points: restored; disk points: started
  *	done    replica.json: promoted
  *
- * What fails before `start` has succeeded is undone: images removed, state "replica" again, with the raised epoch; the next try works. A crash
- * at any step is settled by failover_recover, which asks libvirt and guesses nothing.
+ * What fails before `start` has succeeded is undone: images removed, state "replica" again, with the raised epoch; the next try works. But not
+ * where libvirt knows a VM that may run, and never where an image is no longer as it was made: a guest wrote to it. A crash at any step is settled
+ * by failover_recover, which asks libvirt and guesses nothing.
  *
  * Older points get a raw file filled from the view and not an overlay of what differs: which blocks differ is not known without reading
  * all of both, and a file that does not depend on the head stays good whatever happens to the store.
@@ -54,7 +55,8 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 enum failover_found {
 	FAILOVER_NOTHING,  /* it was not promoting */
 	FAILOVER_PROMOTED, /* it runs here: recorded now */
-	FAILOVER_UNDONE,   /* it does not: a replica again */
+	FAILOVER_UNDONE,   /* it does not, and did not: a replica again */
+	FAILOVER_OFF,      /* it ran here and is off: recorded as promoted, its images stay */
 };
 /* At agent start, for every replica. Fails (libvirt cannot be asked, ...) with everything as it was: call again. */
 int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx,

@@ -1,5 +1,6 @@
 #include "replicator/failover_disks.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "replicator/image_fill.h"
@@ -9,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void failover_disks_fini(struct failover_disks *d)
@@ -125,6 +127,67 @@ int failover_disks_make(struct failover_disks *d, struct store_view *v, const vo
 		if (make_one(d, i, v, cancel, e) < 0)
 			return err_wrap(e, "disk %s", d->disk[i].target);
 	return 0;
+}
+
+static json_t *image_json(const char *path, const struct stat *st)
+{
+	return json_pack("{s:s, s:I, s:I, s:I}", "path", path, "mtime_ns",
+			 (json_int_t)(st->st_mtim.tv_sec * NS_PER_S + st->st_mtim.tv_nsec), "size", (json_int_t)st->st_size,
+			 "blocks", (json_int_t)st->st_blocks);
+}
+
+json_t *failover_disks_images(const struct failover_disks *d, struct err *e)
+{
+	json_t *images = json_array();
+
+	for (size_t i = 0; i < d->n; i++) {
+		struct stat st;
+		if (stat(d->disk[i].path, &st) != 0) {
+			err_sys(e, "%s", d->disk[i].path);
+			json_decref(images);
+			return NULL;
+		}
+		json_array_append_new(images, image_json(d->disk[i].path, &st));
+	}
+	return images;
+}
+
+bool failover_disks_changed(const json_t *images)
+{
+	bool changed = false;
+	size_t i;
+	json_t *image;
+
+	json_array_foreach (images, i, image) {
+		const char *path = json_string_value(json_object_get(image, "path"));
+		struct stat st;
+		if (!path || stat(path, &st) != 0) {
+			changed = changed || !path || errno != ENOENT;
+			continue;
+		}
+		json_t *now = image_json(path, &st);
+		changed = changed || !json_equal(now, image);
+		json_decref(now);
+	}
+	return changed;
+}
+
+const char *failover_disks_over_store(const json_t *disks, const char *store_dir)
+{
+	const size_t len = strlen(store_dir);
+	size_t i;
+	json_t *disk;
+
+	json_array_foreach (disks, i, disk) {
+		const char *path = json_string_value(json_object_get(disk, "path"));
+		const char *format = json_string_value(json_object_get(disk, "format"));
+		const char *base = json_string_value(json_object_get(disk, "base"));
+		if (!path || !format || strcmp(format, "qcow2") != 0 || (access(path, F_OK) != 0 && errno == ENOENT))
+			continue;
+		if (!base || (strncmp(base, store_dir, len) == 0 && base[len] == '/') || access(base, F_OK) != 0)
+			return path;
+	}
+	return NULL;
 }
 
 void failover_disks_remove(const json_t *paths)

@@ -9,6 +9,7 @@
 #include "snapshot/store.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 
 struct failover_disks {
 	struct promote_disk disk[STORE_MAX_VOLUMES];
@@ -27,6 +28,13 @@ int failover_disks_plan(struct failover_disks *d, struct store_view *v, const ch
 /* [PATH] of all that failover_disks_make may leave behind. New reference. */
 json_t *failover_disks_paths(const struct failover_disks *d);
 int failover_disks_make(struct failover_disks *d, struct store_view *v, const volatile bool *cancel, struct err *e);
+/* "images" of a promotion (failover_record.h), of what was made. New reference; NULL with the error set. */
+json_t *failover_disks_images(const struct failover_disks *d, struct err *e);
+/* Is one of them no longer as it was? What cannot be looked at counts as changed, what is not there any more does not. */
+bool failover_disks_changed(const json_t *images);
+/* Of the "disks" of a promotion (borrowed): the image of one that has its backing file in the store still, where no link beside it could be made; or
+ * NULL. Without the store that image is lost. store_dir: the replica's folder. */
+const char *failover_disks_over_store(const json_t *disks, const char *store_dir);
 /* Removes files of a list as above; missing ones are fine. */
 void failover_disks_remove(const json_t *paths);
 

@@ -4,7 +4,11 @@
  *
  * While a replica is being promoted, and after, the record has
  *
- *	"promotion": {"seq", "id", "paused", "started_ns", "disks": [{"target", "path", "format", "base"}], "made": [PATH]}
+ *	"promotion": {"seq", "id", "paused", "started_ns", "disks": [{"target", "path", "format", "base"}], "made": [PATH],
+ *	              "images": [{"path", "mtime_ns", "size", "blocks"}]}
+ *
+ * "images": what the disks' images were when they had been made. It is written before the VM is started: without it the VM was not, and an image
+ * that is another now has what a guest wrote.
  */
 #ifndef VMFERRY_REPLICATOR_FAILOVER_RECORD_H
 #define VMFERRY_REPLICATOR_FAILOVER_RECORD_H

@@ -23,7 +23,7 @@ struct promote_spec {
 	const char *xml;         /* the definition as it was at the source */
 	const struct promote_disk *disks;
 	size_t n_disks;
-	const char *nvram; /* file of UEFI variables, NULL: where the definition says */
+	const char *nvram; /* file of UEFI variables, NULL: by the UUID, in this host's folder for them */
 	bool paused;
 	bool transient;  /* not made persistent */
 	bool links_down; /* network cards without a carrier */
@@ -35,7 +35,8 @@ struct promote_spec {
 };
 
 enum promote_where {
-	PROMOTE_ABSENT,   /* not known here, or defined and off: it can be started */
+	PROMOTE_ABSENT,   /* not known here */
+	PROMOTE_OFF,      /* defined and off: it can be started; or it has run, and is off now */
 	PROMOTE_INCOMING, /* a QEMU waits for its state */
 	PROMOTE_PAUSED,
 	PROMOTE_RUNNING,
@@ -48,7 +49,8 @@ struct promote_ops {
 	char *(*file_path)(void *ctx, const struct promote_spec *s, const char *kind, struct err *e);
 	/* The definition for this host; heap. findings: array, appended to; may be NULL. ERR_REFUSED: it cannot run here. Changes nothing. */
 	char *(*map)(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e);
-	/* Maps and starts. The VM runs (or is paused, as asked for) when it returns 0. -1: nothing of it runs; ERR_SYS with ETIMEDOUT: not known. */
+	/* Maps and starts. The VM runs (or is paused, as asked for) when it returns 0. -1: `where` is to be asked; ERR_SYS with ETIMEDOUT: not
+	 * known for now, whatever that says. */
 	int (*start)(void *ctx, const struct promote_spec *s, struct err *e);
 	int (*where)(void *ctx, const char *uuid, enum promote_where *out, struct err *e);
 	/* It runs: whatever start does after that, once more (persistent definition). */

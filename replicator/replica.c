@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
+#include "replicator/failover_disks.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -415,9 +416,10 @@ static json_t *status_of(struct replica *p, const struct store_usage *u)
 	const char *reason;
 	const char *state = shown_state(p, &reason);
 	const struct replica_session *ss = p->session;
-	json_t *o = json_pack("{s:s, s:s, s:O, s:s, s:s, s:s, s:I, s:O, s:O?}", "vm", text_of(p->record, "vm"), "uuid", p->uuid, "host",
-			      json_object_get(p->record, "from"), "role", "target", "state", state, "reason", reason, "points",
-			      (json_int_t)p->points, "epoch", json_object_get(p->record, "epoch"), "rpo_target_ms",
+	/* Of a record of whatever age: what is not in it is left out, or 0. */
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:O*}", "vm", text_of(p->record, "vm"), "uuid", p->uuid, "host",
+			      text_of(p->record, "from"), "role", "target", "state", state, "reason", reason, "points",
+			      (json_int_t)p->points, "epoch", json_integer_value(json_object_get(p->record, "epoch")), "rpo_target_ms",
 			      json_object_get(p->record, "rpo_ms"));
 
 	if (p->last) {
@@ -631,6 +633,18 @@ static int destroy(struct replica *p, struct err *e)
 	return 0;
 }
 
+static int check_promoted(const struct replica *p, struct err *e)
+{
+	MEM_AUTO char *dir = epoch_replica_dir(p->all->replica_dir, p->uuid);
+	const json_t *disks = json_object_get(json_object_get(p->record, "promotion"), "disks");
+	const char *image = strcmp(text_of(p->record, "state"), "promoted") == 0 ? failover_disks_over_store(disks, dir) : NULL;
+
+	if (!image)
+		return 0;
+	err_set(e, ERR_REFUSED, "%s, a disk of VM %s, has most of its contents in this replica", image, text_of(p->record, "vm"));
+	return err_remedy(e, "move the VM's disks first ('virsh blockcopy', or 'qemu-img convert' while it is off), and remove that image");
+}
+
 int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
 	const char *uuid = text_of(args, "uuid");
@@ -652,6 +666,8 @@ int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, js
 		rc = -1;
 	else if (strcmp(text_of(p->record, "state"), "promoting") == 0)
 		rc = err_set(e, ERR_REFUSED, "a failover of VM %s is under way", text_of(p->record, "vm"));
+	else
+		rc = check_promoted(p, e);
 	pthread_mutex_unlock(&r->lock);
 	if (rc == 0) {
 		replica_session_end(p, "the replica is given up");

@@ -4,6 +4,8 @@
 # limit goes_on_after_whatever 240
 # limit handed_over 240
 # limit taken_over_and_fenced 300
+# limit agent_dies_in_failover 240
+# limit agent_dies_after_failover 240
 
 protected_guest() {
 	[ -w /dev/kvm ] || skip "no /dev/kvm: COLO deadlocks QEMU without KVM"
@@ -92,4 +94,43 @@ test_taken_over_and_fenced() {
 	eventually 60 "the source that is back is fenced" is_state fenced
 	in_host host1 virsh -q list | grep -q 'vm1 *paused' || fail "the old guest still runs"
 	in_host host2 virsh -q list | grep -q 'vm1 *running' || fail "the new guest does not run any more"
+}
+
+record_is() { # STATE...: one of them, in the replica's record at host2
+	local seen
+	seen=$(in_host host2 sh -c 'cat /var/lib/vmferry/replicas/*/replica.json' | sed -n 's/^ *"state": "\([a-z]*\)".*/\1/p')
+	[[ " $* " == *" $seen "* ]]
+}
+
+dies_in_failover() { # POINT: host2's agent, and its VM's source is gone
+	protected_guest
+	agent_with_fault host2 "$1=kill"
+	goes_on 20 "the target's agent restarted"
+	lab cut host1
+	in_host host2 vmferry failover vm1 --force && fail "the agent should have died"
+	record_is promoting || fail "it died before the epoch was raised"
+	# Nobody asks for anything: the agent that starts settles it.
+	lab agent start host2
+	eventually 20 "the promotion is settled at start" record_is replica promoted
+}
+
+runs_on_host2() {
+	record_is promoted || fail "it is not recorded as promoted"
+	local b
+	b=$(counter host2)
+	eventually 20 "the guest counts at its new host" counts_on host2 "$b"
+}
+
+test_agent_dies_in_failover() {
+	dies_in_failover failover.start
+	record_is replica || fail "nothing was started, and it is not a replica"
+	in_host host2 virsh -q list --all | grep -q vm1 && fail "recorded as a replica, and something of it is there"
+	in_host host2 vmferry failover vm1 --force
+	runs_on_host2
+}
+
+test_agent_dies_after_failover() {
+	dies_in_failover failover.done
+	runs_on_host2
+	in_host host2 virsh -q list --all --persistent | grep -q vm1 || fail "it would not outlive a restart of its host"
 }

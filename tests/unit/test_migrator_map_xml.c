@@ -5,6 +5,8 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* What virsh dumpxml --migratable prints of a running VM, shortened where nothing depends on it. */
 static const char live[] =
@@ -209,6 +211,108 @@ START_TEST(folders)
 }
 END_TEST
 
+static char *folder_of(const char *file, const struct map_rule *rules, size_t n, const char *otherwise)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *xml = mem_printf("<domain type='kvm'><name>a</name><devices><disk type='file' device='disk'><source file='%s'/>"
+					"<target dev='vda'/></disk></devices></domain>", file);
+	char *folder = map_image_dir(xml, "vda", rules, n, otherwise, &e);
+	ck_assert_msg(folder != NULL, "%s", e.text);
+	return folder;
+}
+
+/* The definition is the other host's: it does not choose a folder of this one's. */
+START_TEST(folders_that_are_not_for_images)
+{
+	static const struct map_rule rules[] = { { "/vms", "/pool" } };
+	char dir[] = "/var/tmp/vmferry-map-XXXXXX";
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	MEM_AUTO char *images = mem_printf("%s/images", dir), *below = mem_printf("%s/images/gold", dir);
+	ck_assert_int_eq(mkdir(images, 0700), 0);
+	ck_assert_int_eq(mkdir(below, 0700), 0);
+	MEM_AUTO char *good = mem_printf("%s/a.img", below), *beside = mem_printf("%s/a.img", dir);
+	MEM_AUTO char *out = mem_printf("%s/../a.img", images);
+	const struct {
+		const char *file, *want;
+	} cases[] = { { good, below },
+		      { beside, images },
+		      { out, images },
+		      { "/etc/a.img", images },
+		      { "/a.img", images },
+		      { "/vms/gold/a.img", "/pool/gold" },
+		      { "/vms/../etc/a.img", images },
+		      { "/vms/gold/..", images } };
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		MEM_AUTO char *folder = folder_of(cases[i].file, rules, 1, images);
+		ck_assert_msg(strcmp(folder, cases[i].want) == 0, "%s: %s", cases[i].file, folder);
+	}
+	ck_assert_int_eq(rmdir(below) | rmdir(images) | rmdir(dir), 0);
+}
+END_TEST
+
+static bool everything(void *ctx, const char *path)
+{
+	(void)ctx, (void)path;
+	return true;
+}
+
+static char *map_one(const char *disk, const struct map_opts *o, json_t *findings, struct err *e)
+{
+	MEM_AUTO char *xml = mem_printf("<domain type='kvm'><name>a</name><devices>%s</devices></domain>", disk);
+	return map_xml(xml, o, findings, e);
+}
+
+/* What is not replicated, and is on this host by that name. */
+START_TEST(this_hosts_own_files_and_devices)
+{
+	static const struct map_rule rules[] = { { "/dev/scratch", "/dev/vg1" } };
+	static const char *const refused[] = {
+		"<disk type='block' device='disk'><source dev='/dev/sda'/><target dev='vdb'/></disk>",
+		"<disk type='file' device='disk'><source file='/etc/passwd'/><target dev='vdb'/></disk>",
+		"<disk type='file' device='disk'><source file='/etc/passwd'/><target dev='vdb'/><shareable/></disk>",
+		"<disk type='block' device='disk'><source dev='/dev/scratch/../sda'/><target dev='vdb'/></disk>",
+		"<disk type='nvme' device='disk'><source type='pci' namespace='1'/><target dev='vdb'/></disk>",
+		"<disk type='volume' device='disk'><source pool='p' volume='v'/><target dev='vdb'/></disk>",
+	};
+	struct map_opts o = { .exists = everything, .folders = rules, .n_folders = 1 };
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		struct err e = ERR_INIT;
+		ck_assert_msg(!map_one(refused[i], &o, NULL, &e), "%s", refused[i]);
+		ck_assert_int_eq(e.cls, ERR_REFUSED);
+	}
+	struct err e = ERR_INIT;
+	MEM_AUTO char *ro = map_one("<disk type='file' device='disk'><source file='/tools.img'/><target dev='vdb'/><readonly/></disk>",
+				    &o, NULL, &e);
+	ck_assert_msg(ro && strstr(ro, "/tools.img"), "%s", e.text);
+	MEM_AUTO char *placed = map_one("<disk type='block' device='disk'><source dev='/dev/scratch/web1'/><target dev='vdb'/></disk>",
+					&o, NULL, &e);
+	ck_assert_msg(placed && strstr(placed, "\"/dev/vg1/web1\""), "%s", e.text);
+	json_t *findings = json_array();
+	MEM_AUTO char *floppy = map_one("<disk type='file' device='floppy'><source file='/etc/passwd'/><target dev='fda'/></disk>", &o,
+					findings, &e);
+	ck_assert_msg(floppy && !strstr(floppy, "passwd"), "%s", e.text);
+	ck_assert(has_finding(findings, "drive-empty"));
+	json_decref(findings);
+}
+END_TEST
+
+START_TEST(variables_become_a_file)
+{
+	static const char *const all[] = {
+		"<nvram>/etc/passwd</nvram>",
+		"<nvram type='file'><source file='/etc/passwd'/></nvram>",
+		"<nvram type='block'><source dev='/dev/sda'/></nvram>",
+	};
+	struct map_opts o = { .nvram = "/here/x_VARS.fd", .exists = everything };
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		struct err e = ERR_INIT;
+		MEM_AUTO char *xml = mem_printf("<domain type='kvm'><name>a</name><os>%s</os><devices/></domain>", all[i]);
+		MEM_AUTO char *mapped = map_xml(xml, &o, NULL, &e);
+		ck_assert_msg(mapped && strstr(mapped, "<nvram>/here/x_VARS.fd</nvram>"), "%s: %s", e.text, mapped);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("migrator/map_xml");
@@ -219,6 +323,9 @@ int main(void)
 	tcase_add_test(tc, identity);
 	tcase_add_test(tc, refusals);
 	tcase_add_test(tc, folders);
+	tcase_add_test(tc, folders_that_are_not_for_images);
+	tcase_add_test(tc, this_hosts_own_files_and_devices);
+	tcase_add_test(tc, variables_become_a_file);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);

@@ -36,7 +36,8 @@ static void put_file(const char *name, const char *text)
 }
 
 /* ---- a libvirt ---- */
-static int start_fails; /* 1: fails, 2: does not come back */
+static int start_fails; /* 1: fails, 2: does not come back, 3: fails, and it runs, 4: fails after the guest wrote */
+static bool where_fails;
 static uint64_t fed;
 static bool was_paused, had_memory;
 static unsigned cleared, settled;
@@ -67,6 +68,16 @@ static int count(void *ctx, const void *p, size_t n, struct err *e)
 	fed += n;
 	return 0;
 }
+/* As QEMU would: a cluster at the end of the image. */
+static void guest_writes(void)
+{
+	MEM_AUTO char *p = in_dir("images/web1-vda.qcow2");
+	char cluster[65536] = "what a guest wrote";
+	FILE *f = fopen(p, "ab");
+	ck_assert_ptr_nonnull(f);
+	ck_assert_uint_eq(fwrite(cluster, sizeof(cluster), 1, f), 1);
+	ck_assert_int_eq(fclose(f), 0);
+}
 static int fake_start(void *ctx, const struct promote_spec *s, struct err *e)
 {
 	(void)ctx;
@@ -77,7 +88,14 @@ static int fake_start(void *ctx, const struct promote_spec *s, struct err *e)
 		return -1;
 	if (start_fails == 1)
 		return err_set(e, ERR_LIBVIRT, "no");
+	if (start_fails == 4) {
+		put_file("off", "");
+		guest_writes();
+		return err_set(e, ERR_LIBVIRT, "the connection is gone");
+	}
 	put_file("runs", s->paused ? "paused" : "running");
+	if (start_fails == 3)
+		return err_set(e, ERR_LIBVIRT, "the connection is gone");
 	was_paused = s->paused;
 	had_memory = s->feed != NULL;
 	if (start_fails == 2) {
@@ -89,8 +107,10 @@ static int fake_start(void *ctx, const struct promote_spec *s, struct err *e)
 }
 static int fake_where(void *ctx, const char *uuid, enum promote_where *out, struct err *e)
 {
-	(void)ctx, (void)uuid, (void)e;
-	*out = there("runs") ? PROMOTE_RUNNING : there("incoming") ? PROMOTE_INCOMING : PROMOTE_ABSENT;
+	(void)ctx, (void)uuid;
+	if (where_fails)
+		return err_set(e, ERR_LIBVIRT, "no connection");
+	*out = there("runs") ? PROMOTE_RUNNING : there("incoming") ? PROMOTE_INCOMING : there("off") ? PROMOTE_OFF : PROMOTE_ABSENT;
 	return 0;
 }
 static int fake_settle(void *ctx, const char *uuid, struct err *e)
@@ -157,6 +177,7 @@ static void setup(void)
 	store->heads = heads;
 	make_heads();
 	start_fails = 0;
+	where_fails = false;
 	fed = 0;
 	map_refuses = false;
 	cleared = settled = 0;
@@ -385,6 +406,116 @@ START_TEST(libvirt_does_not_come_back)
 }
 END_TEST
 
+/* An error of libvirt's, and the VM runs all the same; or nobody can say. */
+START_TEST(failed_and_runs)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	enum failover_found found;
+	start_fails = 3;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("promoting", 4);
+	ck_assert_uint_eq(images(), 4);
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
+	ck_assert_int_eq(found, FAILOVER_PROMOTED);
+	assert_state("promoted", 4);
+}
+END_TEST
+
+static int start_and_lose_sight(void *ctx, const struct promote_spec *s, struct err *e)
+{
+	(void)fake_start(ctx, s, e);
+	where_fails = true;
+	return err_set(e, ERR_LIBVIRT, "the connection is gone");
+}
+START_TEST(failed_and_nobody_can_say)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	struct promote_ops lost = ops;
+	enum failover_found found;
+	lost.start = start_and_lose_sight;
+	o.ops = &lost;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("promoting", 4);
+	ck_assert_uint_eq(images(), 4);
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), -1);
+	assert_state("promoting", 4);
+	ck_assert_uint_eq(images(), 4);
+}
+END_TEST
+
+/* Whether it is a start that failed late or a record that was never written: what a guest wrote is not removed. */
+START_TEST(images_of_a_guest_that_ran_stay)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	enum failover_found found;
+	if (_i == 0) {
+		start_fails = 4;
+		ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+		assert_state("promoting", 4);
+	} else {
+		MEM_AUTO char *runs = in_dir("runs");
+		ck_assert_int_eq(fault_arm("failover.done=fail", &e), 0);
+		ck_assert_int_eq(failover_run(store, &o, NULL, &e), 0);
+		assert_state("promoting", 4);
+		guest_writes();
+		ck_assert_int_eq(unlink(runs), 0);
+		if (_i == 1) /* defined; or gone altogether, as a transient one is */
+			put_file("off", "");
+	}
+	ck_assert_uint_eq(images(), 4);
+	ck_assert_msg(failover_recover(&records, &ops, NULL, &found, &e) == 0, "%s", e.text);
+	ck_assert_int_eq(found, FAILOVER_OFF);
+	assert_state("promoted", 4);
+	ck_assert_uint_eq(images(), 4);
+	ck_assert_uint_eq(cleared + settled, 0);
+	/* Nor by the next failover. */
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_uint_eq(images(), 4);
+}
+END_TEST
+
+/* Defined here from an earlier life: no reason to refuse, and one that did not come to run is undone. */
+START_TEST(off_and_untouched_is_undone)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	put_file("off", "");
+	start_fails = 1;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 4);
+	ck_assert_uint_eq(images(), 0);
+	start_fails = 0;
+	e = (struct err)ERR_INIT;
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	assert_state("promoted", 5);
+}
+END_TEST
+
+/* The disk was full, and is not any more. */
+static unsigned done_failures;
+static int change_fails_at_first(void *ctx, const char *expect, const json_t *changes, struct err *e)
+{
+	const char *state = json_string_value(json_object_get(changes, "state"));
+	if (state && strcmp(state, "promoted") == 0 && done_failures++ < 2)
+		return err_set(e, ERR_SYS, "no space");
+	return failover_record_files(replica_dir).change(ctx, expect, changes, e);
+}
+START_TEST(record_is_tried_again)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	done_failures = 0;
+	records.change = change_fails_at_first;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), 0);
+	ck_assert_uint_eq(done_failures, 3);
+	assert_state("promoted", 4);
+}
+END_TEST
+
 static const struct {
 	const char *point;
 	bool runs; /* a crash there leaves the VM running here */
@@ -470,6 +601,11 @@ int main(void)
 	tcase_add_test(tc, planned);
 	tcase_add_test(tc, start_fails_then_works);
 	tcase_add_test(tc, libvirt_does_not_come_back);
+	tcase_add_test(tc, failed_and_runs);
+	tcase_add_test(tc, failed_and_nobody_can_say);
+	tcase_add_loop_test(tc, images_of_a_guest_that_ran_stay, 0, 3);
+	tcase_add_test(tc, off_and_untouched_is_undone);
+	tcase_add_test(tc, record_is_tried_again);
 	tcase_add_loop_test(tc, crash, 0, 5);
 	tcase_add_loop_test(tc, fault, 0, 5);
 	suite_add_tcase(s, tc);

@@ -608,6 +608,54 @@ START_TEST(protect_is_refused_where_it_must_be)
 }
 END_TEST
 
+/* Images of a VM that was failed over lie over what the replica has, but for links of their own. */
+START_TEST(what_a_running_vm_needs_stays)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	uint64_t epoch;
+	MEM_AUTO char *image = mem_strdup(fixture_path("web1.qcow2", NULL)), *base = mem_strdup(fixture_path("web1.base", NULL));
+	json_t *args = json_pack("{s:s}", "uuid", GUEST_UUID);
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	json_t *changes = json_pack("{s:s, s:{s:[{s:s, s:s, s:s, s:s}]}}", "state", "promoted", "promotion", "disks", "target", "vda", "path",
+				    image, "format", "qcow2", "base", base);
+	OK(replicas_change(target.replicas, GUEST_UUID, "promoting", changes, &e), e);
+	json_decref(changes);
+	OK(file_write_durable(image, "x", 1, 0600, &e), e);
+	ck_assert_int_eq(replicas_release(target.replicas, NULL, args, &r, &e), -1);
+	HAS(e.text, "a disk of VM web1, has most of its contents");
+	ck_assert(replicas_has(target.replicas, GUEST_UUID));
+	ck_assert_int_eq(access(fixture_path("target/replicas/" GUEST_UUID "/store", NULL), F_OK), 0);
+	err_clear(&e);
+	/* With a link beside it, it needs nothing here. */
+	OK(file_write_durable(base, "x", 1, 0600, &e), e);
+	OK(replicas_release(target.replicas, NULL, args, &r, &e), e);
+	json_decref(r);
+	json_decref(args);
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+}
+END_TEST
+
+/* A source need not say what it aims at. */
+START_TEST(listed_without_an_aim)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL, *list = json_array();
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	replicas_list(target.replicas, NULL, list);
+	ck_assert_uint_eq(json_array_size(list), 1);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "vm")), "web1");
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "host")), "host1");
+	ck_assert_int_eq(json_integer_value(json_object_get(json_array_get(list, 0), "epoch")), 1);
+	json_decref(list);
+}
+END_TEST
+
 START_TEST(base64_there_and_back)
 {
 	uint8_t data[64], back[64];
@@ -649,6 +697,8 @@ int main(void)
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
+	tcase_add_test(t, what_a_running_vm_needs_stays);
+	tcase_add_test(t, listed_without_an_aim);
 	suite_add_tcase(s, t);
 	t = tcase_create("base64");
 	tcase_add_test(t, base64_there_and_back);

@@ -7,6 +7,7 @@
 #include "migrator/restore_virt.h"
 #include "migrator/virt.h"
 #include "migrator/where.h"
+#include "replicator/epoch.h"
 #include "snapshot/image.h"
 
 #include <errno.h>
@@ -15,6 +16,8 @@
 #include <unistd.h>
 
 #define DEFAULT_IMAGES "/var/lib/libvirt/images"
+/* Where files with contents from the other host go is never taken from there. */
+#define NVRAM "/var/lib/libvirt/qemu/nvram/%s_VARS.fd"
 #define SWTPM_STATE "/var/lib/libvirt/swtpm/%s/tpm2/tpm2-00.permall"
 
 struct promote_host {
@@ -97,17 +100,44 @@ static char *disk_dir(void *ctx, const char *xml, const char *target, struct err
 	return map_image_dir(xml, target, p->folders, p->n_folders, p->image_dir, e);
 }
 
+static char *nvram_of(const struct promote_spec *s)
+{
+	return s->nvram ? mem_strdup(s->nvram) : mem_printf(NVRAM, s->uuid);
+}
+
 static char *file_path(void *ctx, const struct promote_spec *s, const char *kind, struct err *e)
 {
 	(void)ctx;
 	DOMAIN_AUTO struct domain *d = domain_parse(s->xml, e);
 	if (!d)
 		return NULL;
+	if (!epoch_uuid_ok(s->uuid)) {
+		err_set(e, ERR_CORRUPT, "'%.80s' is no UUID", s->uuid);
+		return NULL;
+	}
 	if (strcmp(kind, "nvram") == 0)
-		return mem_strdup(s->nvram ? s->nvram : d->nvram);
+		return d->nvram ? nvram_of(s) : NULL;
 	if (strcmp(kind, "tpm") == 0 && d->tpm_emulator)
 		return mem_printf(SWTPM_STATE, s->uuid);
 	return NULL;
+}
+
+/* Images that are in the folder for all that no rule places, and were elsewhere. */
+static void find_moved(const struct promote_host *p, const struct promote_spec *s, json_t *findings)
+{
+	struct err ignored = ERR_INIT;
+	DOMAIN_AUTO struct domain *d = findings ? domain_parse(s->xml, &ignored) : NULL;
+	size_t len = strlen(p->image_dir);
+
+	for (size_t i = 0; d && i < s->n_disks; i++) {
+		const struct domain_disk *disk = domain_disk_by_target(d, s->disks[i].target);
+		const char *from = disk ? disk->path : NULL, *to = s->disks[i].path;
+		if (!from || strncmp(to, p->image_dir, len) != 0 || to[len] != '/' ||
+		    (strncmp(from, p->image_dir, len) == 0 && from[len] == '/'))
+			continue;
+		MEM_AUTO char *text = mem_printf("disk %s was %s; here its image is %s", s->disks[i].target, from, to);
+		json_array_append_new(findings, json_pack("{s:s, s:s}", "what", "disk-folder", "text", text));
+	}
 }
 
 static char *map(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e)
@@ -116,19 +146,24 @@ static char *map(void *ctx, const struct promote_spec *s, json_t *findings, stru
 	struct map_disk *disks = mem_alloc_array(s->n_disks, sizeof(*disks));
 	long cpus = sysconf(_SC_NPROCESSORS_CONF);
 
+	MEM_AUTO char *nvram = nvram_of(s);
 	for (size_t i = 0; i < s->n_disks; i++)
 		disks[i] = (struct map_disk){ s->disks[i].target, s->disks[i].path, s->disks[i].format };
 	struct map_opts o = { .disks = disks,
 			      .n_disks = s->n_disks,
 			      .networks = p->networks,
 			      .n_networks = p->n_networks,
-			      .nvram = s->nvram,
+			      .folders = p->folders,
+			      .n_folders = p->n_folders,
+			      .nvram = nvram,
 			      .name = s->name,
 			      .uuid = s->uuid,
 			      .links_down = s->links_down,
 			      .cpus = cpus > 0 ? (unsigned)cpus : 0 };
 	char *xml = map_xml(s->xml, &o, findings, e);
 	free(disks);
+	if (xml)
+		find_moved(p, s, findings);
 	return xml;
 }
 
@@ -184,8 +219,10 @@ static int where(void *ctx, const char *uuid, enum promote_where *out, struct er
 		return -1;
 	switch (w) {
 	case WHERE_ABSENT:
-	case WHERE_SHUTOFF:
 		*out = PROMOTE_ABSENT;
+		break;
+	case WHERE_SHUTOFF:
+		*out = PROMOTE_OFF;
 		break;
 	case WHERE_INCOMING:
 		*out = PROMOTE_INCOMING;

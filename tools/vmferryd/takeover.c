@@ -14,12 +14,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* A last checkpoint and its way here; a guest that writes fast over a slow link takes its time. */
 #define HAND_OVER_NS (300 * NS_PER_S)
 /* How long the source may take to say that it is there: when its session was alive a moment ago, and when not. */
 #define PROBE_LIVE_NS (2 * NS_PER_S)
 #define PROBE_GONE_NS (1 * NS_PER_S)
+/* A promotion that could not be settled at start (libvirt is not up yet, say) is looked at again. */
+#define AGAIN_NS (5 * NS_PER_S)
 
 struct takeover {
 	struct agent *agent;
@@ -31,7 +34,38 @@ struct takeover {
 	json_t *record;
 	struct promote_host *host;
 	volatile bool cancel;
+	bool has_turn;
+	struct takeover *next; /* turns.lock */
 };
+
+/* Whoever promotes a VM, or settles what was left of that, is the only one: what looks left over may be another's that is under way. */
+static struct {
+	pthread_mutex_t lock;
+	struct takeover *first; /* under lock */
+} turns = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static int take_turn(struct takeover *t, struct err *e)
+{
+	THREAD_LOCKED(&turns.lock);
+	for (const struct takeover *o = turns.first; o; o = o->next)
+		if (strcmp(o->uuid, t->uuid) == 0) {
+			err_set(e, ERR_REFUSED, "a failover of this VM is under way");
+			return err_remedy(e, "wait for it: see 'vmferry status'");
+		}
+	t->next = turns.first;
+	turns.first = t;
+	t->has_turn = true;
+	return 0;
+}
+
+static void give_turn_back(struct takeover *t)
+{
+	THREAD_LOCKED(&turns.lock);
+	struct takeover **p = &turns.first;
+	while (*p != t)
+		p = &(*p)->next;
+	*p = t->next;
+}
 
 /* ---- the record, as the agent's replicas keep it ---- */
 
@@ -89,6 +123,8 @@ static struct promote_host *open_host(struct agent *a, struct err *e)
 
 static void finish(struct takeover *t)
 {
+	if (t->has_turn)
+		give_turn_back(t);
 	promote_host_free(t->host);
 	if (t->store)
 		replicas_put(t->replicas, t->store);
@@ -145,16 +181,37 @@ static void note(void *ctx, json_t *n)
 
 /* ---- failover ---- */
 
+int takeover_has_point(struct store *s, const char *id, const char *from, struct err *e)
+{
+	struct store_point *p = NULL;
+	size_t n = 0;
+	bool here = false;
+
+	if (store_points(s, &p, &n, e) < 0)
+		return -1;
+	for (size_t i = 0; i < n && *id; i++)
+		here = here || strcmp(text_of(p[i].meta, "id"), id) == 0;
+	if (!here)
+		err_set(e, ERR_PEER, "%s says that the VM stands still there at point '%.80s', which is not here; the newest is '%.80s'", from, id,
+			n > 0 ? text_of(p[n - 1].meta, "id") : "");
+	store_points_free(p, n);
+	return here ? 0 : -1;
+}
+
 static int hand_over(void *ctx, uint64_t epoch, struct err *e)
 {
 	struct takeover *t = ctx;
+	json_t *answer = NULL;
 	struct rpc *peer = peers_connect(t->agent->peers, t->from, e);
 
 	if (!peer)
 		return -1;
 	int rc = rpc_call(peer, "source.handover", json_pack("{s:s, s:I}", "uuid", t->uuid, "epoch", (json_int_t)epoch),
-			  clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel, NULL, e);
+			  clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel, &answer, e);
 	rpc_unref(peer);
+	if (rc == 0)
+		rc = takeover_has_point(t->store, text_of(answer, "point"), t->from, e);
+	json_decref(answer);
 	if (rc < 0)
 		err_remedy(e, "'vmferry failover --force' goes on without it, from the last point that is here");
 	return rc;
@@ -304,6 +361,8 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 	struct takeover t;
 	int rc = begin(&t, a, call, args, e);
 
+	if (rc == 0)
+		rc = take_turn(&t, e);
 	if (rc == 0) {
 		const char *vm = text_of(t.record, "vm");
 		agent_event(a, "failover.started", t.uuid, json_pack("{s:s, s:s}", "vm", vm, "from", t.from));
@@ -345,13 +404,13 @@ int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, 
 
 /* ---- start ---- */
 
-static void recover_one(struct agent *a, const char *uuid)
+static bool recover_one(struct agent *a, const char *uuid)
 {
 	struct err e = ERR_INIT;
 	struct takeover t;
 	json_t *args = json_pack("{s:s}", "vm", uuid);
 
-	if (begin(&t, a, NULL, args, &e) == 0) {
+	if (begin(&t, a, NULL, args, &e) == 0 && take_turn(&t, &e) == 0) {
 		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
 		(void)settle(&t, &records, &e);
 	}
@@ -359,6 +418,42 @@ static void recover_one(struct agent *a, const char *uuid)
 		log_warn("failover_unsettled", "uuid=%s msg=%s", uuid, LOG_Q(e.text));
 	finish(&t);
 	json_decref(args);
+	return !err_is_set(&e);
+}
+
+/* False: something is left that libvirt could not be asked about, say. */
+static bool recover_all(struct agent *a)
+{
+	struct replicas *replicas = replicator_replicas(a->replicator);
+	json_t *all = json_array(), *one;
+	bool settled = true;
+	size_t i;
+
+	replicas_list(replicas, NULL, all);
+	json_array_foreach (all, i, one) {
+		json_t *record = replicas_record(replicas, text_of(one, "uuid"));
+		if (strcmp(text_of(record, "state"), "promoting") == 0)
+			settled = recover_one(a, text_of(record, "uuid")) && settled;
+		json_decref(record);
+	}
+	json_decref(all);
+	return settled;
+}
+
+static void *recover_main(void *arg)
+{
+	struct agent *a = arg;
+	const struct timespec moment = { .tv_nsec = 200 * NS_PER_MS };
+	bool settled = false;
+
+	while (!settled) {
+		const int64_t until = clock_mono_ns() + AGAIN_NS;
+		while (!agent_stopping(a) && clock_mono_ns() < until)
+			nanosleep(&moment, NULL);
+		settled = agent_stopping(a) || recover_all(a);
+	}
+	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+	return NULL;
 }
 
 static void *warm_main(void *arg)
@@ -374,36 +469,26 @@ static void *warm_main(void *arg)
 	return NULL;
 }
 
-static void warm(struct agent *a)
+static void in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
 {
 	struct err e = ERR_INIT;
 
 	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
-	if (thread_start_detached("warm", warm_main, a, &e) < 0)
+	if (thread_start_detached(name, fn, a, &e) < 0)
 		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
 }
 
 void takeover_recover(struct agent *a)
 {
 	const struct settings_view *view = settings_get(a->settings);
-	struct replicas *replicas = replicator_replicas(a->replicator);
-	json_t *all = json_array(), *one;
-	size_t i;
-
 	bool keeps_replicas = false;
 
 	for (size_t n = 0; n < view->config->n_peers; n++)
 		keeps_replicas = keeps_replicas || (view->config->peers[n].roles & ROLE_REPLICATE_IN);
 	restore_virt_clean_up(view->config->run_dir);
 	settings_put(a->settings, view);
-	replicas_list(replicas, NULL, all);
-	json_array_foreach (all, i, one) {
-		json_t *record = replicas_record(replicas, text_of(one, "uuid"));
-		if (strcmp(text_of(record, "state"), "promoting") == 0)
-			recover_one(a, text_of(record, "uuid"));
-		json_decref(record);
-	}
+	if (!recover_all(a))
+		in_background(a, "recover", recover_main);
 	if (keeps_replicas)
-		warm(a);
-	json_decref(all);
+		in_background(a, "warm", warm_main);
 }

@@ -5,6 +5,7 @@
 #define VMFERRY_TOOLS_VMFERRYD_TAKEOVER_H
 
 #include "base/err.h"
+#include "snapshot/store.h"
 #include "transport/rpc.h"
 
 #include <jansson.h>
@@ -15,8 +16,11 @@ struct agent;
 int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 /* export {vm, point, dir} with notes -> export_point's report. */
 int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
-/* At agent start, before anyone can connect: promotions that were under way are settled, as far as libvirt answers; those that are not are settled by
- * the next failover of that VM. */
+/* A source that has handed over names the point at which its VM stands still: 0 if it is here, so that the newest one is that, or (a source whose agent
+ * was restarted since may name one that it noted earlier) has all that it has. */
+int takeover_has_point(struct store *s, const char *id, const char *from, struct err *e);
+/* At agent start, before anyone can connect: promotions that were under way are settled, as far as libvirt answers; those that are not are looked at
+ * again every few seconds, and by the next failover of that VM. */
 void takeover_recover(struct agent *a);
 
 #endif

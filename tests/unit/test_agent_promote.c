@@ -1,0 +1,118 @@
+/* Where files of a VM go on this host, whatever the definition from the other one says. Nothing is asked of libvirt. */
+#include "base/mem.h"
+#include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/takeover.h"
+
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define UUID "11111111-2222-3333-4444-555555555555"
+#define FIRMWARE(nvram) "<domain type='kvm'><name>web1</name><uuid>" UUID "</uuid><os><type>hvm</type>" nvram "</os><devices>" \
+	"<disk type='file' device='disk'><source file='/etc/vms/web1.img'/><target dev='vda'/></disk></devices></domain>"
+
+static struct promote_host *host(void)
+{
+	const struct promote_host_opts o = { .libvirt_uri = "test:///default", .run_dir = "/run", .image_dir = "/images" };
+	struct err e = ERR_INIT;
+	struct promote_host *p = promote_host_new(&o, &e);
+	ck_assert_msg(p != NULL, "%s", e.text);
+	return p;
+}
+
+START_TEST(variables)
+{
+	struct err e = ERR_INIT;
+	struct promote_host *p = host();
+	struct promote_spec s = { .uuid = UUID, .name = "web1", .xml = FIRMWARE("<nvram>/etc/cron.d/x</nvram>") };
+	MEM_AUTO char *path = promote_host_ops.file_path(p, &s, "nvram", &e);
+	ck_assert_msg(path != NULL, "%s", e.text);
+	ck_assert_str_eq(path, "/var/lib/libvirt/qemu/nvram/" UUID "_VARS.fd");
+	/* And QEMU is told the same. */
+	MEM_AUTO char *xml = promote_host_ops.map(p, &s, NULL, &e);
+	ck_assert_ptr_null(xml); /* its disk is not among the replica's */
+	const struct promote_disk disk = { .target = "vda", .path = (char[]){ "/images/web1-vda.qcow2" }, .format = "qcow2" };
+	s.disks = &disk;
+	s.n_disks = 1;
+	err_clear(&e);
+	json_t *findings = json_array();
+	MEM_AUTO char *mapped = promote_host_ops.map(p, &s, findings, &e);
+	ck_assert_msg(mapped != NULL, "%s", e.text);
+	ck_assert_ptr_nonnull(strstr(mapped, path));
+	ck_assert_ptr_null(strstr(mapped, "/etc"));
+	ck_assert_uint_eq(json_array_size(findings), 1);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(findings, 0), "what")), "disk-folder");
+	json_decref(findings);
+	/* A rehearsal's own; no firmware, no file; and no path by what is no UUID. */
+	s.nvram = "/run/drill_VARS.fd";
+	MEM_AUTO char *own = promote_host_ops.file_path(p, &s, "nvram", &e);
+	ck_assert_str_eq(own, s.nvram);
+	s.nvram = NULL;
+	s.xml = FIRMWARE("");
+	ck_assert_ptr_null(promote_host_ops.file_path(p, &s, "nvram", &e));
+	ck_assert(!err_is_set(&e));
+	s.uuid = "../../../etc/x";
+	ck_assert_ptr_null(promote_host_ops.file_path(p, &s, "nvram", &e));
+	ck_assert_int_eq(e.cls, ERR_CORRUPT);
+	promote_host_free(p);
+}
+END_TEST
+
+START_TEST(images)
+{
+	struct err e = ERR_INIT;
+	struct promote_host *p = host();
+	MEM_AUTO char *folder = promote_host_ops.disk_dir(p, FIRMWARE(""), "vda", &e);
+	ck_assert_msg(folder != NULL, "%s", e.text);
+	ck_assert_str_eq(folder, "/images");
+	promote_host_free(p);
+}
+END_TEST
+
+/* What a source says it has handed over is here, or the failover stops. */
+START_TEST(last_point)
+{
+	char dir[] = "/var/tmp/vmferry-promote-XXXXXX";
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	MEM_AUTO char *path = mem_printf("%s/store", dir);
+	json_t *vm = json_pack("{s:s}", "vm", "web1");
+	struct err e = ERR_INIT;
+	struct store *s = store_create(path, &(struct store_opts){ 0 }, vm, &e);
+	ck_assert_msg(s != NULL, "%s", e.text);
+	json_decref(vm);
+	ck_assert_int_eq(takeover_has_point(s, "p1", "host1", &e), -1);
+	for (unsigned i = 1; i <= 2; i++) {
+		MEM_AUTO char *id = mem_printf("p%u", i);
+		json_t *meta = json_pack("{s:s}", "id", id);
+		struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
+		uint64_t seq;
+		ck_assert_msg(t && store_commit(t, meta, &seq, &e) == 0, "%s", e.text);
+		json_decref(meta);
+	}
+	ck_assert_msg(takeover_has_point(s, "p2", "host1", &e) == 0, "%s", e.text);
+	ck_assert_msg(takeover_has_point(s, "p1", "host1", &e) == 0, "%s", e.text);
+	ck_assert_int_eq(takeover_has_point(s, "p3", "host1", &e), -1);
+	ck_assert_int_eq(e.cls, ERR_PEER);
+	ck_assert_ptr_nonnull(strstr(e.text, "'p3', which is not here; the newest is 'p2'"));
+	ck_assert_int_eq(takeover_has_point(s, "", "host1", &e), -1);
+	store_close(s);
+	ck_assert_int_eq(store_destroy(path, &e), 0);
+	ck_assert_int_eq(rmdir(dir), 0);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("agent/promote");
+	TCase *tc = tcase_create("promote");
+	tcase_add_test(tc, variables);
+	tcase_add_test(tc, images);
+	tcase_add_test(tc, last_point);
+	suite_add_tcase(s, tc);
+	SRunner *sr = srunner_create(s);
+	srunner_run_all(sr, CK_NORMAL);
+	int failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
