@@ -224,7 +224,7 @@ int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_
 			return err_remedy(e, "wait until its status is 'protected', or fail over without its source (--force)");
 		}
 		p->last_wanted = true;
-		p->last_done = false;
+		p->last_done = p->last_good = false;
 		err_clear(&p->last_error);
 		pthread_cond_broadcast(&p->changed);
 		while (!p->last_done && p->last_wanted)
@@ -232,9 +232,9 @@ int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_
 				p->last_wanted = false;
 				return err_set(e, ERR_REFUSED, "the last point of %s took too long", p->vm);
 			}
-		if (err_is_set(&p->last_error)) {
+		if (!p->last_good) {
 			*e = p->last_error;
-			return -1;
+			return err_is_set(e) ? -1 : err_set(e, ERR_CANCELLED, "the last point of %s was not taken", p->vm);
 		}
 		*point = mem_strdup(p->last_id);
 	}

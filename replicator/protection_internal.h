@@ -36,6 +36,7 @@ struct protection {
 	bool idle;                  /* nothing of ours is in the VM */
 	bool last_wanted;           /* hand-over: one more point, with the guest paused */
 	bool last_done;
+	bool last_good;             /* the last point is at the peer; else last_error says why not */
 	struct err last_error;
 	char last_id[80];
 	struct capture *capture;    /* to be aborted; the thread's otherwise */

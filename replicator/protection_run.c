@@ -372,6 +372,7 @@ static bool tell_last(struct protection *p, int rc, const char *id, const struct
 	snprintf(p->last_id, sizeof(p->last_id), "%s", id);
 	p->last_error = *why;
 	p->last_done = true;
+	p->last_good = rc == 0;
 	pthread_cond_broadcast(&p->changed);
 	/* Until the record says handed-over, or it was given up. */
 	while (rc == 0 && p->last_wanted && !p->stopping)
@@ -616,9 +617,15 @@ static void close_session(struct session *s, struct err *why)
 	guest_free(s->guest);
 	THREAD_LOCKED(&p->lock);
 	p->idle = true;
-	if (p->last_wanted && !p->last_done) {
-		p->last_error = *why;
+	if (p->last_wanted) {
+		/* Whoever asked for the last point is told, and the next session owes none to anybody. */
+		if (!p->last_done) {
+			p->last_error = *why;
+			if (!err_is_set(why))
+				err_set(&p->last_error, ERR_CANCELLED, "the session ended before the last point of %s", p->vm);
+		}
 		p->last_done = true;
+		p->last_wanted = false;
 	}
 	pthread_cond_broadcast(&p->changed);
 }
