@@ -87,7 +87,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 /* lock is held: everything that waits returns. */
 static void interrupt_locked(struct protection *p)
 {
-	p->interrupt = true;
+	__atomic_store_n(&p->interrupt, true, __ATOMIC_SEQ_CST);
 	if (p->capture)
 		p->opts.capture->abort(p->capture);
 	if (p->courier)

@@ -23,7 +23,7 @@ struct protection {
 	pthread_t thread;
 	bool started;
 
-	volatile bool interrupt; /* whoever waits for something shall return */
+	volatile bool interrupt; /* atomic, written under lock: whoever waits for something shall return */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;

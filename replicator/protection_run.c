@@ -667,7 +667,7 @@ static bool wait_for_work(struct protection *p)
 			if (p->stopping)
 				return false;
 			if (protection_may_run_locked(p)) {
-				p->interrupt = false;
+				__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
 				p->idle = false;
 				return true;
 			}

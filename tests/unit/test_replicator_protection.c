@@ -7,7 +7,7 @@
 #include "replicator/pace.h"
 
 static struct protection *prot;
-static char last_events[1000];
+static char last_events[4000];
 
 static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
 {
@@ -478,6 +478,71 @@ START_TEST(a_hand_over_that_fails_lets_it_run)
 }
 END_TEST
 
+/* ---- a hand-over beside which something happens ---- */
+
+struct asked {
+	pthread_t thread;
+	uint64_t epoch;
+	int rc;
+	char *point;
+	struct err e;
+};
+
+static void *ask_main(void *arg)
+{
+	struct asked *a = arg;
+
+	a->rc = protection_hand_over(prot, a->epoch, soon(), &a->point, &a->e);
+	return NULL;
+}
+
+static void ask(struct asked *a)
+{
+	*a = (struct asked){ .epoch = 2 };
+	ck_assert_int_eq(pthread_create(&a->thread, NULL, ask_main, a), 0);
+}
+
+static void check_owned(const char *state, json_int_t epoch)
+{
+	json_t *r = protection_record(prot);
+
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), state);
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), epoch);
+	json_decref(r);
+}
+
+START_TEST(a_session_that_ends_before_the_hand_over_owes_no_last_point)
+{
+	struct err e = ERR_INIT;
+	struct asked a;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	fake.take_ms = 400;
+	EVENTUALLY(fake.taking);
+	ask(&a);
+	usleep(50000);
+	fake.take_ms = 0;
+	if (_i == 0) {
+		fake.fail_take = true;
+	} else if (_i == 1) {
+		OK(protection_hold(prot, "a test", soon(), &e), e);
+		protection_release(prot);
+	}
+	pthread_join(a.thread, NULL);
+	ck_assert_int_eq(a.rc, _i == 2 ? 0 : -1);
+	ck_assert(err_is_set(&a.e) == (_i != 2));
+	free(a.point);
+	if (_i == 2)
+		return;
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	ck_assert_uint_eq(fake.lasts, 0);
+	ck_assert(!fake.paused);
+	check_owned("active", 1);
+}
+END_TEST
+
 START_TEST(disks_alone_where_memory_cannot_be)
 {
 	fake.refuse_memory = true;
@@ -625,6 +690,7 @@ static Suite *suite(void)
 	tcase_add_test(t, a_promotion_that_came_to_nothing_lets_no_old_epoch_in);
 	tcase_add_test(t, handed_over_without_loss);
 	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);
+	tcase_add_loop_test(t, a_session_that_ends_before_the_hand_over_owes_no_last_point, 0, 3);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);
