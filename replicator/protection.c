@@ -215,6 +215,57 @@ void protection_release(struct protection *p)
 	pthread_cond_broadcast(&p->changed);
 }
 
+/* Does the guest still stand still? What cannot be asked counts as a no; one that is gone does. */
+static int check_still(struct protection *p, struct err *e)
+{
+	enum guest_run run = GUEST_GONE;
+	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, e);
+
+	if (!g && e->cls != ERR_REFUSED)
+		return -1;
+	const int rc = g ? g->ops->state(g->ctx, &run, e) : 0;
+	guest_free(g);
+	if (rc < 0)
+		return -1;
+	err_clear(e);
+	return run == GUEST_RUNNING ? err_set(e, ERR_CANCELLED, "%s runs on here: it was let go while it was being handed over", p->vm) : 0;
+}
+
+/* The guest is paused and the last point is at the peer. From here on it is nobody's here to let go, not even the guardian's: only then may the record
+ * say so. It is looked at once more after that, and before the peer hears of it. */
+static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
+{
+	struct err undone = ERR_INIT;
+	uint64_t before;
+	bool watched;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		before = p->epoch;
+		watched = p->watched; /* its thread waits for us */
+	}
+	if (watched && p->opts.part && p->opts.part(p->opts.ctx, p->uuid, e) < 0)
+		return -1;
+	{
+		THREAD_LOCKED(&p->lock);
+		if (p->late || p->rescued || (p->armed_ns && clock_mono_ns() >= p->armed_ns))
+			return err_set(e, ERR_CANCELLED, "%s stood still for too long, and was let go", p->vm);
+	}
+	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
+	int rc = protection_update(p, changes, e);
+	json_decref(changes);
+	if (rc == 0)
+		rc = check_still(p, e);
+	if (rc == 0)
+		return 0;
+	/* Also when it could not be saved: what is on disk then is not known. */
+	changes = json_pack("{s:s, s:I}", "state", "active", "epoch", (json_int_t)before);
+	if (protection_update(p, changes, &undone) < 0)
+		log_error("hand_over_undo", "uuid=%s msg=%s", p->uuid, LOG_Q(undone.text));
+	json_decref(changes);
+	return -1;
+}
+
 int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e)
 {
 	{
@@ -238,33 +289,24 @@ int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_
 		}
 		*point = mem_strdup(p->last_id);
 	}
-	/* The guest is paused, and from here on it is nobody's here to let go, not even the guardian's. */
-	if (p->opts.unwatch)
-		p->opts.unwatch(p->opts.ctx, p->uuid);
-	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
-	const int rc = protection_update(p, changes, e);
-	json_decref(changes);
+	const int rc = commit_hand_over(p, epoch, e);
+	if (rc < 0) {
+		free(*point);
+		*point = NULL;
+	}
 	THREAD_LOCKED(&p->lock);
 	p->last_wanted = false;
 	if (rc < 0)
-		err_set(&p->last_error, ERR_SYS, "not handed over");
+		p->last_error = *e;
 	interrupt_locked(p);
 	return rc;
 }
 
 int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e)
 {
-	enum guest_run run = GUEST_GONE;
-	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, e);
-
-	if (!g && e->cls != ERR_REFUSED)
-		return -1;
-	const int rc = g ? g->ops->state(g->ctx, &run, e) : 0;
-	guest_free(g);
-	if (rc < 0)
-		return -1;
-	err_clear(e);
-	if (run == GUEST_RUNNING) {
+	if (check_still(p, e) < 0) {
+		if (e->cls != ERR_CANCELLED)
+			return -1;
 		err_set(e, ERR_REFUSED, "%s was handed over, and runs here again", p->vm);
 		return err_remedy(e, "somebody let it go on: find out which state of it is the right one before anything else");
 	}

@@ -63,6 +63,8 @@ struct protection_opts {
 	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
+	/* The VM stands still for good: 0 once nobody will let it run any more; -1: somebody has, or may have. */
+	int (*part)(void *ctx, const char *uuid, struct err *e);
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
 	void *ctx;

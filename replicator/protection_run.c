@@ -384,6 +384,14 @@ static bool tell_last(struct protection *p, int rc, const char *id, const struct
 	return gone;
 }
 
+/* -1. why: NULL if it was for what happened after the last point. */
+static int say_why_not(struct protection *p, const struct err *why, struct err *e)
+{
+	THREAD_LOCKED(&p->lock);
+	*e = why ? *why : p->last_error;
+	return err_is_set(e) ? -1 : err_set(e, ERR_CANCELLED, "the last point came when nobody waited for it any more");
+}
+
 /* 0: the guest is the peer's from here on. */
 static int hand_over(struct session *s, struct err *e)
 {
@@ -396,12 +404,10 @@ static int hand_over(struct session *s, struct err *e)
 		p->opts.capture->leave(s->capture);
 		return 0;
 	}
-	/* It runs on here. */
+	/* It runs on here. The guardian may have been told that this capture is over: begin anew. */
 	if (rc == 0 && p->opts.capture->let_go(s->capture, e) < 0)
 		return -1;
-	if (rc < 0)
-		*e = why;
-	return rc < 0 ? -1 : 1;
+	return say_why_not(p, rc < 0 ? &why : NULL, e);
 }
 
 /* Without a capture, where none can leave the guest standing still: it is paused as a user would, and read as it stands. What differs from the peer's
@@ -420,9 +426,7 @@ static int hand_over_still(struct session *s, struct err *e)
 		return 0;
 	if (s->guest->ops->resume(s->guest->ctx, &ignored) < 0)
 		log_error("hand_over_resume", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(ignored.text));
-	if (rc < 0)
-		*e = why;
-	return rc < 0 ? -1 : 1;
+	return say_why_not(p, rc < 0 ? &why : NULL, e);
 }
 
 static bool last_wanted(struct protection *p)
@@ -471,10 +475,7 @@ static int checkpoints(struct session *s, struct err *e)
 		if (last_wanted(p)) {
 			const int over = hand_over(s, e);
 			p->for_last = false;
-			if (over <= 0)
-				return over;
-			s->due_ns = clock_mono_ns();
-			continue;
+			return over;
 		}
 		look_at_clock(p, s->ship);
 		const int rc = take(s, p->opts.capture->take, id, e);

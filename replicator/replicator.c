@@ -149,6 +149,7 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 					 .watch = o->watch,
 					 .hold = o->hold,
 					 .unwatch = o->unwatch,
+					 .part = o->part,
 					 .event = o->event,
 					 .ctx = o->ctx };
 }

@@ -45,6 +45,20 @@ static void on_unwatch(void *ctx, const char *uuid)
 		__atomic_add_fetch(&unwatches, 1, __ATOMIC_SEQ_CST);
 }
 
+/* What the guardian did while it was asked: nothing; let the VM run, and said so, or did not. */
+enum parting { PART_GOOD, PART_RESCUED, PART_REFUSED, PART_RUNS };
+static enum parting parting;
+
+static int on_part(void *ctx, const char *uuid, struct err *e)
+{
+	on_unwatch(ctx, uuid);
+	if (parting != PART_GOOD)
+		fake.paused = false;
+	if (parting == PART_RESCUED)
+		protection_rescued(prot, GUARDIAN_END_FREED);
+	return parting == PART_REFUSED ? err_set(e, ERR_CANCELLED, "the guardian has let it run") : 0;
+}
+
 static struct protection_opts opts(void)
 {
 	static char state_dir[200];
@@ -61,6 +75,7 @@ static struct protection_opts opts(void)
 					 .open_guest = fake_open,
 					 .watch = on_watch,
 					 .unwatch = on_unwatch,
+					 .part = on_part,
 					 .event = on_event };
 }
 
@@ -170,6 +185,7 @@ static void setup(void)
 	last_events[0] = '\0';
 	no_guardian = false;
 	watches = unwatches = 0;
+	parting = PART_GOOD;
 }
 
 static void teardown(void)
@@ -543,6 +559,31 @@ START_TEST(a_session_that_ends_before_the_hand_over_owes_no_last_point)
 }
 END_TEST
 
+START_TEST(a_vm_that_was_let_go_is_not_handed_over)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	parting = (enum parting)_i;
+	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
+	ck_assert(err_is_set(&e));
+	ck_assert_ptr_null(point);
+	check_owned("active", 1);
+	/* On disk, too. */
+	json_t *all = epoch_load_protections(opts().state_dir, &e);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(all, 0), "state")), "active");
+	json_decref(all);
+	ck_assert(!fake.left);
+	parting = PART_GOOD;
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!fake.paused);
+	settle();
+	check_replica();
+}
+END_TEST
+
 START_TEST(disks_alone_where_memory_cannot_be)
 {
 	fake.refuse_memory = true;
@@ -691,6 +732,7 @@ static Suite *suite(void)
 	tcase_add_test(t, handed_over_without_loss);
 	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);
 	tcase_add_loop_test(t, a_session_that_ends_before_the_hand_over_owes_no_last_point, 0, 3);
+	tcase_add_loop_test(t, a_vm_that_was_let_go_is_not_handed_over, PART_RESCUED, PART_RUNS + 1);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);
