@@ -19,6 +19,7 @@
 #include "base/pool.h"
 #include "replicator/courier.h"
 #include "replicator/guardian.h"
+#include "replicator/replica.h"
 #include "snapshot/capture.h"
 #include "snapshot/guest.h"
 
@@ -53,7 +54,9 @@ struct protection_opts {
 	uint64_t part_bytes;    /* 0: ship's default */
 	unsigned channels;
 	const struct capture_calls *capture;
+	int64_t watch_owner_ns; /* how often a VM that is not ours to run is looked at, and (5 times that) the peer is asked while paused; 0: 2 s */
 	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
+	struct replicas *replicas; /* what this host keeps itself: a VM that was promoted here later than our record is left alone. May be NULL */
 	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
 	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);
 	/* The guardian (guardian.h); all may be NULL. watch: a capture that pauses its guest begins, nothing is set in QEMU yet; ERR_REFUSED: there is nobody who

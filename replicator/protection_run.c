@@ -21,6 +21,8 @@
 
 #define RETRY_NS NS_PER_S
 #define RETRY_MOST 15
+#define LOOK_AGAIN_NS (2 * NS_PER_S) /* at a VM that must not run here */
+#define ASK_TIMES 5                  /* so many of those: who owns a VM whose protection is paused */
 #define PATIENT_POINTS 100 /* after a pause that was too long; by then the pauses speak for themselves */
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
@@ -128,15 +130,39 @@ static void fence(struct protection *p, const struct err *why)
 	protection_set_state(p, "fenced", text);
 }
 
-/* Fenced before the agent was restarted, or its VM was started again meanwhile: it must not run. */
+/* Did it come home since, as a promotion of a later epoch than our record's? Then it is no business of that record. */
+static bool came_home(struct protection *p)
+{
+	struct err ignored = ERR_INIT;
+	json_t *kept = NULL, *args = json_pack("{s:s}", "uuid", p->uuid);
+	bool home = false;
+
+	if (p->opts.replicas && replicas_status(p->opts.replicas, args, &kept, &ignored) == 0) {
+		const char *state = json_string_value(json_object_get(kept, "state"));
+		THREAD_LOCKED(&p->lock);
+		home = state && (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) &&
+		       (uint64_t)json_integer_value(json_object_get(kept, "epoch")) > p->epoch;
+	}
+	json_decref(kept);
+	json_decref(args);
+	return home;
+}
+
+/* Fenced or handed over: whoever starts it, and whenever, it must not run. */
 static void keep_fenced(struct protection *p)
 {
 	struct err e = ERR_INIT;
 	enum guest_run run;
-	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, &e);
 
-	if (g && g->ops->state(g->ctx, &run, &e) == 0 && run == GUEST_RUNNING && p->state[0] != 'f' && g->ops->pause(g->ctx, &e) == 0)
-		log_warn("fenced_again", "vm=%s uuid=%s", LOG_Q(p->vm), p->uuid);
+	if (came_home(p))
+		return;
+	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, &e);
+	if (g && g->ops->state(g->ctx, &run, &e) == 0 && run == GUEST_RUNNING) {
+		if (g->ops->pause(g->ctx, &e) == 0)
+			log_warn("fenced_again", "vm=%s uuid=%s", LOG_Q(p->vm), p->uuid);
+		else
+			log_error("fence_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
+	}
 	guest_free(g);
 }
 
@@ -658,9 +684,40 @@ static int64_t after_failure(struct protection *p, const struct err *e)
 	return first * times;
 }
 
+/* A VM whose protection rests may be taken over all the same. */
+static void look_at_owner(struct protection *p)
+{
+	struct err e = ERR_INIT;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		if (p->stopping || p->holds)
+			return;
+		__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
+	}
+	if (check_owner(p, &e) < 0)
+		log_debug("paused_owner", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
+}
+
+/* What is looked at again while there is nothing to be done. Returns when the next time is. */
+static int64_t look_meanwhile(struct protection *p, const char *state, int64_t *asked_ns)
+{
+	const int64_t every = p->opts.watch_owner_ns ? p->opts.watch_owner_ns : LOOK_AGAIN_NS, now = clock_mono_ns();
+
+	if (strcmp(state, "fenced") == 0 || strcmp(state, "handed-over") == 0) {
+		keep_fenced(p);
+	} else if (strcmp(state, "paused") == 0 && now >= *asked_ns + ASK_TIMES * every) {
+		look_at_owner(p);
+		*asked_ns = clock_mono_ns();
+	}
+	return clock_mono_ns() + every;
+}
+
 /* Waits as long as nothing is to be done; false at the end. */
 static bool wait_for_work(struct protection *p)
 {
+	int64_t asked_ns = clock_mono_ns();
+
 	for (;;) {
 		char state[32], why[200] = "";
 		{
@@ -680,15 +737,15 @@ static bool wait_for_work(struct protection *p)
 			protection_set_state(p, "waiting", why);
 		else if (strcmp(state, "paused") == 0)
 			protection_set_state(p, "paused", "by an operator");
-		else if (strcmp(state, "fenced") == 0)
-			keep_fenced(p);
 		if (strcmp(state, "fenced") == 0 && strcmp(p->state, "fenced") != 0)
 			protection_set_state(p, "fenced", "the peer has taken this VM over; it is paused here");
 		if (strcmp(state, "handed-over") == 0)
 			protection_set_state(p, "fenced", "the VM was handed over to the peer and runs there");
+		const int64_t again_ns = why[0] ? INT64_MAX : look_meanwhile(p, state, &asked_ns);
 		THREAD_LOCKED(&p->lock);
-		if (!p->stopping && !protection_may_run_locked(p))
-			thread_cond_wait_until(&p->changed, &p->lock, INT64_MAX);
+		const char *now = json_string_value(json_object_get(p->record, "state"));
+		if (!p->stopping && !protection_may_run_locked(p) && strcmp(now, state) == 0)
+			thread_cond_wait_until(&p->changed, &p->lock, again_ns);
 	}
 }
 

@@ -187,6 +187,8 @@ struct fake {
 	atomic_bool aborted, taking;
 	_Atomic enum capture_mode mode;
 	atomic_bool left;
+	void (*arm)(void *ctx, bool on, int64_t expect_ns);
+	void *arm_ctx;
 	atomic_bool in_vm; /* a capture has something in it */
 };
 static struct fake fake;
@@ -255,6 +257,8 @@ static struct capture *fake_make(struct guest *g, const struct capture_opts *o, 
 		return NULL;
 	}
 	fake.made++;
+	fake.arm = o->arm;
+	fake.arm_ctx = o->ctx;
 	fake.first = true;
 	fake.aborted = false;
 	fake.in_vm = true;
@@ -319,6 +323,8 @@ static int fake_take_last(struct capture *c, const struct capture_sink *sink, st
 {
 	const int rc = fake_take(c, sink, out, e);
 
+	if (rc == 0)
+		fake.arm(fake.arm_ctx, true, CAPTURE_HELD_NS);
 	THREAD_LOCKED(&fake.lock);
 	fake.lasts++;
 	fake.paused = rc == 0;
@@ -328,6 +334,7 @@ static int fake_take_last(struct capture *c, const struct capture_sink *sink, st
 static int fake_let_go(struct capture *c, struct err *e)
 {
 	(void)c, (void)e;
+	fake.arm(fake.arm_ctx, false, 0);
 	THREAD_LOCKED(&fake.lock);
 	fake.paused = false;
 	return 0;

@@ -45,6 +45,9 @@ static void on_unwatch(void *ctx, const char *uuid)
 		__atomic_add_fetch(&unwatches, 1, __ATOMIC_SEQ_CST);
 }
 
+/* What this host keeps itself, where a test has it keep something. */
+static struct replicas *own;
+
 /* What the guardian did while it was asked: nothing; let the VM run, and said so, or did not. */
 enum parting { PART_GOOD, PART_RESCUED, PART_REFUSED, PART_RUNS };
 static enum parting parting;
@@ -57,6 +60,14 @@ static int on_part(void *ctx, const char *uuid, struct err *e)
 	if (parting == PART_RESCUED)
 		protection_rescued(prot, GUARDIAN_END_FREED);
 	return parting == PART_REFUSED ? err_set(e, ERR_CANCELLED, "the guardian has let it run") : 0;
+}
+
+static _Atomic int64_t armed_ns;
+
+static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
+{
+	(void)ctx, (void)uuid;
+	armed_ns = deadline_ns;
 }
 
 static struct protection_opts opts(void)
@@ -72,10 +83,13 @@ static struct protection_opts opts(void)
 					 .channels = 2,
 					 .capture = &fake_calls,
 					 .retry_ns = 50 * NS_PER_MS,
+					 .watch_owner_ns = 100 * NS_PER_MS,
 					 .open_guest = fake_open,
 					 .watch = on_watch,
 					 .unwatch = on_unwatch,
 					 .part = on_part,
+					 .arm = on_arm,
+					 .replicas = own,
 					 .event = on_event };
 }
 
@@ -191,6 +205,8 @@ static void setup(void)
 static void teardown(void)
 {
 	protection_stop(prot);
+	replicas_free(own);
+	own = NULL;
 	hosts_end();
 }
 
@@ -461,6 +477,8 @@ START_TEST(handed_over_without_loss)
 	write_some(50);
 	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
 	ck_assert(fake.paused);
+	/* As long as the last point may take: no usual pause's measure. */
+	ck_assert_int_gt(armed_ns, clock_mono_ns() + 200 * NS_PER_S);
 	EVENTUALLY(is_state("fenced", "handed over"));
 	ck_assert(fake.left && fake.paused);
 	check_replica();
@@ -581,6 +599,67 @@ START_TEST(a_vm_that_was_let_go_is_not_handed_over)
 	ck_assert(!fake.paused);
 	settle();
 	check_replica();
+}
+END_TEST
+
+START_TEST(a_vm_that_is_fenced_and_started_again_is_paused)
+{
+	json_t *record = record_of(400, "auto");
+
+	json_object_set_new(record, "state", json_string(_i ? "handed-over" : "fenced"));
+	fake.paused = true;
+	protect_as(record);
+	EVENTUALLY(is_state("fenced", _i ? "handed over" : "taken this VM over"));
+	for (unsigned k = 0; k < 2; k++) {
+		fake.paused = false;
+		EVENTUALLY(fake.paused);
+	}
+}
+END_TEST
+
+START_TEST(a_paused_protection_is_fenced_too)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(protection_pause(prot, &e), e);
+	EVENTUALLY(is_state("paused", NULL));
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	EVENTUALLY(is_state("fenced", "paused here"));
+	ck_assert(fake.paused);
+	check_owned("fenced", 1);
+}
+END_TEST
+
+/* The VM came home: what this host keeps is of a later epoch than its old record. */
+START_TEST(an_old_fence_leaves_a_later_promotion_alone)
+{
+	struct err e = ERR_INIT;
+	json_t *record = record_of(400, "auto");
+	const struct replicas_opts ro = { .host_name = "host1",
+					  .replica_dir = fixture_path("source/replicas", NULL),
+					  .delta_cache = 1 << 20,
+					  .min_free = 1,
+					  .pool = target.pool };
+	json_t *kept = json_pack("{s:s, s:s, s:s, s:i, s:s, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2", "epoch", _i ? 1 : 3, "role",
+				 "target", "state", "promoted");
+
+	OK(epoch_save_replica(ro.replica_dir, kept, &e), e);
+	json_decref(kept);
+	own = replicas_new(&ro, &e);
+	ck_assert_msg(own != NULL, "%s", e.text);
+	json_object_set_new(record, "state", json_string("fenced"));
+	json_object_set_new(record, "epoch", json_integer(2));
+	protect_as(record);
+	EVENTUALLY(is_state("fenced", NULL));
+	if (_i == 1) {
+		EVENTUALLY(fake.paused);
+		return;
+	}
+	usleep(300000);
+	ck_assert(!fake.paused);
 }
 END_TEST
 
@@ -733,6 +812,9 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);
 	tcase_add_loop_test(t, a_session_that_ends_before_the_hand_over_owes_no_last_point, 0, 3);
 	tcase_add_loop_test(t, a_vm_that_was_let_go_is_not_handed_over, PART_RESCUED, PART_RUNS + 1);
+	tcase_add_loop_test(t, a_vm_that_is_fenced_and_started_again_is_paused, 0, 2);
+	tcase_add_test(t, a_paused_protection_is_fenced_too);
+	tcase_add_loop_test(t, an_old_fence_leaves_a_later_promotion_alone, 0, 2);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);
