@@ -89,6 +89,9 @@ void protection_rescued(struct protection *p, enum guardian_end how);
 /* To be called every second or so: ends a capture that gets nowhere. */
 void protection_look(struct protection *p, int64_t now_ns);
 
+/* Another record takes the place of this protection's, durably, if nothing has happened to it since `old` was read (ERR_REFUSED). What is left to do
+ * then is protection_stop: this one changes its record no more. record gets the latest point. */
+int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e);
 /* By an operator. Durable. Resuming one that is fenced is refused. */
 int protection_pause(struct protection *p, struct err *e);
 int protection_resume(struct protection *p, struct err *e);

@@ -25,6 +25,9 @@ struct protection {
 
 	volatile bool interrupt; /* atomic, written under lock: whoever waits for something shall return */
 
+	pthread_mutex_t updating; /* before lock: one change of the record at a time, from the look at what it is to its being durable */
+	bool replaced;            /* updating: the record is another's from here on */
+
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	/* under lock */
@@ -78,7 +81,8 @@ struct protection {
 bool protection_may_run_locked(const struct protection *p);
 /* Says it once; events for what operators wait for. */
 void protection_set_state(struct protection *p, const char *state, const char *reason);
-/* Changes keys, durably, then here. */
+/* Changes keys, durably, then here. ERR_REFUSED unless the state is `expect` (NULL: any; "a|b": one of those) at that moment. */
+int protection_change(struct protection *p, const char *expect, const json_t *changes, struct err *e);
 int protection_update(struct protection *p, const json_t *changes, struct err *e);
 void protection_note_point(struct protection *p, const char *id, int64_t instant_ns, int64_t mono_ns);
 void protection_event(struct protection *p, const char *type, const char *reason);

@@ -454,7 +454,7 @@ static int protect(struct replicator *r, const json_t *args, json_t **result, st
 		old = protection_record(en->protection);
 	pthread_mutex_unlock(&r->lock);
 	json_t *record = make_record(r, &info, args, old, e);
-	int rc = record ? epoch_save_protection(r->state_dir, record, e) : -1;
+	int rc = !record ? -1 : old ? protection_replace(en->protection, old, record, e) : epoch_save_protection(r->state_dir, record, e);
 	if (rc == 0) {
 		if (en)
 			stop_entry(r, en);

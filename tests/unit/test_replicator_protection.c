@@ -560,8 +560,10 @@ START_TEST(a_session_that_ends_before_the_hand_over_owes_no_last_point)
 	if (_i == 0) {
 		fake.fail_take = true;
 	} else if (_i == 1) {
-		OK(protection_hold(prot, "a test", soon(), &e), e);
-		protection_release(prot);
+		ck_assert_int_eq(protection_hold(prot, "a test", soon(), &e), -1);
+		HAS(e.text, "handed over");
+		err_clear(&e);
+		OK(protection_pause(prot, &e), e);
 	}
 	pthread_join(a.thread, NULL);
 	ck_assert_int_eq(a.rc, _i == 2 ? 0 : -1);
@@ -569,6 +571,10 @@ START_TEST(a_session_that_ends_before_the_hand_over_owes_no_last_point)
 	free(a.point);
 	if (_i == 2)
 		return;
+	if (_i == 1) {
+		EVENTUALLY(is_state("paused", NULL));
+		OK(protection_resume(prot, &e), e);
+	}
 	EVENTUALLY(is_state("protected", ""));
 	settle();
 	ck_assert_uint_eq(fake.lasts, 0);
@@ -660,6 +666,49 @@ START_TEST(an_old_fence_leaves_a_later_promotion_alone)
 	}
 	usleep(300000);
 	ck_assert(!fake.paused);
+}
+END_TEST
+
+/* Somebody else's wish between the look at the record and its change. */
+START_TEST(no_change_of_the_record_is_lost)
+{
+	struct err e = ERR_INIT;
+	struct asked a;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	json_t *old = protection_record(prot), *record = json_deep_copy(old);
+	if (_i == 0) {
+		OK(protection_pause(prot, &e), e);
+		ck_assert_int_eq(protection_replace(prot, old, record, &e), -1);
+		HAS(e.text, "has just changed");
+		check_owned("paused", 1);
+		EVENTUALLY(is_state("paused", NULL));
+	} else if (_i == 1) {
+		json_object_set_new(record, "rpo_ms", json_integer(700));
+		OK(protection_replace(prot, old, record, &e), e);
+		ck_assert_int_eq(protection_pause(prot, &e), -1);
+		restart_source();
+		json_t *now = protection_record(prot);
+		ck_assert_int_eq(json_integer_value(json_object_get(now, "rpo_ms")), 700);
+		ck_assert_ptr_nonnull(json_object_get(now, "last_point"));
+		json_decref(now);
+		check_owned("active", 1);
+	} else {
+		/* Whichever of the two is first, there is one answer, and the record says the same. */
+		fake.take_ms = 30;
+		ask(&a);
+		usleep((useconds_t)(_i - 2) * 13000);
+		const int paused = protection_pause(prot, &e);
+		pthread_join(a.thread, NULL);
+		ck_assert_int_ne(paused, a.rc);
+		EVENTUALLY(is_state(paused == 0 ? "paused" : "fenced", NULL));
+		check_owned(paused == 0 ? "paused" : "handed-over", paused == 0 ? 1 : 2);
+		ck_assert_int_eq(fake.paused, paused != 0);
+		free(a.point);
+	}
+	json_decref(old);
+	json_decref(record);
 }
 END_TEST
 
@@ -796,6 +845,7 @@ static Suite *suite(void)
 	TCase *t = tcase_create("protection");
 
 	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, 60); /* every wait has its own limit */
 	tcase_add_test(t, points_come_in_time);
 	tcase_add_test(t, the_peer_goes_and_comes_back);
 	tcase_add_test(t, a_capture_that_fails_is_begun_anew);
@@ -815,6 +865,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_vm_that_is_fenced_and_started_again_is_paused, 0, 2);
 	tcase_add_test(t, a_paused_protection_is_fenced_too);
 	tcase_add_loop_test(t, an_old_fence_leaves_a_later_promotion_alone, 0, 2);
+	tcase_add_loop_test(t, no_change_of_the_record_is_lost, 0, 12);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);
