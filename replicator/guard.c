@@ -282,6 +282,27 @@ static void watch(struct guard *g, const struct guardian_msg *m)
 	pthread_cond_signal(&v->changed);
 }
 
+/* v: NULL if it is not known. An agent that wants an answer is about to give the VM away: what was begun is not taken back then, for the stream was
+ * shut with it; FREED says so. */
+static void unwatch(struct guard *g, struct guard_vm *v, const struct guardian_msg *m)
+{
+	const bool answer = m->value & GUARDIAN_UNWATCH_ANSWER;
+
+	if (answer && v && v->state == VM_OVER)
+		tell(v);
+	else if (answer && (!v || (v->state != VM_RESCUE && !v->go)))
+		guardian_msg_send(g->fd, GUARDIAN_UNWATCHED, m->uuid, 0);
+	if (!v)
+		return;
+	if (v->state != VM_RESCUE && !answer)
+		v->go = false; /* the agent has done it itself, a moment later than it should */
+	v->gone = true;
+	v->again = false;
+	v->deadline_ns = INT64_MAX;
+	fd_close(&v->held);
+	pthread_cond_signal(&v->changed);
+}
+
 /* *held is taken over by setting it to -1. */
 static void take(struct guard *g, const struct guardian_msg *m, int *held)
 {
@@ -304,15 +325,7 @@ static void take(struct guard *g, const struct guardian_msg *m, int *held)
 			v->deadline_ns = INT64_MAX;
 		break;
 	case GUARDIAN_UNWATCH:
-		if (!v)
-			break;
-		if (v->state != VM_RESCUE)
-			v->go = false; /* the agent has done it itself, a moment later than it should */
-		v->gone = true;
-		v->again = false;
-		v->deadline_ns = INT64_MAX;
-		fd_close(&v->held);
-		pthread_cond_signal(&v->changed);
+		unwatch(g, v, m);
 		break;
 	case GUARDIAN_HOLD:
 		if (!live)
@@ -328,6 +341,7 @@ static void take(struct guard *g, const struct guardian_msg *m, int *held)
 	case GUARDIAN_ACK:
 	case GUARDIAN_WATCHING:
 	case GUARDIAN_FREED:
+	case GUARDIAN_UNWATCHED:
 		break; /* ours to say, not to hear */
 	}
 }

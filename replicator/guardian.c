@@ -25,6 +25,7 @@
 #include <uuid/uuid.h>
 
 #define WATCH_ANSWER_NS (10 * NS_PER_S)
+#define PART_ANSWER_NS (10 * NS_PER_S)
 /* A guardian that does not answer a BEAT for so long hangs, and is replaced. */
 #define ACK_NS (3 * NS_PER_S)
 #define STOP_NS (2 * NS_PER_S)
@@ -33,6 +34,8 @@ struct entry {
 	uint8_t uuid[16];
 	bool suspends;
 	bool confirmed; /* WATCHING has come since guardian_watch asked */
+	bool parting;   /* guardian_part waits: a new guardian is not told of it */
+	bool parted;    /* UNWATCHED has come */
 	int64_t deadline_ns;
 	int held; /* -1: none */
 };
@@ -133,6 +136,8 @@ static void tell_all(struct guardian *g)
 	for (size_t i = 0; i < g->n; i++) {
 		const struct entry *n = &g->entries[i];
 		const uint64_t flags = n->suspends ? GUARDIAN_WATCH_SUSPENDS : 0;
+		if (n->parting)
+			continue;
 		if (guardian_msg_send(g->fd, GUARDIAN_WATCH, n->uuid, flags) != 0 ||
 		    (n->held >= 0 && guardian_msg_send_hold(g->fd, n->uuid, n->held) != 0) ||
 		    (n->deadline_ns != INT64_MAX && guardian_msg_send(g->fd, GUARDIAN_ARM, n->uuid, (uint64_t)n->deadline_ns) != 0)) {
@@ -183,6 +188,7 @@ static void bury_child(struct guardian *g)
 		fd_close(&g->fd);
 		g->pid = -1;
 		g->restarts++;
+		pthread_cond_broadcast(&g->answered);
 	}
 	/* It is asked no questions: it holds nothing that a new one would not be told, and a stopped one would not hear them. */
 	kill(pid, SIGKILL);
@@ -244,6 +250,7 @@ static void heard_freed(struct guardian *g, const struct guardian_msg *m)
 		if (!n || !n->confirmed)
 			return;
 		drop(g, n);
+		pthread_cond_broadcast(&g->answered);
 	}
 	uuid_unparse_lower(m->uuid, name);
 	if (g->freed)
@@ -268,6 +275,12 @@ static int hear(struct guardian *g)
 			struct entry *n = find(g, m.uuid);
 			if (n)
 				n->confirmed = true;
+			pthread_cond_broadcast(&g->answered);
+		} else if (m.kind == GUARDIAN_UNWATCHED) {
+			THREAD_LOCKED(&g->lock);
+			struct entry *n = find(g, m.uuid);
+			if (n && n->parting)
+				n->parted = true;
 			pthread_cond_broadcast(&g->answered);
 		} else if (m.kind == GUARDIAN_FREED) {
 			heard_freed(g, &m);
@@ -479,6 +492,34 @@ void guardian_unwatch(struct guardian *g, const char *uuid)
 		drop(g, n);
 	/* Also when it has been freed: the guardian forgets it. */
 	say(g, GUARDIAN_UNWATCH, raw, 0);
+}
+
+int guardian_part(struct guardian *g, const char *uuid, struct err *e)
+{
+	const int64_t until = clock_mono_ns() + PART_ANSWER_NS;
+
+	THREAD_LOCKED(&g->lock);
+	struct entry *n = find_name(g, uuid);
+	const unsigned restarts = g->restarts;
+	uuid_t raw;
+	/* One that is being replaced may have been at work on it when it was ended. */
+	bool sure = n && g->fd >= 0 && !g->broken;
+
+	if (sure) {
+		n->parting = true;
+		say(g, GUARDIAN_UNWATCH, n->uuid, GUARDIAN_UNWATCH_ANSWER);
+	}
+	while (sure && (n = find_name(g, uuid)) && !n->parted) {
+		sure = !g->stop && !g->broken && g->restarts == restarts && clock_mono_ns() < until;
+		if (sure)
+			thread_cond_wait_until(&g->answered, &g->lock, until);
+	}
+	sure = sure && n;
+	if (n)
+		drop(g, n);
+	if (!sure && uuid_parse(uuid, raw) == 0)
+		say(g, GUARDIAN_UNWATCH, raw, 0);
+	return sure ? 0 : err_set(e, ERR_CANCELLED, "the guardian has let VM %s run, or may have", uuid);
 }
 
 pid_t guardian_pid(struct guardian *g)

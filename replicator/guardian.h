@@ -68,6 +68,9 @@ int guardian_hold(struct guardian *g, const char *uuid, int fd, struct err *e);
 void guardian_disarm(struct guardian *g, const char *uuid);
 /* The capture is over and QEMU is as it was. Also after `freed`. Unknown VMs are fine. */
 void guardian_unwatch(struct guardian *g, const char *uuid);
+/* The VM stands still, and is to stay so: as guardian_unwatch, but waits (10 s at most) for the guardian's word that it has not let the VM run, and will
+ * not. -1: it has, or that is not known; it is not watched either way. */
+int guardian_part(struct guardian *g, const char *uuid, struct err *e);
 
 /* The guardian's process id, -1 when there is none just now; how often it had to be started again. */
 pid_t guardian_pid(struct guardian *g);

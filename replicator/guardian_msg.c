@@ -12,7 +12,7 @@
 
 static bool known(uint32_t kind)
 {
-	return (kind >= GUARDIAN_WATCH && kind <= GUARDIAN_HOLD) || (kind >= GUARDIAN_ACK && kind <= GUARDIAN_FREED);
+	return (kind >= GUARDIAN_WATCH && kind <= GUARDIAN_HOLD) || (kind >= GUARDIAN_ACK && kind <= GUARDIAN_UNWATCHED);
 }
 
 int guardian_msg_decode(const void *packet, size_t len, struct guardian_msg *out)
@@ -26,6 +26,8 @@ int guardian_msg_decode(const void *packet, size_t len, struct guardian_msg *out
 	if (!cursor_ok(&c) || !uuid || cursor_left(&c) != 0 || magic != MAGIC || !known(kind))
 		return -1;
 	if (kind == GUARDIAN_WATCH && (value & ~GUARDIAN_WATCH_SUSPENDS))
+		return -1;
+	if (kind == GUARDIAN_UNWATCH && (value & ~GUARDIAN_UNWATCH_ANSWER))
 		return -1;
 	out->kind = (enum guardian_kind)kind;
 	memcpy(out->uuid, uuid, sizeof out->uuid);

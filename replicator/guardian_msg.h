@@ -12,13 +12,15 @@
  *	             Answered by WATCHING as soon as the guardian could help. Again for a VM that was freed: a new capture.
  *	  2 ARM      value: until when (CLOCK_MONOTONIC, ns) the VM may stand still because of us. Again: replaces it.
  *	  3 DISARM   it runs again
- *	  4 UNWATCH  the capture is over, and has cleaned up
+ *	  4 UNWATCH  the capture is over, and has cleaned up; value: bit 0, say UNWATCHED. With that bit it takes nothing back that was begun: FREED is
+ *	             the answer then (once more, if it was said before).
  *	  5 BEAT     value: a number that rises. Sent every GUARDIAN_BEAT_NS while the agent is able to.
  *	  6 HOLD     comes with a descriptor (SCM_RIGHTS): our end of the VM's state stream, which is shut first of all when the VM is let go
  *	guardian -> agent
  *	 16 ACK      value: that of the BEAT
  *	 17 WATCHING
  *	 18 FREED    value: enum guardian_end. The capture of this VM is over, whatever it believes; until the next WATCH the VM is not looked after.
+ *	 19 UNWATCHED nothing was done to this VM, nor will be
  *
  * Anything else (another length, magic, kind, a bit that is not known) is counted, said once, and ignored: what it might have meant is safer
  * covered by the deadlines that stand.
@@ -33,6 +35,7 @@
 #define GUARDIAN_MSG_LEN 32u
 #define GUARDIAN_BEAT_NS INT64_C(500000000)
 #define GUARDIAN_WATCH_SUSPENDS UINT64_C(1)
+#define GUARDIAN_UNWATCH_ANSWER UINT64_C(1)
 
 enum guardian_kind {
 	GUARDIAN_WATCH = 1,
@@ -44,6 +47,7 @@ enum guardian_kind {
 	GUARDIAN_ACK = 16,
 	GUARDIAN_WATCHING = 17,
 	GUARDIAN_FREED = 18,
+	GUARDIAN_UNWATCHED = 19,
 };
 
 struct guardian_msg {

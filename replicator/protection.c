@@ -34,6 +34,7 @@ static void protection_free(struct protection *p)
 	json_decref(p->schedule);
 	pthread_cond_destroy(&p->changed);
 	pthread_mutex_destroy(&p->lock);
+	pthread_mutex_destroy(&p->updating);
 	free(p->vm);
 	free(p->host);
 	free(p->mode);
@@ -71,6 +72,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	p->record = json_deep_copy(record);
 	p->idle = true;
 	p->progress_ns = INT64_MAX;
+	pthread_mutex_init(&p->updating, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->changed);
 	read_record(p);
@@ -87,7 +89,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 /* lock is held: everything that waits returns. */
 static void interrupt_locked(struct protection *p)
 {
-	p->interrupt = true;
+	__atomic_store_n(&p->interrupt, true, __ATOMIC_SEQ_CST);
 	if (p->capture)
 		p->opts.capture->abort(p->capture);
 	if (p->courier)
@@ -131,14 +133,31 @@ json_t *protection_record(struct protection *p)
 	return json_deep_copy(p->record);
 }
 
-int protection_update(struct protection *p, const json_t *changes, struct err *e)
+static bool one_of(const char *list, const char *state)
 {
-	json_t *record, *copy = json_deep_copy(changes);
+	const size_t n = strlen(state);
 
+	for (const char *at = list; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL)
+		if (strncmp(at, state, n) == 0 && (at[n] == '|' || at[n] == '\0'))
+			return true;
+	return false;
+}
+
+int protection_change(struct protection *p, const char *expect, const json_t *changes, struct err *e)
+{
+	THREAD_LOCKED(&p->updating);
+	json_t *record, *copy;
+
+	if (p->replaced)
+		return err_set(e, ERR_CANCELLED, "the protection of %s is being changed", p->vm);
 	{
 		THREAD_LOCKED(&p->lock);
+		const char *state = text_of(p->record, "state");
+		if (expect && !one_of(expect, state))
+			return err_set(e, ERR_REFUSED, "the protection of %s is %s", p->vm, state);
 		record = json_deep_copy(p->record);
 	}
+	copy = json_deep_copy(changes);
 	json_object_update(record, copy);
 	json_decref(copy);
 	if (epoch_save_protection(p->opts.state_dir, record, e) < 0) {
@@ -153,10 +172,37 @@ int protection_update(struct protection *p, const json_t *changes, struct err *e
 	return 0;
 }
 
-static int set_wanted(struct protection *p, const char *state, struct err *e)
+int protection_update(struct protection *p, const json_t *changes, struct err *e)
+{
+	return protection_change(p, NULL, changes, e);
+}
+
+int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e)
+{
+	THREAD_LOCKED(&p->updating);
+	bool same;
+	{
+		THREAD_LOCKED(&p->lock);
+		same = strcmp(text_of(p->record, "state"), text_of(old, "state")) == 0 && int_of(p->record, "epoch", 1) == int_of(old, "epoch", 1) &&
+		       !p->last_wanted;
+		json_t *last = json_object_get(p->record, "last_point");
+		if (last)
+			json_object_set_new(record, "last_point", json_deep_copy(last));
+	}
+	if (!same || p->replaced) {
+		err_set(e, ERR_REFUSED, "the protection of %s has just changed, or is being handed over", p->vm);
+		return err_remedy(e, "look at its status, then try again");
+	}
+	if (epoch_save_protection(p->opts.state_dir, record, e) < 0)
+		return -1;
+	p->replaced = true;
+	return 0;
+}
+
+static int set_wanted(struct protection *p, const char *expect, const char *state, struct err *e)
 {
 	json_t *changes = json_pack("{s:s}", "state", state);
-	const int rc = protection_update(p, changes, e);
+	const int rc = protection_change(p, expect, changes, e);
 
 	json_decref(changes);
 	return rc;
@@ -166,13 +212,7 @@ static int set_wanted(struct protection *p, const char *state, struct err *e)
 
 int protection_pause(struct protection *p, struct err *e)
 {
-	{
-		THREAD_LOCKED(&p->lock);
-		const char *state = text_of(p->record, "state");
-		if (strcmp(state, "active") != 0 && strcmp(state, "paused") != 0)
-			return err_set(e, ERR_REFUSED, "the protection of %s is %s", p->vm, state);
-	}
-	if (set_wanted(p, "paused", e) < 0)
+	if (set_wanted(p, "active|paused", "paused", e) < 0)
 		return -1;
 	THREAD_LOCKED(&p->lock);
 	interrupt_locked(p);
@@ -190,12 +230,14 @@ int protection_resume(struct protection *p, struct err *e)
 					  p->vm, p->host, p->vm);
 		}
 	}
-	return set_wanted(p, "active", e);
+	return set_wanted(p, "active|paused", "active", e);
 }
 
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e)
 {
 	THREAD_LOCKED(&p->lock);
+	if (p->last_wanted)
+		return err_set(e, ERR_REFUSED, "%s is being handed over to %s", p->vm, p->host);
 	p->holds++;
 	snprintf(p->hold_why, sizeof(p->hold_why), "%s", why);
 	interrupt_locked(p);
@@ -215,44 +257,8 @@ void protection_release(struct protection *p)
 	pthread_cond_broadcast(&p->changed);
 }
 
-int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e)
-{
-	{
-		THREAD_LOCKED(&p->lock);
-		if (!p->courier || !p->capture || p->last_wanted) {
-			err_set(e, ERR_REFUSED, "%s is not being replicated at the moment: %s", p->vm, p->reason);
-			return err_remedy(e, "wait until its status is 'protected', or fail over without its source (--force)");
-		}
-		p->last_wanted = true;
-		p->last_done = false;
-		err_clear(&p->last_error);
-		pthread_cond_broadcast(&p->changed);
-		while (!p->last_done && p->last_wanted)
-			if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0 && !p->last_done) {
-				p->last_wanted = false;
-				return err_set(e, ERR_REFUSED, "the last point of %s took too long", p->vm);
-			}
-		if (err_is_set(&p->last_error)) {
-			*e = p->last_error;
-			return -1;
-		}
-		*point = mem_strdup(p->last_id);
-	}
-	/* The guest is paused, and from here on it is nobody's here to let go, not even the guardian's. */
-	if (p->opts.unwatch)
-		p->opts.unwatch(p->opts.ctx, p->uuid);
-	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
-	const int rc = protection_update(p, changes, e);
-	json_decref(changes);
-	THREAD_LOCKED(&p->lock);
-	p->last_wanted = false;
-	if (rc < 0)
-		err_set(&p->last_error, ERR_SYS, "not handed over");
-	interrupt_locked(p);
-	return rc;
-}
-
-int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e)
+/* Does the guest still stand still? What cannot be asked counts as a no; one that is gone does. */
+static int check_still(struct protection *p, struct err *e)
 {
 	enum guest_run run = GUEST_GONE;
 	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, e);
@@ -264,7 +270,87 @@ int protection_hand_over_again(struct protection *p, uint64_t epoch, char **poin
 	if (rc < 0)
 		return -1;
 	err_clear(e);
-	if (run == GUEST_RUNNING) {
+	return run == GUEST_RUNNING ? err_set(e, ERR_CANCELLED, "%s runs on here: it was let go while it was being handed over", p->vm) : 0;
+}
+
+/* The guest is paused and the last point is at the peer. From here on it is nobody's here to let go, not even the guardian's: only then may the record
+ * say so. It is looked at once more after that, and before the peer hears of it. */
+static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
+{
+	struct err undone = ERR_INIT;
+	uint64_t before;
+	bool watched;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		before = p->epoch;
+		watched = p->watched; /* its thread waits for us */
+	}
+	if (watched && p->opts.part && p->opts.part(p->opts.ctx, p->uuid, e) < 0)
+		return -1;
+	{
+		THREAD_LOCKED(&p->lock);
+		if (p->late || p->rescued || (p->armed_ns && clock_mono_ns() >= p->armed_ns))
+			return err_set(e, ERR_CANCELLED, "%s stood still for too long, and was let go", p->vm);
+	}
+	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
+	int rc = protection_change(p, "active", changes, e);
+	json_decref(changes);
+	if (rc < 0 && e->cls == ERR_REFUSED)
+		return -1;
+	if (rc == 0)
+		rc = check_still(p, e);
+	if (rc == 0)
+		return 0;
+	/* Also when it could not be saved: what is on disk then is not known. */
+	changes = json_pack("{s:s, s:I}", "state", "active", "epoch", (json_int_t)before);
+	if (protection_update(p, changes, &undone) < 0)
+		log_error("hand_over_undo", "uuid=%s msg=%s", p->uuid, LOG_Q(undone.text));
+	json_decref(changes);
+	return -1;
+}
+
+int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e)
+{
+	{
+		THREAD_LOCKED(&p->lock);
+		if (!p->courier || !p->capture || p->last_wanted) {
+			err_set(e, ERR_REFUSED, "%s is not being replicated at the moment: %s", p->vm, p->reason);
+			return err_remedy(e, "wait until its status is 'protected', or fail over without its source (--force)");
+		}
+		p->last_wanted = true;
+		p->last_done = p->last_good = false;
+		err_clear(&p->last_error);
+		pthread_cond_broadcast(&p->changed);
+		while (!p->last_done && p->last_wanted)
+			if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0 && !p->last_done) {
+				p->last_wanted = false;
+				return err_set(e, ERR_REFUSED, "the last point of %s took too long", p->vm);
+			}
+		if (!p->last_good) {
+			*e = p->last_error;
+			return err_is_set(e) ? -1 : err_set(e, ERR_CANCELLED, "the last point of %s was not taken", p->vm);
+		}
+		*point = mem_strdup(p->last_id);
+	}
+	const int rc = commit_hand_over(p, epoch, e);
+	if (rc < 0) {
+		free(*point);
+		*point = NULL;
+	}
+	THREAD_LOCKED(&p->lock);
+	p->last_wanted = false;
+	if (rc < 0)
+		p->last_error = *e;
+	interrupt_locked(p);
+	return rc;
+}
+
+int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e)
+{
+	if (check_still(p, e) < 0) {
+		if (e->cls != ERR_CANCELLED)
+			return -1;
 		err_set(e, ERR_REFUSED, "%s was handed over, and runs here again", p->vm);
 		return err_remedy(e, "somebody let it go on: find out which state of it is the right one before anything else");
 	}
@@ -275,7 +361,7 @@ int protection_hand_over_again(struct protection *p, uint64_t epoch, char **poin
 		*point = mem_strdup(p->point_id);
 	}
 	json_t *changes = json_pack("{s:I}", "epoch", (json_int_t)epoch);
-	const int saved = protection_update(p, changes, e);
+	const int saved = protection_change(p, "handed-over", changes, e);
 	json_decref(changes);
 	return saved;
 }

@@ -19,6 +19,7 @@
 #include "base/pool.h"
 #include "replicator/courier.h"
 #include "replicator/guardian.h"
+#include "replicator/replica.h"
 #include "snapshot/capture.h"
 #include "snapshot/guest.h"
 
@@ -53,7 +54,9 @@ struct protection_opts {
 	uint64_t part_bytes;    /* 0: ship's default */
 	unsigned channels;
 	const struct capture_calls *capture;
+	int64_t watch_owner_ns; /* how often a VM that is not ours to run is looked at, and (5 times that) the peer is asked while paused; 0: 2 s */
 	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
+	struct replicas *replicas; /* what this host keeps itself: a VM that was promoted here later than our record is left alone. May be NULL */
 	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
 	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);
 	/* The guardian (guardian.h); all may be NULL. watch: a capture that pauses its guest begins, nothing is set in QEMU yet; ERR_REFUSED: there is nobody who
@@ -63,6 +66,8 @@ struct protection_opts {
 	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
+	/* The VM stands still for good: 0 once nobody will let it run any more; -1: somebody has, or may have. */
+	int (*part)(void *ctx, const char *uuid, struct err *e);
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
 	void *ctx;
@@ -84,6 +89,9 @@ void protection_rescued(struct protection *p, enum guardian_end how);
 /* To be called every second or so: ends a capture that gets nowhere. */
 void protection_look(struct protection *p, int64_t now_ns);
 
+/* Another record takes the place of this protection's, durably, if nothing has happened to it since `old` was read (ERR_REFUSED). What is left to do
+ * then is protection_stop: this one changes its record no more. record gets the latest point. */
+int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e);
 /* By an operator. Durable. Resuming one that is fenced is refused. */
 int protection_pause(struct protection *p, struct err *e);
 int protection_resume(struct protection *p, struct err *e);

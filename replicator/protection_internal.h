@@ -23,7 +23,10 @@ struct protection {
 	pthread_t thread;
 	bool started;
 
-	volatile bool interrupt; /* whoever waits for something shall return */
+	volatile bool interrupt; /* atomic, written under lock: whoever waits for something shall return */
+
+	pthread_mutex_t updating; /* before lock: one change of the record at a time, from the look at what it is to its being durable */
+	bool replaced;            /* updating: the record is another's from here on */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -36,6 +39,7 @@ struct protection {
 	bool idle;                  /* nothing of ours is in the VM */
 	bool last_wanted;           /* hand-over: one more point, with the guest paused */
 	bool last_done;
+	bool last_good;             /* the last point is at the peer; else last_error says why not */
 	struct err last_error;
 	char last_id[80];
 	struct capture *capture;    /* to be aborted; the thread's otherwise */
@@ -77,7 +81,8 @@ struct protection {
 bool protection_may_run_locked(const struct protection *p);
 /* Says it once; events for what operators wait for. */
 void protection_set_state(struct protection *p, const char *state, const char *reason);
-/* Changes keys, durably, then here. */
+/* Changes keys, durably, then here. ERR_REFUSED unless the state is `expect` (NULL: any; "a|b": one of those) at that moment. */
+int protection_change(struct protection *p, const char *expect, const json_t *changes, struct err *e);
 int protection_update(struct protection *p, const json_t *changes, struct err *e);
 void protection_note_point(struct protection *p, const char *id, int64_t instant_ns, int64_t mono_ns);
 void protection_event(struct protection *p, const char *type, const char *reason);

@@ -21,6 +21,8 @@
 
 #define RETRY_NS NS_PER_S
 #define RETRY_MOST 15
+#define LOOK_AGAIN_NS (2 * NS_PER_S) /* at a VM that must not run here */
+#define ASK_TIMES 5                  /* so many of those: who owns a VM whose protection is paused */
 #define PATIENT_POINTS 100 /* after a pause that was too long; by then the pauses speak for themselves */
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
@@ -128,15 +130,39 @@ static void fence(struct protection *p, const struct err *why)
 	protection_set_state(p, "fenced", text);
 }
 
-/* Fenced before the agent was restarted, or its VM was started again meanwhile: it must not run. */
+/* Did it come home since, as a promotion of a later epoch than our record's? Then it is no business of that record. */
+static bool came_home(struct protection *p)
+{
+	struct err ignored = ERR_INIT;
+	json_t *kept = NULL, *args = json_pack("{s:s}", "uuid", p->uuid);
+	bool home = false;
+
+	if (p->opts.replicas && replicas_status(p->opts.replicas, args, &kept, &ignored) == 0) {
+		const char *state = json_string_value(json_object_get(kept, "state"));
+		THREAD_LOCKED(&p->lock);
+		home = state && (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) &&
+		       (uint64_t)json_integer_value(json_object_get(kept, "epoch")) > p->epoch;
+	}
+	json_decref(kept);
+	json_decref(args);
+	return home;
+}
+
+/* Fenced or handed over: whoever starts it, and whenever, it must not run. */
 static void keep_fenced(struct protection *p)
 {
 	struct err e = ERR_INIT;
 	enum guest_run run;
-	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, &e);
 
-	if (g && g->ops->state(g->ctx, &run, &e) == 0 && run == GUEST_RUNNING && p->state[0] != 'f' && g->ops->pause(g->ctx, &e) == 0)
-		log_warn("fenced_again", "vm=%s uuid=%s", LOG_Q(p->vm), p->uuid);
+	if (came_home(p))
+		return;
+	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, &e);
+	if (g && g->ops->state(g->ctx, &run, &e) == 0 && run == GUEST_RUNNING) {
+		if (g->ops->pause(g->ctx, &e) == 0)
+			log_warn("fenced_again", "vm=%s uuid=%s", LOG_Q(p->vm), p->uuid);
+		else
+			log_error("fence_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
+	}
 	guest_free(g);
 }
 
@@ -372,6 +398,7 @@ static bool tell_last(struct protection *p, int rc, const char *id, const struct
 	snprintf(p->last_id, sizeof(p->last_id), "%s", id);
 	p->last_error = *why;
 	p->last_done = true;
+	p->last_good = rc == 0;
 	pthread_cond_broadcast(&p->changed);
 	/* Until the record says handed-over, or it was given up. */
 	while (rc == 0 && p->last_wanted && !p->stopping)
@@ -381,6 +408,14 @@ static bool tell_last(struct protection *p, int rc, const char *id, const struct
 	const bool gone = rc == 0 && strcmp(json_string_value(json_object_get(p->record, "state")), "handed-over") == 0;
 	pthread_mutex_unlock(&p->lock);
 	return gone;
+}
+
+/* -1. why: NULL if it was for what happened after the last point. */
+static int say_why_not(struct protection *p, const struct err *why, struct err *e)
+{
+	THREAD_LOCKED(&p->lock);
+	*e = why ? *why : p->last_error;
+	return err_is_set(e) ? -1 : err_set(e, ERR_CANCELLED, "the last point came when nobody waited for it any more");
 }
 
 /* 0: the guest is the peer's from here on. */
@@ -395,12 +430,10 @@ static int hand_over(struct session *s, struct err *e)
 		p->opts.capture->leave(s->capture);
 		return 0;
 	}
-	/* It runs on here. */
+	/* It runs on here. The guardian may have been told that this capture is over: begin anew. */
 	if (rc == 0 && p->opts.capture->let_go(s->capture, e) < 0)
 		return -1;
-	if (rc < 0)
-		*e = why;
-	return rc < 0 ? -1 : 1;
+	return say_why_not(p, rc < 0 ? &why : NULL, e);
 }
 
 /* Without a capture, where none can leave the guest standing still: it is paused as a user would, and read as it stands. What differs from the peer's
@@ -419,9 +452,7 @@ static int hand_over_still(struct session *s, struct err *e)
 		return 0;
 	if (s->guest->ops->resume(s->guest->ctx, &ignored) < 0)
 		log_error("hand_over_resume", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(ignored.text));
-	if (rc < 0)
-		*e = why;
-	return rc < 0 ? -1 : 1;
+	return say_why_not(p, rc < 0 ? &why : NULL, e);
 }
 
 static bool last_wanted(struct protection *p)
@@ -470,10 +501,7 @@ static int checkpoints(struct session *s, struct err *e)
 		if (last_wanted(p)) {
 			const int over = hand_over(s, e);
 			p->for_last = false;
-			if (over <= 0)
-				return over;
-			s->due_ns = clock_mono_ns();
-			continue;
+			return over;
 		}
 		look_at_clock(p, s->ship);
 		const int rc = take(s, p->opts.capture->take, id, e);
@@ -616,9 +644,15 @@ static void close_session(struct session *s, struct err *why)
 	guest_free(s->guest);
 	THREAD_LOCKED(&p->lock);
 	p->idle = true;
-	if (p->last_wanted && !p->last_done) {
-		p->last_error = *why;
+	if (p->last_wanted) {
+		/* Whoever asked for the last point is told, and the next session owes none to anybody. */
+		if (!p->last_done) {
+			p->last_error = *why;
+			if (!err_is_set(why))
+				err_set(&p->last_error, ERR_CANCELLED, "the session ended before the last point of %s", p->vm);
+		}
 		p->last_done = true;
+		p->last_wanted = false;
 	}
 	pthread_cond_broadcast(&p->changed);
 }
@@ -650,9 +684,40 @@ static int64_t after_failure(struct protection *p, const struct err *e)
 	return first * times;
 }
 
+/* A VM whose protection rests may be taken over all the same. */
+static void look_at_owner(struct protection *p)
+{
+	struct err e = ERR_INIT;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		if (p->stopping || p->holds)
+			return;
+		__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
+	}
+	if (check_owner(p, &e) < 0)
+		log_debug("paused_owner", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
+}
+
+/* What is looked at again while there is nothing to be done. Returns when the next time is. */
+static int64_t look_meanwhile(struct protection *p, const char *state, int64_t *asked_ns)
+{
+	const int64_t every = p->opts.watch_owner_ns ? p->opts.watch_owner_ns : LOOK_AGAIN_NS, now = clock_mono_ns();
+
+	if (strcmp(state, "fenced") == 0 || strcmp(state, "handed-over") == 0) {
+		keep_fenced(p);
+	} else if (strcmp(state, "paused") == 0 && now >= *asked_ns + ASK_TIMES * every) {
+		look_at_owner(p);
+		*asked_ns = clock_mono_ns();
+	}
+	return clock_mono_ns() + every;
+}
+
 /* Waits as long as nothing is to be done; false at the end. */
 static bool wait_for_work(struct protection *p)
 {
+	int64_t asked_ns = clock_mono_ns();
+
 	for (;;) {
 		char state[32], why[200] = "";
 		{
@@ -660,7 +725,7 @@ static bool wait_for_work(struct protection *p)
 			if (p->stopping)
 				return false;
 			if (protection_may_run_locked(p)) {
-				p->interrupt = false;
+				__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
 				p->idle = false;
 				return true;
 			}
@@ -672,15 +737,15 @@ static bool wait_for_work(struct protection *p)
 			protection_set_state(p, "waiting", why);
 		else if (strcmp(state, "paused") == 0)
 			protection_set_state(p, "paused", "by an operator");
-		else if (strcmp(state, "fenced") == 0)
-			keep_fenced(p);
 		if (strcmp(state, "fenced") == 0 && strcmp(p->state, "fenced") != 0)
 			protection_set_state(p, "fenced", "the peer has taken this VM over; it is paused here");
 		if (strcmp(state, "handed-over") == 0)
 			protection_set_state(p, "fenced", "the VM was handed over to the peer and runs there");
+		const int64_t again_ns = why[0] ? INT64_MAX : look_meanwhile(p, state, &asked_ns);
 		THREAD_LOCKED(&p->lock);
-		if (!p->stopping && !protection_may_run_locked(p))
-			thread_cond_wait_until(&p->changed, &p->lock, INT64_MAX);
+		const char *now = json_string_value(json_object_get(p->record, "state"));
+		if (!p->stopping && !protection_may_run_locked(p) && strcmp(now, state) == 0)
+			thread_cond_wait_until(&p->changed, &p->lock, again_ns);
 	}
 }
 

@@ -27,6 +27,8 @@ static int64_t pause_locked(const struct protection *p, int64_t expect_ns)
 	const int64_t recent = p->pace.n_pauses ? 2 * pace_pause_ns(&p->pace, 0.99) : FIRST_PAUSE_NS;
 	int64_t most = LEAST_PAUSE_NS;
 
+	if (expect_ns == CAPTURE_HELD_NS)
+		return expect_ns;
 	if (recent > most)
 		most = recent;
 	if (expect_ns > most)
@@ -45,7 +47,8 @@ void protection_watch_arm(void *ctx, bool on, int64_t expect_ns)
 		THREAD_LOCKED(&p->lock);
 		const int64_t now = clock_mono_ns();
 		if (on) {
-			p->late = false;
+			if (expect_ns != CAPTURE_HELD_NS)
+				p->late = false;
 			p->expected_ns = pause_locked(p, expect_ns);
 			deadline_ns = now + p->expected_ns + GUARDIAN_GRACE_NS;
 		} else if (p->armed_ns && now >= p->armed_ns) {

@@ -142,6 +142,7 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 					 .delta_cache = o->delta_cache,
 					 .staging_bytes = o->staging_bytes,
 					 .channels = o->channels,
+					 .replicas = r->replicas,
 					 .capture = o->capture ? o->capture : &real_capture,
 					 .retry_ns = o->retry_ns,
 					 .open_guest = o->open_guest,
@@ -149,6 +150,7 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 					 .watch = o->watch,
 					 .hold = o->hold,
 					 .unwatch = o->unwatch,
+					 .part = o->part,
 					 .event = o->event,
 					 .ctx = o->ctx };
 }
@@ -452,7 +454,7 @@ static int protect(struct replicator *r, const json_t *args, json_t **result, st
 		old = protection_record(en->protection);
 	pthread_mutex_unlock(&r->lock);
 	json_t *record = make_record(r, &info, args, old, e);
-	int rc = record ? epoch_save_protection(r->state_dir, record, e) : -1;
+	int rc = !record ? -1 : old ? protection_replace(en->protection, old, record, e) : epoch_save_protection(r->state_dir, record, e);
 	if (rc == 0) {
 		if (en)
 			stop_entry(r, en);
@@ -734,7 +736,9 @@ static int take_back(struct replicator *r, const char *uuid, struct err *e)
 		return -1;
 	}
 	args = json_pack("{s:s}", "uuid", uuid);
-	if (replicas_status(r->replicas, args, &now, e) == 0 && strcmp(text_of(now, "state"), "promoted") == 0) {
+	/* A record of an epoch before the promotion's is a leftover: the VM came home after it. */
+	if (replicas_status(r->replicas, args, &now, e) == 0 && strcmp(text_of(now, "state"), "promoted") == 0 &&
+	    epoch >= (uint64_t)json_integer_value(json_object_get(now, "epoch"))) {
 		json_t *changes = json_pack("{s:s}", "state", "released");
 		rc = replicas_change(r->replicas, uuid, "promoted", changes, e);
 		json_decref(changes);
@@ -789,9 +793,10 @@ int replicator_replica_status(struct replicator *r, const json_t *args, json_t *
 
 	if (replicas_status(r->replicas, args, result, e) < 0)
 		return -1;
-	if (strcmp(text_of(*result, "state"), "promoted") == 0 && went_away(r, text_of(args, "uuid"), &epoch)) {
+	const uint64_t kept = (uint64_t)json_integer_value(json_object_get(*result, "epoch"));
+	if (strcmp(text_of(*result, "state"), "promoted") == 0 && went_away(r, text_of(args, "uuid"), &epoch) && epoch >= kept) {
 		json_object_set_new(*result, "state", json_string("released"));
-		if ((uint64_t)json_integer_value(json_object_get(*result, "epoch")) < epoch)
+		if (kept < epoch)
 			json_object_set_new(*result, "epoch", json_integer((json_int_t)epoch));
 	}
 	return 0;

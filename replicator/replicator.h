@@ -43,6 +43,7 @@ struct replicator_opts {
 	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
+	int (*part)(void *ctx, const char *uuid, struct err *e);
 	void *ctx;
 };
 

@@ -29,6 +29,9 @@ enum capture_mode {
 const char *capture_mode_name(enum capture_mode m); /* "auto", "colo", "background", "disk" */
 int capture_mode_from_name(const char *name, enum capture_mode *out);
 
+/* expect_ns of a guest that stands still while its last point is on its way: nothing else ends that pause. */
+#define CAPTURE_HELD_NS INT64_C(300000000000)
+
 struct capture_opts {
 	enum capture_mode mode;
 	uint64_t staging_bytes; /* memory that a checkpoint may take before it has been given on; 0: 256 MiB */

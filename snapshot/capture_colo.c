@@ -23,8 +23,6 @@ enum {
 };
 
 /* Checkpoints come when they are asked for: this is milliseconds, 46 days. */
-/* How long a guest may stand still while its last point is on its way. */
-#define HELD_NS (300 * NS_PER_S)
 #define ON_DEMAND 4000000000
 #define DOWNTIME_MS 100 /* the pause at which the first pass ends, at first; raised while it does not converge */
 #define DOWNTIME_MAX_MS 1600
@@ -431,7 +429,7 @@ int capture_colo_take(struct capture *c, struct capture_point *out, struct err *
 		return capture_migration_why(c, e); /* still armed: whoever cleans up lets it run */
 	capture_disarm(c);
 	if (c->held) /* until capture_let_go or capture_leave */
-		capture_arm(c, HELD_NS);
+		capture_arm(c, CAPTURE_HELD_NS);
 	return 0;
 }
 

@@ -16,9 +16,9 @@ static struct sys_calls kernel;
 static const struct store_opts small_segments = { .segment_bytes = 150000 };
 
 static struct {
-	enum call call;
-	int first, last; /* of that call, counted from 1: these fail */
-	int errnum;
+	_Atomic enum call call;
+	atomic_int first, last; /* of that call, counted from 1: these fail */
+	atomic_int errnum;
 	atomic_int seen, fired;
 } plan;
 

@@ -178,15 +178,18 @@ static struct link *connect_data(void *ctx, const char *host, json_t *hello, str
 struct fake {
 	pthread_mutex_t lock;
 	struct machine *m;
-	bool gone, paused, not_now, fail_take, refuse_memory;
-	unsigned made, taken, cleaned, stopped;
-	int64_t pause_ns;
-	int64_t take_ms;
-	bool first; /* of this capture: all of the disk */
-	bool aborted;
-	enum capture_mode mode;
-	bool left;
-	bool in_vm; /* a capture has something in it */
+	/* Set and looked at by the test while the protection's thread is at work. */
+	atomic_bool gone, paused, not_now, fail_take, refuse_memory;
+	atomic_uint made, taken, lasts, cleaned, stopped;
+	_Atomic int64_t pause_ns;
+	_Atomic int64_t take_ms;
+	atomic_bool first; /* of this capture: all of the disk */
+	atomic_bool aborted, taking;
+	_Atomic enum capture_mode mode;
+	atomic_bool left;
+	void (*arm)(void *ctx, bool on, int64_t expect_ns);
+	void *arm_ctx;
+	atomic_bool in_vm; /* a capture has something in it */
 };
 static struct fake fake;
 
@@ -254,6 +257,8 @@ static struct capture *fake_make(struct guest *g, const struct capture_opts *o, 
 		return NULL;
 	}
 	fake.made++;
+	fake.arm = o->arm;
+	fake.arm_ctx = o->ctx;
 	fake.first = true;
 	fake.aborted = false;
 	fake.in_vm = true;
@@ -283,9 +288,11 @@ static int fake_start(struct capture *c, const struct capture_sink *sink, struct
 static int fake_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e)
 {
 	(void)c;
+	fake.taking = true;
 	if (fake.take_ms)
 		usleep((useconds_t)fake.take_ms * 1000);
 	THREAD_LOCKED(&fake.lock);
+	fake.taking = false;
 	if (fake.aborted)
 		return err_set(e, ERR_CANCELLED, "aborted");
 	if (fake.gone || fake.fail_take) {
@@ -316,7 +323,10 @@ static int fake_take_last(struct capture *c, const struct capture_sink *sink, st
 {
 	const int rc = fake_take(c, sink, out, e);
 
+	if (rc == 0)
+		fake.arm(fake.arm_ctx, true, CAPTURE_HELD_NS);
 	THREAD_LOCKED(&fake.lock);
+	fake.lasts++;
 	fake.paused = rc == 0;
 	return rc;
 }
@@ -324,6 +334,7 @@ static int fake_take_last(struct capture *c, const struct capture_sink *sink, st
 static int fake_let_go(struct capture *c, struct err *e)
 {
 	(void)c, (void)e;
+	fake.arm(fake.arm_ctx, false, 0);
 	THREAD_LOCKED(&fake.lock);
 	fake.paused = false;
 	return 0;

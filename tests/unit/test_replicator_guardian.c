@@ -301,7 +301,7 @@ START_TEST(nonsense_is_ignored)
 	}
 	memset(packet, 0, sizeof packet);
 	memcpy(packet, "vmG1", 4);
-	static const uint8_t kinds[] = { 0, 7, 15, 19, 255 };
+	static const uint8_t kinds[] = { 0, 7, 15, 20, 255 };
 	for (size_t i = 0; i < sizeof kinds; i++) {
 		packet[7] = kinds[i];
 		ck_assert_int_eq(send(f->fd, packet, 32, 0), 32);
@@ -608,6 +608,39 @@ START_TEST(a_session_is_told)
 }
 END_TEST
 
+START_TEST(a_vm_that_is_given_away)
+{
+	struct agent *a = agent();
+	struct err e = ERR_INIT;
+
+	/* It stands still, far longer than a pause may last: nobody lets it go, and that is known. */
+	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
+	guardian_arm(a->g, VM1, clock_mono_ns() + 300 * NS_PER_S);
+	ck_assert_msg(guardian_part(a->g, VM1, &e) == 0, "%s", e.text);
+	ck_assert_uint_eq(freed(a, 50 * MS), 0);
+	ck_assert_int_eq(guardian_part(a->g, VM1, &e), -1); /* it is not watched any more: not known */
+	/* One that was let go before it was asked, */
+	ck_assert_msg(guardian_watch(a->g, VM2, false, &e) == 0, "%s", e.text);
+	guardian_arm(a->g, VM2, clock_mono_ns());
+	if (_i == 1)
+		ck_assert_uint_eq(freed(a, SLACK), 1);
+	/* or is being let go just now. */
+	else
+		poll(NULL, 0, 1);
+	err_clear(&e);
+	const int rc = guardian_part(a->g, VM2, &e);
+	if (rc < 0)
+		ck_assert_ptr_nonnull(strstr(e.text, "has let VM"));
+	poll(NULL, 0, 100);
+	ck_assert_int_eq(rc < 0, in_diary(a->diary, VM2 " agent-late"));
+	ck_assert(_i == 0 || rc < 0);
+	/* Watched anew it is as any other. */
+	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
+	guardian_unwatch(a->g, VM1);
+	agent_free(a);
+}
+END_TEST
+
 START_TEST(a_guardian_that_dies_is_started_again)
 {
 	struct agent *a = agent();
@@ -778,6 +811,7 @@ int main(int argc, char **argv)
 	t = tcase_create("agent");
 	tcase_set_timeout(t, 30);
 	tcase_add_test(t, a_session_is_told);
+	tcase_add_loop_test(t, a_vm_that_is_given_away, 0, 2);
 	tcase_add_test(t, a_guardian_that_dies_is_started_again);
 	tcase_add_test(t, a_guardian_that_hangs_is_replaced);
 	tcase_add_test(t, an_agent_that_is_killed);

@@ -7,7 +7,7 @@
 #include "replicator/pace.h"
 
 static struct protection *prot;
-static char last_events[1000];
+static char last_events[4000];
 
 static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
 {
@@ -45,6 +45,31 @@ static void on_unwatch(void *ctx, const char *uuid)
 		__atomic_add_fetch(&unwatches, 1, __ATOMIC_SEQ_CST);
 }
 
+/* What this host keeps itself, where a test has it keep something. */
+static struct replicas *own;
+
+/* What the guardian did while it was asked: nothing; let the VM run, and said so, or did not. */
+enum parting { PART_GOOD, PART_RESCUED, PART_REFUSED, PART_RUNS };
+static enum parting parting;
+
+static int on_part(void *ctx, const char *uuid, struct err *e)
+{
+	on_unwatch(ctx, uuid);
+	if (parting != PART_GOOD)
+		fake.paused = false;
+	if (parting == PART_RESCUED)
+		protection_rescued(prot, GUARDIAN_END_FREED);
+	return parting == PART_REFUSED ? err_set(e, ERR_CANCELLED, "the guardian has let it run") : 0;
+}
+
+static _Atomic int64_t armed_ns;
+
+static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
+{
+	(void)ctx, (void)uuid;
+	armed_ns = deadline_ns;
+}
+
 static struct protection_opts opts(void)
 {
 	static char state_dir[200];
@@ -58,9 +83,13 @@ static struct protection_opts opts(void)
 					 .channels = 2,
 					 .capture = &fake_calls,
 					 .retry_ns = 50 * NS_PER_MS,
+					 .watch_owner_ns = 100 * NS_PER_MS,
 					 .open_guest = fake_open,
 					 .watch = on_watch,
 					 .unwatch = on_unwatch,
+					 .part = on_part,
+					 .arm = on_arm,
+					 .replicas = own,
 					 .event = on_event };
 }
 
@@ -170,11 +199,14 @@ static void setup(void)
 	last_events[0] = '\0';
 	no_guardian = false;
 	watches = unwatches = 0;
+	parting = PART_GOOD;
 }
 
 static void teardown(void)
 {
 	protection_stop(prot);
+	replicas_free(own);
+	own = NULL;
 	hosts_end();
 }
 
@@ -445,6 +477,8 @@ START_TEST(handed_over_without_loss)
 	write_some(50);
 	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
 	ck_assert(fake.paused);
+	/* As long as the last point may take: no usual pause's measure. */
+	ck_assert_int_gt(armed_ns, clock_mono_ns() + 200 * NS_PER_S);
 	EVENTUALLY(is_state("fenced", "handed over"));
 	ck_assert(fake.left && fake.paused);
 	check_replica();
@@ -475,6 +509,206 @@ START_TEST(a_hand_over_that_fails_lets_it_run)
 	json_t *r = protection_record(prot);
 	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "active");
 	json_decref(r);
+}
+END_TEST
+
+/* ---- a hand-over beside which something happens ---- */
+
+struct asked {
+	pthread_t thread;
+	uint64_t epoch;
+	int rc;
+	char *point;
+	struct err e;
+};
+
+static void *ask_main(void *arg)
+{
+	struct asked *a = arg;
+
+	a->rc = protection_hand_over(prot, a->epoch, soon(), &a->point, &a->e);
+	return NULL;
+}
+
+static void ask(struct asked *a)
+{
+	*a = (struct asked){ .epoch = 2 };
+	ck_assert_int_eq(pthread_create(&a->thread, NULL, ask_main, a), 0);
+}
+
+static void check_owned(const char *state, json_int_t epoch)
+{
+	json_t *r = protection_record(prot);
+
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), state);
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), epoch);
+	json_decref(r);
+}
+
+START_TEST(a_session_that_ends_before_the_hand_over_owes_no_last_point)
+{
+	struct err e = ERR_INIT;
+	struct asked a;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	fake.take_ms = 400;
+	EVENTUALLY(fake.taking);
+	ask(&a);
+	usleep(50000);
+	fake.take_ms = 0;
+	if (_i == 0) {
+		fake.fail_take = true;
+	} else if (_i == 1) {
+		ck_assert_int_eq(protection_hold(prot, "a test", soon(), &e), -1);
+		HAS(e.text, "handed over");
+		err_clear(&e);
+		OK(protection_pause(prot, &e), e);
+	}
+	pthread_join(a.thread, NULL);
+	ck_assert_int_eq(a.rc, _i == 2 ? 0 : -1);
+	ck_assert(err_is_set(&a.e) == (_i != 2));
+	free(a.point);
+	if (_i == 2)
+		return;
+	if (_i == 1) {
+		EVENTUALLY(is_state("paused", NULL));
+		OK(protection_resume(prot, &e), e);
+	}
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	ck_assert_uint_eq(fake.lasts, 0);
+	ck_assert(!fake.paused);
+	check_owned("active", 1);
+}
+END_TEST
+
+START_TEST(a_vm_that_was_let_go_is_not_handed_over)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	parting = (enum parting)_i;
+	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
+	ck_assert(err_is_set(&e));
+	ck_assert_ptr_null(point);
+	check_owned("active", 1);
+	/* On disk, too. */
+	json_t *all = epoch_load_protections(opts().state_dir, &e);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(all, 0), "state")), "active");
+	json_decref(all);
+	ck_assert(!fake.left);
+	parting = PART_GOOD;
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!fake.paused);
+	settle();
+	check_replica();
+}
+END_TEST
+
+START_TEST(a_vm_that_is_fenced_and_started_again_is_paused)
+{
+	json_t *record = record_of(400, "auto");
+
+	json_object_set_new(record, "state", json_string(_i ? "handed-over" : "fenced"));
+	fake.paused = true;
+	protect_as(record);
+	EVENTUALLY(is_state("fenced", _i ? "handed over" : "taken this VM over"));
+	for (unsigned k = 0; k < 2; k++) {
+		fake.paused = false;
+		EVENTUALLY(fake.paused);
+	}
+}
+END_TEST
+
+START_TEST(a_paused_protection_is_fenced_too)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(protection_pause(prot, &e), e);
+	EVENTUALLY(is_state("paused", NULL));
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	EVENTUALLY(is_state("fenced", "paused here"));
+	ck_assert(fake.paused);
+	check_owned("fenced", 1);
+}
+END_TEST
+
+/* The VM came home: what this host keeps is of a later epoch than its old record. */
+START_TEST(an_old_fence_leaves_a_later_promotion_alone)
+{
+	struct err e = ERR_INIT;
+	json_t *record = record_of(400, "auto");
+	const struct replicas_opts ro = { .host_name = "host1",
+					  .replica_dir = fixture_path("source/replicas", NULL),
+					  .delta_cache = 1 << 20,
+					  .min_free = 1,
+					  .pool = target.pool };
+	json_t *kept = json_pack("{s:s, s:s, s:s, s:i, s:s, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2", "epoch", _i ? 1 : 3, "role",
+				 "target", "state", "promoted");
+
+	OK(epoch_save_replica(ro.replica_dir, kept, &e), e);
+	json_decref(kept);
+	own = replicas_new(&ro, &e);
+	ck_assert_msg(own != NULL, "%s", e.text);
+	json_object_set_new(record, "state", json_string("fenced"));
+	json_object_set_new(record, "epoch", json_integer(2));
+	protect_as(record);
+	EVENTUALLY(is_state("fenced", NULL));
+	if (_i == 1) {
+		EVENTUALLY(fake.paused);
+		return;
+	}
+	usleep(300000);
+	ck_assert(!fake.paused);
+}
+END_TEST
+
+/* Somebody else's wish between the look at the record and its change. */
+START_TEST(no_change_of_the_record_is_lost)
+{
+	struct err e = ERR_INIT;
+	struct asked a;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	json_t *old = protection_record(prot), *record = json_deep_copy(old);
+	if (_i == 0) {
+		OK(protection_pause(prot, &e), e);
+		ck_assert_int_eq(protection_replace(prot, old, record, &e), -1);
+		HAS(e.text, "has just changed");
+		check_owned("paused", 1);
+		EVENTUALLY(is_state("paused", NULL));
+	} else if (_i == 1) {
+		json_object_set_new(record, "rpo_ms", json_integer(700));
+		OK(protection_replace(prot, old, record, &e), e);
+		ck_assert_int_eq(protection_pause(prot, &e), -1);
+		restart_source();
+		json_t *now = protection_record(prot);
+		ck_assert_int_eq(json_integer_value(json_object_get(now, "rpo_ms")), 700);
+		ck_assert_ptr_nonnull(json_object_get(now, "last_point"));
+		json_decref(now);
+		check_owned("active", 1);
+	} else {
+		/* Whichever of the two is first, there is one answer, and the record says the same. */
+		fake.take_ms = 30;
+		ask(&a);
+		usleep((useconds_t)(_i - 2) * 13000);
+		const int paused = protection_pause(prot, &e);
+		pthread_join(a.thread, NULL);
+		ck_assert_int_ne(paused, a.rc);
+		EVENTUALLY(is_state(paused == 0 ? "paused" : "fenced", NULL));
+		check_owned(paused == 0 ? "paused" : "handed-over", paused == 0 ? 1 : 2);
+		ck_assert_int_eq(fake.paused, paused != 0);
+		free(a.point);
+	}
+	json_decref(old);
+	json_decref(record);
 }
 END_TEST
 
@@ -611,6 +845,7 @@ static Suite *suite(void)
 	TCase *t = tcase_create("protection");
 
 	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_set_timeout(t, 60); /* every wait has its own limit */
 	tcase_add_test(t, points_come_in_time);
 	tcase_add_test(t, the_peer_goes_and_comes_back);
 	tcase_add_test(t, a_capture_that_fails_is_begun_anew);
@@ -625,6 +860,12 @@ static Suite *suite(void)
 	tcase_add_test(t, a_promotion_that_came_to_nothing_lets_no_old_epoch_in);
 	tcase_add_test(t, handed_over_without_loss);
 	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);
+	tcase_add_loop_test(t, a_session_that_ends_before_the_hand_over_owes_no_last_point, 0, 3);
+	tcase_add_loop_test(t, a_vm_that_was_let_go_is_not_handed_over, PART_RESCUED, PART_RUNS + 1);
+	tcase_add_loop_test(t, a_vm_that_is_fenced_and_started_again_is_paused, 0, 2);
+	tcase_add_test(t, a_paused_protection_is_fenced_too);
+	tcase_add_loop_test(t, an_old_fence_leaves_a_later_promotion_alone, 0, 2);
+	tcase_add_loop_test(t, no_change_of_the_record_is_lost, 0, 12);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);

@@ -183,6 +183,12 @@ static void unwatch(void *ctx, const char *uuid)
 	guard_unwatch(a->guard, uuid);
 }
 
+static int part(void *ctx, const char *uuid, struct err *e)
+{
+	const struct agent *a = ctx;
+	return guard_part(a->guard, uuid, e);
+}
+
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct replicator_opts opts = {
@@ -202,6 +208,7 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 		.hold = hold,
 		.arm = arm,
 		.unwatch = unwatch,
+		.part = part,
 		.ctx = a,
 	};
 	return replicator_new(&opts, e);

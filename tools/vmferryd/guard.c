@@ -83,6 +83,11 @@ void guard_unwatch(struct guard *g, const char *uuid)
 		guardian_unwatch(g->guardian, uuid);
 }
 
+int guard_part(struct guard *g, const char *uuid, struct err *e)
+{
+	return g->guardian ? guardian_part(g->guardian, uuid, e) : missing(g, e);
+}
+
 int guard_status(struct guard *g, pid_t *pid, unsigned *restarts, struct err *e)
 {
 	if (!g->guardian)

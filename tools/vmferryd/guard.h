@@ -27,6 +27,7 @@ int guard_watch(struct guard *g, const char *uuid, bool suspends, struct err *e)
 int guard_hold(struct guard *g, const char *uuid, int fd, struct err *e);
 void guard_arm(struct guard *g, const char *uuid, int64_t deadline_ns);
 void guard_unwatch(struct guard *g, const char *uuid);
+int guard_part(struct guard *g, const char *uuid, struct err *e);
 
 /* Its process (-1: none just now) and how often it had to be started again. -1 with the error set: there is none, and why. */
 int guard_status(struct guard *g, pid_t *pid, unsigned *restarts, struct err *e);

@@ -358,6 +358,7 @@ end:
 
 int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
+	struct err old = ERR_INIT;
 	struct takeover t;
 	int rc = begin(&t, a, call, args, e);
 
@@ -367,6 +368,9 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 		const char *vm = text_of(t.record, "vm");
 		agent_event(a, "failover.started", t.uuid, json_pack("{s:s, s:s}", "vm", vm, "from", t.from));
 		rc = run(&t, args, result, e);
+		/* Our own record from before it went away would have the VM paused. */
+		if (rc == 0 && replicator_give_up(a->replicator, t.uuid, &old) < 0)
+			log_warn("old_protection", "uuid=%s msg=%s", t.uuid, LOG_Q(old.text));
 		if (rc == 0)
 			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
 		else
