@@ -1,5 +1,7 @@
 # failover: a point of a real VM, kept in a replica store, becomes a running VM again - the same guest, not booted anew - with stock libvirt and
 # QEMU; and goes out as plain files. By hand (failover-try.c): sessions between hosts are another group's.
+# long seed
+# long paused
 # limit latest 240
 # limit qemu10 240
 # limit crash 240

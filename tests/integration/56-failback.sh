@@ -1,6 +1,7 @@
 # Failback: a VM that was failed over goes home without loss, and everything works a second time; with real agents, stock libvirt and QEMU.
 # shellcheck shell=bash
 
+# long killed
 # limit cycles 600
 # limit lost 420
 # limit killed 600

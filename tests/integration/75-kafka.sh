@@ -1,6 +1,7 @@
 # Events on a real Kafka broker, read back by kcat.
 # shellcheck shell=bash
 
+# long broker_away
 # limit migration 400
 # limit broker_away 400
 # limit bad_property 300

@@ -22,7 +22,6 @@ enum {
 	OPT_QUIESCE,
 	OPT_MAX_PAUSE,
 	OPT_BANDWIDTH,
-	OPT_SEED,
 	OPT_EVERY,
 	OPT_WINDOW,
 };
@@ -46,12 +45,6 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "bandwidth", OPT_BANDWIDTH, "RATE", 0,
 	  "At most so many bits per second on the wire: 500M, 1G; or \"unlimited\"", 0 },
-	{ "seed", OPT_SEED, "[DISK=]FILE", 0,
-	  "Begin from this image at HOST, an older copy of the disk (named as in the VM: vda; not needed if there is "
-	  "one "
-	  "disk); "
-	  "only what differs travels. May be given once per disk",
-	  0 },
 	{ "every", OPT_EVERY, "TIME", 0, "Time between checkpoints (100ms to 1d; default: as the RPO asks)", 0 },
 	{ "window", OPT_WINDOW, "HH:MM-HH:MM=RATE", 0,
 	  "Hours of the day with a bandwidth of their own, in local time: 22:00-06:00=1G. May be given several times",
@@ -139,26 +132,6 @@ static void set_keep(struct argp_state *state, const char *arg)
 	json_object_set_new(state->input, "keep", keep);
 }
 
-static void add_to(struct argp_state *state, const char *list, json_t *item)
-{
-	if (!json_object_get(state->input, list))
-		json_object_set_new(state->input, list, json_array());
-	json_array_append_new(json_object_get(state->input, list), item);
-}
-
-static void add_seed(struct argp_state *state, const char *arg)
-{
-	const char *equals = strchr(arg, '='), *slash = strchr(arg, '/');
-	bool named = equals && (!slash || equals < slash);
-	const char *path = named ? equals + 1 : arg;
-	if (path[0] != '/')
-		argp_error(state, "--seed: \"%s\" is not an absolute path; it is a file at the other host", path);
-	json_t *seed = json_pack("{s:s}", "path", path);
-	if (named)
-		json_object_set_new(seed, "target", json_stringn(arg, (size_t)(equals - arg)));
-	add_to(state, "seed", seed);
-}
-
 static bool take_time(const char **at, unsigned *minutes)
 {
 	unsigned h = 0, m = 0;
@@ -228,9 +201,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_BANDWIDTH:
 		json_object_set_new(state->input, "bandwidth", rate_of(state, "bandwidth", arg));
-		return 0;
-	case OPT_SEED:
-		add_seed(state, arg);
 		return 0;
 	case OPT_EVERY:
 		set_every(state, arg);

@@ -164,7 +164,7 @@ static int call_verify(struct agent *a, struct rpc_call *call, const json_t *arg
 static int call_repl_protect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	(void)call;
-	return declarer_allows(a, args, e) < 0 ? -1 : replicator_protect(a->replicator, args, result, e);
+	return declarer_allows(a, args, e) < 0 ? -1 : declarer_protect(a, args, result, e);
 }
 
 static int call_repl_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)

@@ -22,6 +22,24 @@ struct declarer {
 	bool stop, reloaded;
 };
 
+int declarer_protect(struct agent *a, const json_t *args, json_t **result, struct err *e)
+{
+	const char *vm = json_string_value(json_object_get(args, "vm"));
+	json_t *full = json_copy((json_t *)(uintptr_t)args);
+
+	if (vm && !replicator_protects(a->replicator, vm, NULL)) {
+		const struct settings_view *view = settings_get(a->settings);
+		if (!json_object_get(full, "max_pause_ms"))
+			json_object_set_new(full, "max_pause_ms", json_integer(view->config->replication.max_pause / NS_PER_MS));
+		if (!json_object_get(full, "bandwidth"))
+			json_object_set_new(full, "bandwidth", json_integer((json_int_t)view->config->replication.bandwidth));
+		settings_put(a->settings, view);
+	}
+	int rc = replicator_protect(a->replicator, full, result, e);
+	json_decref(full);
+	return rc;
+}
+
 /* Does the record have all of it? What stands in no entry is not the file's. */
 static bool has_all(const json_t *record, const json_t *args)
 {
@@ -44,7 +62,7 @@ static int declare(struct agent *a, const struct config_protection *p, bool *sai
 	int rc = 0;
 
 	if (!replicator_protects(a->replicator, p->vm, &record) || !has_all(record, args))
-		rc = replicator_protect(a->replicator, args, &status, &e);
+		rc = declarer_protect(a, args, &status, &e);
 	if (rc < 0 && !*said)
 		log_warn("declared_protection", "vm=%s host=%s class=%s msg=%s", LOG_Q(p->vm), LOG_Q(p->to), err_class_name(e.cls),
 			 LOG_Q(e.text));

@@ -19,6 +19,8 @@ void declarer_reload(struct declarer *d);
 /* NULL is fine. */
 void declarer_stop(struct declarer *d);
 
+/* replicator_protect; a protection that is new has, where args say nothing, what `replication' in the configuration says. */
+int declarer_protect(struct agent *a, const json_t *args, json_t **result, struct err *e);
 /* ERR_REFUSED if the VM that args name (by "vm", a name or UUID) stands in the configuration: commands do not change it. */
 int declarer_allows(struct agent *a, const json_t *args, struct err *e);
 
