@@ -102,8 +102,13 @@ record_is() { # STATE...: one of them, in the replica's record at host2
 	[[ " $* " == *" $seen "* ]]
 }
 
+has_booted() { # HOST
+	! counter "$1" | grep -q ' 0x00000000'
+}
+
 dies_in_failover() { # POINT: host2's agent, and its VM's source is gone
 	protected_guest
+	eventually 90 "the guest counts" has_booted host1
 	agent_with_fault host2 "$1=kill"
 	goes_on 20 "the target's agent restarted"
 	lab cut host1

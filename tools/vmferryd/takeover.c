@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "migrator/restore_virt.h"
+#include "replicator/epoch.h"
 #include "replicator/export.h"
 #include "replicator/failover.h"
 #include "replicator/replicator.h"
