@@ -449,11 +449,11 @@ START_TEST(every_moment)
 	no_more_recording();
 	model_init(&rnd, 1);
 	ck_assert_uint_gt(n_ops, first + 100);
-	/* Each test looks at every fourth of them; where threads are watched, which is slow and about something else, at fewer. */
+	/* Each test looks at every eighth of them; where threads are watched, which is slow and about something else, at fewer. */
 #ifdef __SANITIZE_THREAD__
 	const size_t step = 32;
 #else
-	const size_t step = 4;
+	const size_t step = 8;
 #endif
 	for (size_t moment = first + (size_t)_i % 2 * 2; moment <= n_ops; moment += step) {
 		cut_power(moment, false, &rnd);
