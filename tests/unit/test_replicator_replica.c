@@ -311,7 +311,9 @@ START_TEST(the_last_epoch_has_none_after_it)
 	ck_assert_int_eq(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), -1);
 	HAS(e.text, "no epoch from 1 to 2^53");
 	ck_assert_uint_eq(epoch_of(), (uint64_t)EPOCH_MAX);
-	ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", (json_int_t)EPOCH_MAX + 1), &r, &e), -1);
+	ck_assert_int_eq(call(peer_rpc, "replica.release",
+			      json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", (json_int_t)EPOCH_MAX + 1), &r, &e),
+			 -1);
 	ck_assert_int_eq(e.cls, ERR_PROTOCOL);
 }
 END_TEST
@@ -414,11 +416,10 @@ static void start_replicator(void)
 	ck_assert_msg(repl != NULL, "%s", e.text);
 }
 
+/* What the catalogue says is lost with the power. */
 static int no_rename(const char *from, const char *to)
 {
-	(void)from, (void)to;
-	errno = EIO;
-	return -1;
+	return strstr(to, "catalogue.json") ? 0 : rename(from, to);
 }
 
 static uint64_t put_points(struct store *s, unsigned n)
