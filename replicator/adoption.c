@@ -54,8 +54,9 @@ static int check_protection(struct adoption *a, struct err *e)
 	return 0;
 }
 
-/* A replica that a source may still write to is not replaced at a peer's word; one that was promoted or released here is what a VM ran on before. Only
- * our own record as the VM's source, to the caller, says that it has gone on there although it had come here from another host. */
+/* A replica that a source may still write to is not replaced at a peer's word; one that was promoted or released here is what a
+ * VM ran on before. Only our own record as the VM's source, to the caller, says that it has gone on there although it had come
+ * here from another host. */
 static int check_owner(const struct adoption *a, struct err *e)
 {
 	const struct adoption_opts *o = a->o;

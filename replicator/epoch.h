@@ -27,9 +27,10 @@ bool epoch_uuid_ok(const char *uuid);
 /* ---- source ---- */
 int epoch_save_protection(const char *state_dir, const json_t *record, struct err *e);
 int epoch_remove_protection(const char *state_dir, const char *uuid, struct err *e);
-/* All records, an array (new reference). A file that cannot be read, is not JSON, not whole or not of its name's VM has an entry all the same, since the
- * VM has an owner all the same: {"uuid","vm":UUID,"host"|"from":"(unknown)","epoch":0,"state":"unreadable","unreadable":why}. Logged. Nobody may begin,
- * release, adopt or fail over by it, and it is never written back. */
+/* All records, an array (new reference). A file that cannot be read, is not JSON, not whole or not of its name's VM has an entry
+ * all the same, since the VM has an owner all the same: {"uuid","vm":UUID,"host"|"from":"(unknown)","epoch":0,
+ * "state":"unreadable","unreadable":why}. Logged. Nobody may begin, release, adopt or fail over by it, and it is never written
+ * back. */
 json_t *epoch_load_protections(const char *state_dir, struct err *e);
 
 /* ---- target ---- */

@@ -204,7 +204,8 @@ static void tell_dropped(struct replica *p, const struct store *s)
 	const char *name = json_string_value(json_object_get(store_vm(s), "name"));
 	r->opts.event(r->opts.ctx, "replica.damaged", p->uuid,
 		      json_pack("{s:s, s:s, s:I, s:s}", "vm", name ? name : "", "host", r->host_name, "dropped_bytes", (json_int_t)bytes, "reason",
-				"a record of the journal does not verify, and committed points come after it; they are lost, and the rest is kept as .bad"));
+				"a record of the journal does not verify, and committed points come after it; they are lost, "
+				"and the rest is kept as .bad"));
 }
 
 static struct store *open_or_create(struct replica *p, const json_t *create, struct err *e)
@@ -241,7 +242,8 @@ struct store *replica_open(struct replica *p, const json_t *create, struct err *
 	struct replicas *r = p->all;
 
 	pthread_mutex_lock(&r->lock);
-	/* One that failed is closed by its last user; nobody begins to use it anew before. And one at a time opens: two would write to the same files. */
+	/* One that failed is closed by its last user; nobody begins to use it anew before. And one at a time opens: two would write
+	 * to the same files. */
 	while (p->opening || (p->reopen && p->store && p->users))
 		pthread_cond_wait(&r->changed, &r->lock);
 	if (p->store && !p->reopen) {

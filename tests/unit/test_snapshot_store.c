@@ -4,7 +4,6 @@
 #include "base/file.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -421,11 +420,10 @@ START_TEST(space_that_it_may_have)
 }
 END_TEST
 
+/* What the catalogue says is lost with the power. */
 static int no_rename(const char *from, const char *to)
 {
-	(void)from, (void)to;
-	errno = EIO;
-	return -1;
+	return strstr(to, "catalogue.json") ? 0 : rename(from, to);
 }
 
 /* Three points that are in the journal alone, as far as the catalogue knows: as after a loss of power. */
