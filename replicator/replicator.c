@@ -422,6 +422,10 @@ static json_t *make_record(struct replicator *r, const struct guest_info *info, 
 		err_remedy(e, "'vmferry unprotect %s' gives up this side first", info->name);
 		return NULL;
 	}
+	if (strcmp(state, "handing-over") == 0) {
+		err_set(e, ERR_REFUSED, "%s is being handed over to %s", info->name, text_of(old, "host"));
+		return NULL;
+	}
 	if (old && strcmp(text_of(old, "host"), host) != 0) {
 		err_set(e, ERR_REFUSED, "%s is protected to %s already", info->name, text_of(old, "host"));
 		err_remedy(e, "'vmferry unprotect %s' first (--forget removes the replica there)", info->name);
@@ -757,7 +761,7 @@ static int check_not_ours(struct replicator *r, const json_t *args, struct err *
 	if (!replicator_protects(r, text_of(args, "uuid"), &record))
 		return 0;
 	const char *state = text_of(record, "state");
-	if (strcmp(state, "active") == 0 || strcmp(state, "paused") == 0) {
+	if (strcmp(state, "active") == 0 || strcmp(state, "paused") == 0 || strcmp(state, "handing-over") == 0) {
 		rc = err_set(e, ERR_REFUSED, "%s protects VM %s itself, to %s", r->host_name, text_of(record, "vm"), text_of(record, "host"));
 		err_remedy(e, "a VM must run once only: look at both hosts with 'vmferry vms' before anything else");
 	}
