@@ -2,7 +2,7 @@
  * epoch.h - who owns a VM, on disk, at both ends; and the rule by which a replica lets a source write.
  *
  *	STATE_DIR/protections/UUID.json      the source: {"uuid","vm","host","rpo_ms","mode","keep":{...},"quiesce","max_pause_ms",...,"epoch",
- *	                                     "role":"source","state":"active|paused|fenced|handed-over","last_point":{"id","instant_ns"}}
+ *	                                     "role":"source","state":"active|paused|handing-over|fenced|handed-over","last_point":{"id","instant_ns"}}
  *	REPLICA_DIR/UUID/replica.json        the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
  *	                                     "keep":{...}}; beside it the folder store/
  *

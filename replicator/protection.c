@@ -25,6 +25,16 @@ static int64_t int_of(const json_t *o, const char *key, int64_t otherwise)
 	return json_is_integer(v) ? json_integer_value(v) : otherwise;
 }
 
+static bool one_of(const char *list, const char *state)
+{
+	const size_t n = strlen(state);
+
+	for (const char *at = list; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL)
+		if (strncmp(at, state, n) == 0 && (at[n] == '|' || at[n] == '\0'))
+			return true;
+	return false;
+}
+
 /* ---- life ---- */
 
 static void protection_free(struct protection *p)
@@ -122,7 +132,7 @@ bool protection_is(const struct protection *p, const char *vm)
 
 bool protection_may_run_locked(const struct protection *p)
 {
-	return !p->stopping && p->holds == 0 && strcmp(text_of(p->record, "state"), "active") == 0;
+	return !p->stopping && p->holds == 0 && one_of("active|handing-over", text_of(p->record, "state"));
 }
 
 /* ---- record ---- */
@@ -131,16 +141,6 @@ json_t *protection_record(struct protection *p)
 {
 	THREAD_LOCKED(&p->lock);
 	return json_deep_copy(p->record);
-}
-
-static bool one_of(const char *list, const char *state)
-{
-	const size_t n = strlen(state);
-
-	for (const char *at = list; at; at = strchr(at, '|') ? strchr(at, '|') + 1 : NULL)
-		if (strncmp(at, state, n) == 0 && (at[n] == '|' || at[n] == '\0'))
-			return true;
-	return false;
 }
 
 int protection_change(struct protection *p, const char *expect, const json_t *changes, struct err *e)
@@ -219,17 +219,43 @@ int protection_pause(struct protection *p, struct err *e)
 	return 0;
 }
 
-int protection_resume(struct protection *p, struct err *e)
+/* A failover that came to nothing: the peer keeps it as our replica again, and nobody runs it. The session that begins asks once more who owns it. */
+static int take_back(struct protection *p, const char *state, struct err *e)
 {
+	const struct courier_opts co = { .ways = p->opts.ways, .host = p->host, .uuid = p->uuid };
+	json_t *theirs = NULL;
+
+	if (courier_ask(&co, &theirs, e) < 0)
+		return err_wrap(e, "who owns %s", p->vm);
+	const bool ours = strcmp(text_of(theirs, "state"), "replica") == 0 && strcmp(text_of(theirs, "from"), p->opts.host_name) == 0;
+	int64_t epoch = int_of(theirs, "epoch", 1);
+	json_decref(theirs);
+	if (!ours) {
+		err_set(e, ERR_REFUSED, "the protection of %s is %s: %s has taken the VM over", p->vm, state, p->host);
+		return err_remedy(e, "'vmferry failback %s' at %s brings it home; 'vmferry unprotect %s' here gives up this side's state", p->vm,
+				  p->host, p->vm);
+	}
 	{
 		THREAD_LOCKED(&p->lock);
-		const char *state = text_of(p->record, "state");
-		if (strcmp(state, "active") != 0 && strcmp(state, "paused") != 0) {
-			err_set(e, ERR_REFUSED, "the protection of %s is %s: %s has taken the VM over", p->vm, state, p->host);
-			return err_remedy(e, "'vmferry failback %s' at %s brings it home; 'vmferry unprotect %s' here gives up this side's state",
-					  p->vm, p->host, p->vm);
-		}
+		if (epoch < (int64_t)p->epoch)
+			epoch = (int64_t)p->epoch;
 	}
+	json_t *changes = json_pack("{s:s, s:I}", "state", "handing-over", "epoch", (json_int_t)epoch);
+	const int rc = protection_change(p, state, changes, e);
+	json_decref(changes);
+	return rc;
+}
+
+int protection_resume(struct protection *p, struct err *e)
+{
+	char state[32];
+
+	{
+		THREAD_LOCKED(&p->lock);
+		snprintf(state, sizeof(state), "%s", text_of(p->record, "state"));
+	}
+	if (one_of("fenced|handed-over", state))
+		return take_back(p, state, e);
 	return set_wanted(p, "active|paused", "active", e);
 }
 
@@ -294,7 +320,7 @@ static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
 			return err_set(e, ERR_CANCELLED, "%s stood still for too long, and was let go", p->vm);
 	}
 	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
-	int rc = protection_change(p, "active", changes, e);
+	int rc = protection_change(p, "handing-over", changes, e);
 	json_decref(changes);
 	if (rc < 0 && e->cls == ERR_REFUSED)
 		return -1;
@@ -302,8 +328,8 @@ static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
 		rc = check_still(p, e);
 	if (rc == 0)
 		return 0;
-	/* Also when it could not be saved: what is on disk then is not known. */
-	changes = json_pack("{s:s, s:I}", "state", "active", "epoch", (json_int_t)before);
+	/* Also when it could not be saved: what is on disk then is not known. The thread lets it run, and then says that it is active. */
+	changes = json_pack("{s:s, s:I}", "state", "handing-over", "epoch", (json_int_t)before);
 	if (protection_update(p, changes, &undone) < 0)
 		log_error("hand_over_undo", "uuid=%s msg=%s", p->uuid, LOG_Q(undone.text));
 	json_decref(changes);

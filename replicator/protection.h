@@ -92,7 +92,8 @@ void protection_look(struct protection *p, int64_t now_ns);
 /* Another record takes the place of this protection's, durably, if nothing has happened to it since `old` was read (ERR_REFUSED). What is left to do
  * then is protection_stop: this one changes its record no more. record gets the latest point. */
 int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e);
-/* By an operator. Durable. Resuming one that is fenced is refused. */
+/* By an operator. Durable. Resuming one that is fenced or handed over asks the peer: only if that keeps it as our replica, since a failover came to
+ * nothing, the VM runs here again. */
 int protection_pause(struct protection *p, struct err *e);
 int protection_resume(struct protection *p, struct err *e);
 /* Something else needs the VM for itself (a migration): returns when nothing of ours is in it any more; -1 at the deadline, and then it is not held.

@@ -380,12 +380,50 @@ static int take(struct session *s, take_call call, char id[80], struct err *e)
 
 /* ---- hand-over ---- */
 
+/* Durable before the guest is paused: an agent that dies then, and is back, lets it run. */
+static int begin_hand_over(struct protection *p, struct err *e)
+{
+	json_t *changes = json_pack("{s:s}", "state", "handing-over");
+	const int rc = protection_change(p, "active", changes, e);
+
+	json_decref(changes);
+	return rc;
+}
+
+static bool handing_over(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	return strcmp(json_string_value(json_object_get(p->record, "state")), "handing-over") == 0;
+}
+
+/* A hand-over that came to nothing, of this agent or one before: the guest runs, and then the record says so. Else the next session tries again. */
+static void end_hand_over(struct session *s)
+{
+	struct protection *p = s->p;
+	struct err e = ERR_INIT;
+	enum guest_run run;
+
+	if (!s->guest || !handing_over(p))
+		return;
+	int rc = s->guest->ops->state(s->guest->ctx, &run, &e);
+	if (rc == 0 && run == GUEST_PAUSED)
+		rc = s->guest->ops->resume(s->guest->ctx, &e);
+	json_t *changes = json_pack("{s:s}", "state", "active");
+	if (rc == 0)
+		rc = protection_change(p, "handing-over", changes, &e);
+	json_decref(changes);
+	if (rc < 0)
+		log_error("hand_over_end", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(e.text));
+}
+
 /* What is dirty travels first while it runs, so that it stands still only for the rest. 0: it stands still, and all of it is at the peer. */
 static int take_last(struct session *s, char id[80], struct err *e)
 {
 	const struct capture_calls *c = s->p->opts.capture;
 	int rc = take(s, c->take, id, e);
 
+	if (rc == 0 && begin_hand_over(s->p, e) < 0)
+		return -1;
 	if (rc == 0)
 		rc = take(s, c->take_last, id, e);
 	return rc > 0 ? -1 : rc;
@@ -442,16 +480,17 @@ static int hand_over_still(struct session *s, struct err *e)
 {
 	struct protection *p = s->p;
 	char id[80] = "";
-	struct err why = ERR_INIT, ignored = ERR_INIT;
-	int rc = s->guest->ops->pause(s->guest->ctx, &why);
+	struct err why = ERR_INIT;
+	int rc = begin_hand_over(p, &why);
 
 	p->for_last = false;
+	if (rc == 0)
+		rc = s->guest->ops->pause(s->guest->ctx, &why);
 	if (rc == 0)
 		rc = take(s, NULL, id, &why);
 	if (tell_last(p, rc, id, &why))
 		return 0;
-	if (s->guest->ops->resume(s->guest->ctx, &ignored) < 0)
-		log_error("hand_over_resume", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(ignored.text));
+	/* end_hand_over lets it run. */
 	return say_why_not(p, rc < 0 ? &why : NULL, e);
 }
 
@@ -606,8 +645,11 @@ static int run_session(struct session *s, struct err *e)
 
 	if (check_owner(p, e) < 0)
 		return -1;
+	if (handing_over(p))
+		p->cleaned = false; /* a capture may have been left in it */
 	if (open_guest(s, e) < 0)
 		return -1;
+	end_hand_over(s);
 	look_at_clock(p, NULL);
 	const struct courier_opts co = courier_opts_of(p);
 	s->courier = courier_open(&co, e);
@@ -774,6 +816,7 @@ void *protection_run_thread(void *arg)
 		struct err e = ERR_INIT;
 		const int rc = run_session(&s, &e);
 		drop_capture(&s, false);
+		end_hand_over(&s);
 		close_session(&s, &e);
 		if (rc < 0 && wanted(p))
 			wait_until(p, clock_mono_ns() + after_failure(p, &e));

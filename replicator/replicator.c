@@ -422,6 +422,10 @@ static json_t *make_record(struct replicator *r, const struct guest_info *info, 
 		err_remedy(e, "'vmferry unprotect %s' gives up this side first", info->name);
 		return NULL;
 	}
+	if (strcmp(state, "handing-over") == 0) {
+		err_set(e, ERR_REFUSED, "%s is being handed over to %s", info->name, text_of(old, "host"));
+		return NULL;
+	}
 	if (old && strcmp(text_of(old, "host"), host) != 0) {
 		err_set(e, ERR_REFUSED, "%s is protected to %s already", info->name, text_of(old, "host"));
 		err_remedy(e, "'vmferry unprotect %s' first (--forget removes the replica there)", info->name);

@@ -161,6 +161,15 @@ static json_int_t number(const char *key)
 	return n;
 }
 
+static bool is_owned(const char *state)
+{
+	json_t *r = protection_record(prot);
+	const bool is = strcmp(json_string_value(json_object_get(r, "state")), state) == 0;
+
+	json_decref(r);
+	return is;
+}
+
 /* Two more points, so that all that is written now is in the last. */
 static void settle(void)
 {
@@ -486,7 +495,6 @@ START_TEST(handed_over_without_loss)
 	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "handed-over");
 	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), 2);
 	json_decref(r);
-	ck_assert_int_eq(protection_resume(prot, &e), -1);
 	free(point);
 	/* Over a restart, too. */
 	restart_source();
@@ -506,6 +514,7 @@ START_TEST(a_hand_over_that_fails_lets_it_run)
 	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
 	EVENTUALLY(is_state("protected", ""));
 	EVENTUALLY(!fake.paused || fake.made > 1);
+	EVENTUALLY(is_owned("active"));
 	json_t *r = protection_record(prot);
 	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "active");
 	json_decref(r);
@@ -594,6 +603,7 @@ START_TEST(a_vm_that_was_let_go_is_not_handed_over)
 	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
 	ck_assert(err_is_set(&e));
 	ck_assert_ptr_null(point);
+	EVENTUALLY(is_owned("active"));
 	check_owned("active", 1);
 	/* On disk, too. */
 	json_t *all = epoch_load_protections(opts().state_dir, &e);
@@ -709,6 +719,63 @@ START_TEST(no_change_of_the_record_is_lost)
 	}
 	json_decref(old);
 	json_decref(record);
+}
+END_TEST
+
+/* The agent died with the VM paused and the last point on its way. */
+START_TEST(a_hand_over_that_an_agent_left_is_taken_back)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+	json_t *record = record_of(400, "auto");
+
+	if (_i == 1) {
+		protect_as(json_incref(record));
+		EVENTUALLY(is_state("protected", ""));
+		protection_stop(prot);
+		OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	}
+	json_object_set_new(record, "state", json_string("handing-over"));
+	fake.paused = true;
+	protect_as(record);
+	if (_i == 1) {
+		EVENTUALLY(is_state("fenced", NULL));
+		ck_assert(fake.paused);
+		return;
+	}
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!fake.paused);
+	check_owned("active", 1);
+}
+END_TEST
+
+START_TEST(a_failover_that_came_to_nothing_can_be_taken_back)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+	char *point = NULL;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	if (_i == 0)
+		OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
+	free(point);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	EVENTUALLY(is_state("fenced", NULL));
+	EVENTUALLY(fake.paused);
+	ck_assert_int_eq(protection_resume(prot, &e), -1);
+	HAS(e.text, "taken the VM over");
+	ck_assert(fake.paused);
+	err_clear(&e);
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "replica", &e), e);
+	const unsigned cleaned = fake.cleaned;
+	OK(protection_resume(prot, &e), e);
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!fake.paused);
+	ck_assert_uint_eq(fake.cleaned, cleaned + 1);
+	check_owned("active", 2);
+	settle();
+	check_replica();
 }
 END_TEST
 
@@ -866,6 +933,8 @@ static Suite *suite(void)
 	tcase_add_test(t, a_paused_protection_is_fenced_too);
 	tcase_add_loop_test(t, an_old_fence_leaves_a_later_promotion_alone, 0, 2);
 	tcase_add_loop_test(t, no_change_of_the_record_is_lost, 0, 12);
+	tcase_add_loop_test(t, a_hand_over_that_an_agent_left_is_taken_back, 0, 2);
+	tcase_add_loop_test(t, a_failover_that_came_to_nothing_can_be_taken_back, 0, 2);
 	tcase_add_test(t, disks_alone_where_memory_cannot_be);
 	tcase_add_test(t, a_full_disk_at_the_target);
 	tcase_add_test(t, commits_that_take_too_long_are_said);
