@@ -167,7 +167,7 @@ int protection_change(struct protection *p, const char *expect, const json_t *ch
 	THREAD_LOCKED(&p->lock);
 	json_decref(p->record);
 	p->record = record;
-	p->epoch = (uint64_t)int_of(record, "epoch", 1);
+	__atomic_store_n(&p->epoch, (uint64_t)int_of(record, "epoch", 1), __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&p->changed);
 	return 0;
 }

@@ -91,7 +91,7 @@ static struct courier_opts courier_opts_of(struct protection *p)
 				      .uuid = p->uuid,
 				      .vm = p->vm,
 				      .mode = p->mode,
-				      .epoch = p->epoch,
+				      .epoch = __atomic_load_n(&p->epoch, __ATOMIC_SEQ_CST),
 				      .keep = p->keep,
 				      .rpo_ms = p->rpo_ns / NS_PER_MS,
 				      .channels = p->opts.channels,
@@ -175,7 +175,7 @@ static int check_owner(struct protection *p, struct err *e)
 
 	if (courier_ask(&co, &theirs, e) < 0)
 		return -1;
-	const enum epoch_verdict v = epoch_judge(p->epoch, p->host, theirs, &why);
+	const enum epoch_verdict v = epoch_judge(__atomic_load_n(&p->epoch, __ATOMIC_SEQ_CST), p->host, theirs, &why);
 	json_decref(theirs);
 	if (v == EPOCH_OURS)
 		return 0;
@@ -278,7 +278,7 @@ static json_t *meta_of(void *ctx, const struct ship_tally *t)
 			 (json_int_t)m->pt->instant_ns, "kind", m->pt->has_memory ? "memory" : "disk", "capture",
 			 capture_mode_name(m->chosen), "pause_ns", (json_int_t)m->pt->pause_ns, "dirty_bytes",
 			 (json_int_t)m->pt->dirty_bytes, "sent_bytes", (json_int_t)t->sent_bytes, "wire_bytes", (json_int_t)t->wire_bytes,
-			 "quiesced", (int)m->pt->quiesced, "epoch", (json_int_t)m->p->epoch, "from", m->p->opts.host_name);
+			 "quiesced", (int)m->pt->quiesced, "epoch", (json_int_t)__atomic_load_n(&m->p->epoch, __ATOMIC_SEQ_CST), "from", m->p->opts.host_name);
 }
 
 static void save_last(struct protection *p, int64_t now)
