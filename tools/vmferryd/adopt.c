@@ -39,7 +39,8 @@ static const char *text_of(const json_t *o, const char *key)
 static void host_close(struct host *h)
 {
 	virt_free(h->virt);
-	MEM_AUTO char *run_dir = h->run_dir, *name = h->name;
+	mem_free_ptr(&h->run_dir);
+	mem_free_ptr(&h->name);
 	*h = (struct host){ 0 };
 }
 
