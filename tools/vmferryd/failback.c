@@ -388,7 +388,10 @@ int failback_run(struct agent *a, struct rpc_call *call, const json_t *args, jso
 	}
 	json_decref(f.report);
 	json_decref(f.warnings);
-	MEM_AUTO char *uuid = f.uuid, *vm = f.vm, *to = f.to, *host = f.host;
+	mem_free_ptr(&f.uuid);
+	mem_free_ptr(&f.vm);
+	mem_free_ptr(&f.to);
+	mem_free_ptr(&f.host);
 	return rc;
 }
 
