@@ -1,4 +1,5 @@
 /* A protected VM from its record to the points at the peer, over TLS, with all that may come in between. */
+#include "tests/unit/event_log.h"
 #include "replica_hosts.h"
 
 #include <assert.h>
@@ -7,14 +8,12 @@
 #include "replicator/pace.h"
 
 static struct protection *prot;
-static char last_events[4000];
 
 static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
 {
 	(void)ctx;
 	assert(strcmp(uuid, GUEST_UUID) == 0); /* Check's own is for one thread */
-	const size_t n = strlen(last_events);
-	snprintf(last_events + n, sizeof(last_events) - n, "%s ", type);
+	event_log_add(type);
 	json_decref(data);
 }
 
@@ -205,7 +204,7 @@ static void setup(void)
 {
 	hosts_start();
 	prot = NULL;
-	last_events[0] = '\0';
+	event_log_clear();
 	no_guardian = false;
 	watches = unwatches = 0;
 	parting = PART_GOOD;
@@ -234,7 +233,7 @@ START_TEST(points_come_in_time)
 	ck_assert_int_gt(number("wire_bytes"), 0);
 	ck_assert_int_eq(number("pause_p50_ms"), 2);
 	ck_assert_int_ge(number("rpo_ms"), 0);
-	HAS(last_events, "protection.seeded ");
+	HAS(event_log(), "protection.seeded ");
 	ck_assert_uint_eq(fake.made, 1);
 	ck_assert_uint_eq(fake.cleaned, 1);
 	/* Retention follows. */
@@ -272,7 +271,7 @@ START_TEST(the_peer_goes_and_comes_back)
 	EVENTUALLY(is_state("protected", ""));
 	settle();
 	check_replica();
-	HAS(last_events, "protection.degraded protection.recovered ");
+	HAS(event_log(), "protection.degraded protection.recovered ");
 	/* Hardly more than what was written. */
 	ck_assert_int_lt(number("sent_bytes"), (1024 + 256 + 100) * 4096);
 }
@@ -304,7 +303,7 @@ START_TEST(a_vm_that_was_let_go_is_protected_again)
 	for (unsigned k = 1; k < 3; k++) {
 		const unsigned before = __atomic_load_n(&watches, __ATOMIC_SEQ_CST);
 		protection_rescued(prot, GUARDIAN_END_FREED);
-		ck_assert(strstr(last_events, "protection.rescued"));
+		ck_assert(strstr(event_log(), "protection.rescued"));
 		EVENTUALLY(is_state("degraded", "the guardian let the VM run") || __atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
 		EVENTUALLY(__atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
 		EVENTUALLY(is_state("protected", ""));
@@ -441,7 +440,7 @@ START_TEST(a_source_whose_vm_was_taken_over_is_fenced)
 	EVENTUALLY(is_state("fenced", "paused here"));
 	ck_assert(fake.paused);
 	ck_assert(!fake.in_vm);
-	HAS(last_events, "protection.fenced ");
+	HAS(event_log(), "protection.fenced ");
 	/* It stays so. */
 	ck_assert_int_eq(protection_resume(prot, &e), -1);
 	HAS(e.text, "taken the VM over");

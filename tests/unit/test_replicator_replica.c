@@ -1,4 +1,5 @@
 /* The target's calls as a peer sees them, with peers that want what they may not; and the operator's calls at both hosts. */
+#include "tests/unit/event_log.h"
 #include "replica_hosts.h"
 
 #include "base/file.h"
@@ -385,13 +386,10 @@ END_TEST
 
 /* ---- operators ---- */
 
-static char events[1000];
-
 static void on_event(void *ctx, const char *type, const char *uuid, json_t *data)
 {
 	(void)ctx, (void)uuid;
-	const size_t n = strlen(events);
-	snprintf(events + n, sizeof(events) - n, "%s ", type);
+	event_log_add(type);
 	json_decref(data);
 }
 
@@ -471,7 +469,7 @@ START_TEST(a_damaged_replica_is_told)
 	json_t *record = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host1", "epoch", 1, "state", "replica");
 	json_t *vm = json_pack("{s:s}", "name", "web1");
 
-	events[0] = '\0';
+	event_log_clear();
 	OK(epoch_save_replica(o.replica_dir, record, &e), e);
 	struct store *s = store_create(fixture_path("other/" GUEST_UUID "/store", NULL), &(struct store_opts){ 0 }, vm, &e);
 	ck_assert_msg(s != NULL, "%s", e.text);
@@ -487,7 +485,7 @@ START_TEST(a_damaged_replica_is_told)
 		ck_assert_msg(s != NULL, "%s", e.text);
 		replicas_put(r, s);
 		replicas_free(r);
-		ck_assert_str_eq(events, "replica.damaged "); /* once */
+		ck_assert_str_eq(event_log(), "replica.damaged "); /* once */
 	}
 	ck_assert_int_eq(access(fixture_path("other/" GUEST_UUID "/store/journal/00000001.wal.bad", NULL), F_OK), 0);
 	json_decref(vm);
@@ -533,7 +531,7 @@ START_TEST(what_operators_do)
 	struct err e = ERR_INIT;
 	json_t *r = NULL;
 
-	events[0] = '\0';
+	event_log_clear();
 	start_replicator();
 	ck_assert_int_eq(ask(replicator_status, "{\"vm\":\"web1\"}", NULL, &e), -1);
 	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host1\"}", NULL, &e), -1);
@@ -586,8 +584,8 @@ START_TEST(what_operators_do)
 	ck_assert_int_ne(access(fixture_path("target/replicas/" GUEST_UUID, NULL), F_OK), 0);
 	ck_assert_int_ne(access(fixture_path("source/protections/" GUEST_UUID ".json", NULL), F_OK), 0);
 	ck_assert_int_eq(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), -1);
-	HAS(events, "protection.started ");
-	HAS(events, "protection.stopped ");
+	HAS(event_log(), "protection.started ");
+	HAS(event_log(), "protection.stopped ");
 	/* Anew. */
 	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
 	wait_state("protected");
