@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOG_AGAIN_NS (60 * NS_PER_S)
+
 static const char *text_of(const json_t *o, const char *key)
 {
 	const char *s = json_string_value(json_object_get(o, key));
@@ -409,7 +411,11 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 	{
 		THREAD_LOCKED(&p->lock);
 		const bool other = strcmp(p->state, state) != 0;
-		log = other || strcmp(p->reason, reason) != 0;
+		/* Reasons have figures in them, which are other ones with each point. */
+		const int64_t now = clock_mono_ns();
+		log = other || (strcmp(p->reason, reason) != 0 && now - p->logged_ns > LOG_AGAIN_NS);
+		if (log)
+			p->logged_ns = now;
 		if (other && strcmp(state, "degraded") == 0) {
 			type = "protection.degraded";
 			p->degraded_said = true;
