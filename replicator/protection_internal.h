@@ -45,6 +45,7 @@ struct protection {
 	struct capture *capture;    /* to be aborted; the thread's otherwise */
 	struct courier *courier;
 	char state[16], reason[900];
+	int64_t logged_ns; /* when state and reason were last logged */
 	char capture_name[16], capture_reason[400];
 	bool have_point;
 	char point_id[80];
