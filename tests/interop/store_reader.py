@@ -146,8 +146,9 @@ class Store:
                 t["file_bytes"] += len(data)
             elif kind == 6:
                 when, records, total, chain = struct.unpack(">QQQQ", payload[:32])
-                if (records, total, chain, a) != (t["records"], t["bytes"], t["chain"], t["kind"]):
+                if (records, total, chain) != (t["records"], t["bytes"], t["chain"]) or a > t["kind"]:
                     return
+                t["kind"] = a
                 self.txns.append(t)
                 last = txn
                 state = t
