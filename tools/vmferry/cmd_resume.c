@@ -15,8 +15,8 @@ static const struct argp argp = {
 	.args_doc = "VM",
 	.doc = "Go on with replicating VM after `vmferry pause'.\v"
 	       "What has changed meanwhile is found by comparing, and only that is sent. A protection that was fenced, "
-	       "since its VM "
-	       "was failed over, does not resume: see `vmferry status' and `vmferry failback'.",
+	       "since its VM was failed over, resumes only if the other host says that it gave the VM up: see `vmferry status' and "
+	       "`vmferry failback'.",
 	.children = vm_argument_children,
 };
 
