@@ -3,10 +3,10 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/mem.h"
+#include "transport/resolve.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -197,31 +197,23 @@ static int fail_connect(struct err *e, int err)
 
 int sock_connect_tcp(const char *address, uint16_t port, int64_t deadline_ns, struct err *e)
 {
-	const struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
-	struct addrinfo *list = NULL;
-	char service[8];
+	struct resolve *r = resolve_name(address, port, deadline_ns, e);
 	int last = ETIMEDOUT;
 
-	snprintf(service, sizeof(service), "%u", port);
-	const int rc = getaddrinfo(address, service, &hints, &list);
-	if (rc != 0) {
-		err_set(e, ERR_PEER, "look up %s: %s", address, gai_strerror(rc));
-		e->errnum = EHOSTUNREACH;
-		return err_remedy(
-			e, "Give the peer an `address` in the configuration, or add the name to DNS or /etc/hosts.");
-	}
-	for (const struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+	if (!r)
+		return -1;
+	for (const struct addrinfo *ai = resolve_addresses(r); ai; ai = ai->ai_next) {
 		const int type = ai->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC;
 		FD_AUTO int fd = socket(ai->ai_family, type, ai->ai_protocol);
 		if (fd >= 0 && connect_until(fd, ai, deadline_ns) == 0) {
 			const int result = fd;
 			fd = -1;
-			freeaddrinfo(list);
+			resolve_free(r);
 			return result;
 		}
 		last = errno;
 	}
-	freeaddrinfo(list);
+	resolve_free(r);
 	return fail_connect(e, last);
 }
 
