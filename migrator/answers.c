@@ -1,6 +1,7 @@
 /*
  * answers.c - migrator.h's calls that only look: host.facts, vms, preflight.target, cpu.baseline.
  */
+#include "base/mem.h"
 #include "migrator/cpu.h"
 #include "migrator/facts.h"
 #include "migrator/guests.h"
@@ -68,11 +69,12 @@ int migrator_preflight_target(struct migrator *m, const json_t *args, json_t **r
 	VIRT_CONN_AUTO virConnectPtr conn = virt_get(m->virt, e);
 	if (!conn)
 		return -1;
+	MEM_AUTO char *image_dir = migrator_image_dir(m);
 	const struct preflight_target_opts opts = {
 		.host_name = m->opts.host_name,
-		.image_dir = m->opts.image_dir,
+		.image_dir = image_dir,
 		.jobs = count_incoming(m),
-		.max_jobs = m->opts.max_jobs,
+		.max_jobs = migrator_tuning_now(m).max_jobs,
 		.incoming = is_incoming,
 		.ctx = m,
 	};

@@ -372,10 +372,11 @@ static void drain_fini(struct drain *d)
 	pthread_mutex_destroy(&d->note_lock);
 }
 
-static unsigned parallel_of(const struct migrator *m, const json_t *args)
+static unsigned parallel_of(struct migrator *m, const json_t *args)
 {
 	json_int_t n = json_integer_value(json_object_get(args, "parallel"));
-	unsigned limit = m->opts.max_jobs > 0 && m->opts.max_jobs < MAX_PARALLEL ? m->opts.max_jobs : MAX_PARALLEL;
+	unsigned jobs = migrator_tuning_now(m).max_jobs;
+	unsigned limit = jobs < MAX_PARALLEL ? jobs : MAX_PARALLEL;
 	return n < 1 ? 1 : n > (json_int_t)limit ? limit : (unsigned)n;
 }
 

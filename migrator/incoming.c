@@ -149,8 +149,8 @@ static int table_add(struct migrator *m, struct incoming *in, struct err *e)
 		return err_set(e, ERR_REFUSED, "%s is shutting down", m->opts.host_name);
 	if (find_uuid_locked(m, in->uuid))
 		return err_set(e, ERR_REFUSED, "VM %s is being migrated to %s already", in->name, m->opts.host_name);
-	if (count_locked(m) >= m->opts.max_jobs) {
-		err_set(e, ERR_REFUSED, "%s is receiving %u migrations already", m->opts.host_name, m->opts.max_jobs);
+	if (count_locked(m) >= m->tuning.max_jobs) {
+		err_set(e, ERR_REFUSED, "%s is receiving %u migrations already", m->opts.host_name, m->tuning.max_jobs);
 		return err_remedy(e, "wait for one to end, or raise migration.max_jobs on that host");
 	}
 	in->next = m->incoming;
@@ -165,7 +165,7 @@ static int parse_begin(struct incoming *in, const json_t *args, struct err *e)
 	json_int_t slots = json_integer_value(json_object_get(args, "slots"));
 	json_int_t forward = json_integer_value(json_object_get(args, "forward"));
 	json_int_t backward = json_integer_value(json_object_get(args, "backward"));
-	uint64_t ours = in->m->opts.delta_cache / CODEC_PAGE_SIZE;
+	uint64_t ours = migrator_tuning_now(in->m).delta_cache / CODEC_PAGE_SIZE;
 
 	if (!uuid || strlen(uuid) != MIGRATOR_UUID_LEN - 1 || !name || strlen(name) >= sizeof in->name || slots < 0 ||
 	    forward < 1 || forward > MAX_LINKS || backward < 1 || backward > MAX_LINKS)
@@ -184,10 +184,11 @@ static int prepare(struct incoming *in, const json_t *args, struct err *e)
 	struct migrator *m = in->m;
 	const json_t *disks = json_object_get(args, "disks");
 	VIRT_CONN_AUTO virConnectPtr conn = virt_get(m->virt, e);
+	MEM_AUTO char *image_dir = migrator_image_dir(m);
 	size_t i;
 	json_t *disk;
 
-	if (!conn || check_vm_absent(conn, in, e) != 0 || images_check(conn, m->opts.image_dir, disks, e) != 0)
+	if (!conn || check_vm_absent(conn, in, e) != 0 || images_check(conn, image_dir, disks, e) != 0)
 		return -1;
 	if (session_make_dir(m->opts.run_dir, in->session, m->opts.qemu_group, in->dir, sizeof in->dir, e) != 0)
 		return -1;
@@ -262,7 +263,7 @@ static int start_relay_locked(struct incoming *in, struct err *e)
 		.source = false,
 		.path = { [RELAY_LIBVIRT] = libvirt_path, [RELAY_NBD] = nbd_path, [RELAY_MIGRATION] = mig_path },
 		.slots = in->slots,
-		.workers = in->m->opts.workers,
+		.workers = migrator_tuning_now(in->m).workers,
 		.fixed_level = RELAY_LEVEL_AUTO,
 		.on_error = relay_failed,
 		.ctx = in,

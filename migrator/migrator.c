@@ -37,7 +37,7 @@ struct job *job_start(struct migrator *m, const char *uuid, const char *name, co
 		err_remedy(e, "watch it with 'vmferry jobs', or end it with 'vmferry cancel %s'", name);
 		return NULL;
 	}
-	if (n >= m->opts.max_jobs) {
+	if (n >= m->tuning.max_jobs) {
 		err_set(e, ERR_REFUSED, "%u migrations are under way already", n);
 		err_remedy(e, "wait for one to end, or raise migration.max_jobs in vmferryd.conf");
 		return NULL;
@@ -170,9 +170,7 @@ static void copy_opts(struct migrator_opts *to, const struct migrator_opts *from
 	to->run_dir = mem_strdup(from->run_dir);
 	to->state_dir = mem_strdup(from->state_dir);
 	to->qemu_group = mem_strdup(from->qemu_group);
-	to->image_dir = mem_strdup(from->image_dir);
-	if (to->max_jobs == 0)
-		to->max_jobs = 1;
+	to->tuning = (struct migrator_tuning){ 0 }; /* the one that counts is the migrator's */
 }
 
 static void free_const(const char *s)
@@ -192,7 +190,30 @@ static void free_opts(struct migrator_opts *o)
 	free_const(o->run_dir);
 	free_const(o->state_dir);
 	free_const(o->qemu_group);
-	free_const(o->image_dir);
+}
+
+void migrator_tune(struct migrator *m, const struct migrator_tuning *t)
+{
+	THREAD_LOCKED(&m->lock);
+	free_const(m->tuning.image_dir);
+	m->tuning = *t;
+	m->tuning.image_dir = mem_strdup(t->image_dir);
+	if (m->tuning.max_jobs == 0)
+		m->tuning.max_jobs = 1;
+}
+
+struct migrator_tuning migrator_tuning_now(struct migrator *m)
+{
+	THREAD_LOCKED(&m->lock);
+	struct migrator_tuning now = m->tuning;
+	now.image_dir = NULL;
+	return now;
+}
+
+char *migrator_image_dir(struct migrator *m)
+{
+	THREAD_LOCKED(&m->lock);
+	return mem_strdup(m->tuning.image_dir);
 }
 
 struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e)
@@ -202,9 +223,11 @@ struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e)
 	copy_opts(&m->opts, opts);
 	pthread_mutex_init(&m->lock, NULL);
 	thread_cond_init(&m->changed);
+	migrator_tune(m, &opts->tuning);
 	m->virt = virt_new(opts->libvirt_uri, e);
 	if (!m->virt || thread_start(&m->janitor, "janitor", janitor, m, e) != 0) {
 		virt_free(m->virt);
+		free_const(m->tuning.image_dir);
 		free_opts(&m->opts);
 		free(m);
 		return NULL;
@@ -242,6 +265,7 @@ void migrator_free(struct migrator *m)
 	virt_free(m->virt);
 	pthread_cond_destroy(&m->changed);
 	pthread_mutex_destroy(&m->lock);
+	free_const(m->tuning.image_dir);
 	free_opts(&m->opts);
 	free(m);
 }

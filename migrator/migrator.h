@@ -14,6 +14,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What may change while it runs (migrator_tune), for migrations that begin afterwards. */
+struct migrator_tuning {
+	const char *image_dir; /* where missing target images may be created besides libvirt's pools; NULL: any folder that exists */
+	uint64_t delta_cache;  /* bytes per migration */
+	unsigned channels;     /* data links per migration and direction source to target */
+	unsigned workers;      /* codec threads, 0 = automatic */
+	unsigned max_jobs;     /* migrations at a time, each direction; at least 1 */
+};
+
 struct migrator_opts {
 	const char *host_name;      /* as in the certificate */
 	const char *libvirt_uri;    /* "qemu:///system" */
@@ -21,12 +30,8 @@ struct migrator_opts {
 	const char *run_dir;        /* sessions' sockets live below, e.g. /run/vmferry */
 	const char *state_dir;      /* sessions' journal, e.g. /var/lib/vmferry */
 	const char *qemu_group;     /* group that may create sockets in a session's folder; NULL: none */
-	const char *image_dir;      /* where missing target images may be created besides libvirt's pools; NULL: any folder that exists */
-	uint64_t delta_cache;       /* bytes per migration */
-	unsigned channels;          /* data links per migration and direction source to target */
-	unsigned workers;           /* codec threads, 0 = automatic */
 	uint64_t rate_limit;        /* bytes per second, default for migrations, 0 = none */
-	unsigned max_jobs;          /* migrations at a time, each direction */
+	struct migrator_tuning tuning;
 
 	/* Control connection to a peer of the configuration. New reference. */
 	struct rpc *(*connect_peer)(void *ctx, const char *host, struct err *e);
@@ -47,6 +52,9 @@ struct migrator;
 struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e);
 /* Aborts what runs, waits for it. */
 void migrator_free(struct migrator *m);
+
+/* Copies what it is given. */
+void migrator_tune(struct migrator *m, const struct migrator_tuning *t);
 
 /* A running VM of this host as snapshot/guest.h sees it (guest_virt.h); must be freed before the migrator. */
 struct guest;

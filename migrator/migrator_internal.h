@@ -42,7 +42,13 @@ struct migrator {
 	struct job *jobs;
 	struct incoming *incoming;
 	bool stopping;
+	struct migrator_tuning tuning; /* image_dir is the migrator's own */
 };
+
+/* As it is now; without image_dir, which is only for the lock's holder. */
+struct migrator_tuning migrator_tuning_now(struct migrator *m);
+/* A copy, or NULL for any folder. */
+char *migrator_image_dir(struct migrator *m);
 
 /* Refuses a second job of the same VM, and more than max_jobs. */
 struct job *job_start(struct migrator *m, const char *uuid, const char *name, const char *host, struct err *e);

@@ -121,7 +121,7 @@ void outgoing_cut(struct outgoing *o)
 static int ask_begin(struct outgoing *o, const struct outgoing_spec *spec, unsigned channels, struct err *e)
 {
 	json_t *args, *answer = NULL;
-	uint64_t slots = o->m->opts.delta_cache / CODEC_PAGE_SIZE;
+	uint64_t slots = migrator_tuning_now(o->m).delta_cache / CODEC_PAGE_SIZE;
 
 	if (fault_point(FAULT_BEGIN_SOURCE, e) != 0)
 		return -1;
@@ -179,7 +179,7 @@ static int start_relay(struct outgoing *o, const struct outgoing_spec *spec, uns
 		.source = true,
 		.path = { [RELAY_LIBVIRT] = libvirt_path, [RELAY_NBD] = o->nbd_path, [RELAY_MIGRATION] = mig_path },
 		.slots = o->slots,
-		.workers = o->m->opts.workers,
+		.workers = migrator_tuning_now(o->m).workers,
 		.rate_limit = spec->rate_limit,
 		.fixed_level = spec->level,
 		.on_ram_end = on_ram_end,
@@ -203,7 +203,9 @@ fail:
 struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *spec, struct err *e)
 {
 	struct outgoing *o = mem_alloc(sizeof *o);
-	unsigned channels = m->opts.channels < 1 ? 1 : m->opts.channels > MAX_CHANNELS ? MAX_CHANNELS : m->opts.channels;
+	unsigned channels = migrator_tuning_now(m).channels;
+
+	channels = channels < 1 ? 1 : channels > MAX_CHANNELS ? MAX_CHANNELS : channels;
 
 	o->m = m;
 	o->uuid = mem_strdup(spec->uuid);

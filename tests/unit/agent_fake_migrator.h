@@ -27,6 +27,7 @@ struct migrator {
 
 /* What the tests look at; atomically. */
 static int fake_begun, fake_closed, fake_attached, fake_freed;
+static unsigned fake_max_jobs;
 static bool fake_no_libvirt, fake_listen;
 
 #define FAKE_COUNT(x) __atomic_add_fetch(&(x), 1, __ATOMIC_SEQ_CST)
@@ -39,6 +40,13 @@ struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e)
 	m->opts = *opts;
 	snprintf(m->name, sizeof(m->name), "%s", opts->host_name);
 	return m;
+}
+
+void migrator_tune(struct migrator *m, const struct migrator_tuning *t)
+{
+	m->opts.tuning = *t;
+	m->opts.tuning.image_dir = NULL;
+	__atomic_store_n(&fake_max_jobs, t->max_jobs, __ATOMIC_SEQ_CST);
 }
 
 void migrator_free(struct migrator *m)

@@ -190,6 +190,10 @@ START_TEST(a_reload_gives_and_takes_roles)
 	fixture_write_config(2, (const char *const[]){ "", NULL, "" }, "nonsense = 1;");
 	agent_reload(fixture_agents[1]);
 	json_decref(fixture_must(r, "jobs", json_object()));
+	/* What later migrations do changes too. */
+	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, "" }, "migration: { max_jobs = 7; };");
+	agent_reload(fixture_agents[1]);
+	ck_assert_uint_eq(FAKE_GET(fake_max_jobs), 7);
 	/* Who is no longer a peer is cut off, others are not. */
 	fixture_write_config(2, (const char *const[]){ "\"operate\"", NULL, NULL }, NULL);
 	agent_reload(fixture_agents[1]);

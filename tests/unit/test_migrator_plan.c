@@ -128,8 +128,9 @@ static void setup(void)
 	snprintf(image_dir, sizeof(image_dir), "%s/images", fixture_dir);
 	ck_assert_int_eq(mkdir(image_dir, 0700), 0);
 	m.opts = (struct migrator_opts){
-		.host_name = "here", .max_jobs = 4, .connect_peer = connect_peer, .connect_data = connect_data
+		.host_name = "here", .connect_peer = connect_peer, .connect_data = connect_data
 	};
+	m.tuning.max_jobs = 4;
 	m.virt = virt_new("test:///default", &e);
 	ck_assert_msg(m.virt != NULL, "%s", e.text);
 	conn = virt_get(m.virt, &e);

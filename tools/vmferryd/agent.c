@@ -128,6 +128,17 @@ static void let_go_of_vm(void *ctx, const char *vm)
 	replicator_release_vm(a->replicator, vm);
 }
 
+static struct migrator_tuning tuning_of(const struct config *c)
+{
+	return (struct migrator_tuning){
+		.image_dir = c->migration.image_dir[0] ? c->migration.image_dir : NULL,
+		.delta_cache = c->migration.delta_cache,
+		.channels = c->migration.channels,
+		.workers = c->migration.workers,
+		.max_jobs = c->migration.max_jobs,
+	};
+}
+
 static struct migrator *start_migrator(struct agent *a, const struct config *c, struct err *e)
 {
 	const struct migrator_opts opts = {
@@ -137,12 +148,8 @@ static struct migrator *start_migrator(struct agent *a, const struct config *c, 
 		.run_dir = c->run_dir,
 		.state_dir = c->state_dir,
 		.qemu_group = c->libvirt.qemu_group[0] ? c->libvirt.qemu_group : NULL,
-		.image_dir = c->migration.image_dir[0] ? c->migration.image_dir : NULL,
-		.delta_cache = c->migration.delta_cache,
-		.channels = c->migration.channels,
-		.workers = c->migration.workers,
 		.rate_limit = 0, /* calls.c puts the configured one into every call, so that a reload changes it */
-		.max_jobs = c->migration.max_jobs,
+		.tuning = tuning_of(c),
 		.connect_peer = connect_peer,
 		.connect_data = connect_data,
 		.event = agent_event,
@@ -276,6 +283,8 @@ void agent_reload(struct agent *a)
 	}
 	const struct settings_view *view = settings_get(a->settings);
 	kafka_reload(a->kafka, view->config);
+	const struct migrator_tuning tuning = tuning_of(view->config);
+	migrator_tune(a->migrator, &tuning);
 	settings_put(a->settings, view);
 	peers_forget(a->peers);
 	clients_drop_unknown(a->clients);
