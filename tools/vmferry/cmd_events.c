@@ -67,6 +67,8 @@ static const struct argp argp = {
 static void add_value(struct buf *out, const char *key, const json_t *value)
 {
 	char clean[400];
+	if (json_is_string(value) && !*json_string_value(value))
+		return;
 	if (json_is_string(value))
 		buf_printf(out, "  %s=%s", key, cli_clean(json_string_value(value), clean, sizeof(clean)));
 	else if (json_is_integer(value))

@@ -27,9 +27,9 @@ static const struct argp_option options[] = {
 	  "How long the guest may stand still at the switch-over (10ms to 30m; default as the agent is configured: "
 	  "300ms)",
 	  0 },
-	{ "deadline", OPT_DEADLINE, "TIME", 0, "When it has taken this long, do what --on-stall says", 0 },
+	{ "deadline", OPT_DEADLINE, "TIME", 0, "When it has taken this long (1s to 30d), do what --on-stall says", 0 },
 	{ "bandwidth", OPT_BANDWIDTH, "RATE", 0,
-	  "At most so many bits per second on the wire: 500M, 1G; or \"unlimited\"", 0 },
+	  "At most so many bits per second on the wire, from 1M: 500M, 1G; or \"unlimited\"", 0 },
 	{ "on-stall", OPT_ON_STALL, "ACTION", 0,
 	  "When the guest writes faster than the link carries: \"abort\" (default; it goes on where it is), \"pause\" "
 	  "(it stands "
@@ -46,17 +46,27 @@ static void set(struct move_options *o, const char *key, json_t *value)
 	json_object_set_new(o->args, key, value);
 }
 
-static void set_duration(struct argp_state *state, const char *option, const char *key, const char *arg, int64_t min_ms,
-			 int64_t max_ms)
+struct duration_option {
+	const char *name, *key;
+	int64_t min_ms, max_ms;
+	const char *allowed;
+};
+
+static const struct duration_option max_downtime = { "max-downtime", "max_downtime_ms", 10, INT64_C(30) * 60 * 1000,
+						     "10ms to 30m" };
+static const struct duration_option deadline = { "deadline", "deadline_ms", 1000, INT64_C(30) * 24 * 3600 * 1000,
+						 "1s to 30d" };
+
+static void set_duration(struct argp_state *state, const struct duration_option *o, const char *arg)
 {
 	struct err e = ERR_INIT;
 	int64_t ns = 0;
 	if (units_parse_duration(arg, &ns, &e) < 0)
-		argp_error(state, "--%s: %s (allowed: such as 300ms, 5s, 10m)", option, e.text);
-	else if (ns < min_ms * NS_PER_MS || ns > max_ms * NS_PER_MS)
-		argp_error(state, "--%s: %s is out of range", option, arg);
+		argp_error(state, "--%s: %s (allowed: %s, such as 300ms, 5s, 10m)", o->name, e.text, o->allowed);
+	else if (ns < o->min_ms * NS_PER_MS || ns > o->max_ms * NS_PER_MS)
+		argp_error(state, "--%s: %s is out of range (allowed: %s)", o->name, arg, o->allowed);
 	else
-		set(state->input, key, json_integer(ns / NS_PER_MS));
+		set(state->input, o->key, json_integer(ns / NS_PER_MS));
 }
 
 static void set_bandwidth(struct argp_state *state, const char *arg)
@@ -64,9 +74,9 @@ static void set_bandwidth(struct argp_state *state, const char *arg)
 	struct err e = ERR_INIT;
 	uint64_t rate = 0;
 	if (units_parse_rate(arg, &rate, &e) < 0)
-		argp_error(state, "--bandwidth: %s (allowed: such as 500M, 1G, unlimited)", e.text);
+		argp_error(state, "--bandwidth: %s (allowed: from 1M, such as 500M or 1G; or unlimited)", e.text);
 	else if (rate != 0 && rate < 125000)
-		argp_error(state, "--bandwidth: %s is below 1M", arg);
+		argp_error(state, "--bandwidth: %s is out of range (allowed: from 1M, or unlimited)", arg);
 	else
 		set(state->input, "bandwidth", json_integer((json_int_t)rate));
 }
@@ -101,10 +111,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		set(o, "offline", json_true());
 		return 0;
 	case OPT_MAX_DOWNTIME:
-		set_duration(state, "max-downtime", "max_downtime_ms", arg, 10, INT64_C(30) * 60 * 1000);
+		set_duration(state, &max_downtime, arg);
 		return 0;
 	case OPT_DEADLINE:
-		set_duration(state, "deadline", "deadline_ms", arg, 1000, INT64_C(30) * 24 * 3600 * 1000);
+		set_duration(state, &deadline, arg);
 		return 0;
 	case OPT_BANDWIDTH:
 		set_bandwidth(state, arg);

@@ -146,7 +146,8 @@ static void fill_parts(const struct progress *p, struct part parts[PARTS])
 	if (p->rate >= 0)
 		snprintf(parts[PART_RATE].text, sizeof(parts[0].text), "%s",
 			 units_format_rate((uint64_t)p->rate, a, sizeof(a)));
-	if (p->dirty_rate >= 0)
+	/* In the first pass it is 0 because nobody has looked yet. */
+	if (p->dirty_rate > 0 || (p->dirty_rate == 0 && p->iteration > 1))
 		snprintf(parts[PART_DIRTY].text, sizeof(parts[0].text), "dirty %s/s",
 			 units_format_size((uint64_t)p->dirty_rate, a, sizeof(a)));
 	if (p->ratio >= WORTH_SAYING)
