@@ -263,7 +263,7 @@ static int start_relay_locked(struct incoming *in, struct err *e)
 		.source = false,
 		.path = { [RELAY_LIBVIRT] = libvirt_path, [RELAY_NBD] = nbd_path, [RELAY_MIGRATION] = mig_path },
 		.slots = in->slots,
-		.workers = migrator_tuning_now(in->m).workers,
+		.workers = in->m->tuning.workers,
 		.fixed_level = RELAY_LEVEL_AUTO,
 		.on_error = relay_failed,
 		.ctx = in,

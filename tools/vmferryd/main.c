@@ -120,13 +120,17 @@ static void run(struct agent *a, int signals)
 
 static struct settings *load_settings(const char *path, struct err *e)
 {
-	struct settings *s = settings_new(path, NULL, NULL, e);
+	unsigned problems = 0;
+	struct settings *s = settings_new(path, print_problem, &problems, e);
 	if (!s && e->cls == ERR_SYS)
 		err_remedy(e, "write the file (an example is /usr/share/doc/vmferry/examples/vmferryd.conf.example), "
 			      "or name another "
 			      "with --config");
-	else if (!s && e->cls == ERR_CONFIG)
-		err_remedy(e, "vmferryd --check-config --config %s says all that is wrong", path);
+	if (!s && problems > 0) {
+		err_clear(e);
+		err_set(e, ERR_CONFIG, "%u problem%s in %s", problems, problems == 1 ? "" : "s", path);
+		err_remedy(e, "correct what is said above; vmferryd --check-config --config %s looks again", path);
+	}
 	return s;
 }
 

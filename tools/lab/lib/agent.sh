@@ -110,11 +110,12 @@ agent_listens() { # HOST
 }
 
 agent_start() { # HOST
-	local host=$1 log="$LAB_DIR/$1/vmferryd.log"
+	local host=$1 log="$LAB_DIR/$1/vmferryd.log" as=()
+	[ -z "${LAB_AGENT_UNIT:-}" ] || as=("$LAB_TOOLS/as-unit" "$LAB_AGENT_UNIT")
 	[ -x "$LAB_BUILD/tools/vmferryd/vmferryd" ] || die "no vmferryd in $LAB_BUILD: build it, or set VMFERRY_BUILD"
 	agent_pid "$host" >/dev/null && return 0
 	echo "--- start" >>"$log"
-	enter "$host" setsid sh -c 'echo $$ >/run/vmferryd.pid; exec "$@"' sh vmferryd \
+	enter "$host" setsid sh -c 'echo $$ >/run/vmferryd.pid; exec "$@"' sh "${as[@]}" vmferryd \
 		--config /etc/vmferry/vmferryd.conf </dev/null >>"$log" 2>&1 &
 	disown $!
 	wait_for 10 "$host: vmferryd listens (see $log)" agent_listens "$host" && return 0
