@@ -90,15 +90,16 @@ hosts_known() {
 	return 0
 }
 
-# enter HOST CMD...: CMD in all namespaces of HOST, or in the network of the switch.
+# enter HOST CMD...: CMD in all namespaces of HOST, or in the network of the switch. With enter_by=exec it takes this shell's place, which
+# then has nothing to say of how CMD ended.
 enter() {
 	local host=$1 pid
 	shift
 	if [ "$host" = switch ]; then
 		pid=$(switch_pid) || die "the lab is not up: lab up"
-		nsenter -t "$pid" -n -- "$@"
+		${enter_by:-} nsenter -t "$pid" -n -- "$@"
 		return
 	fi
 	pid=$(host_pid "$host") || die "$host is not up: lab up $host"
-	PATH=$LAB_BUILD/tools/vmferry:$LAB_BUILD/tools/vmferryd:$PATH nsenter -t "$pid" -m -u -i -n -p -r -w -- "$@"
+	PATH=$LAB_BUILD/tools/vmferry:$LAB_BUILD/tools/vmferryd:$PATH ${enter_by:-} nsenter -t "$pid" -m -u -i -n -p -r -w -- "$@"
 }

@@ -30,6 +30,11 @@ host_init() { # HOST FLAVOUR
 	mkdir -p /var/lib/libvirt/images
 	mount --bind "$LAB_DIR/hosts" /etc/hosts
 	[ "$flavour" != qemu10 ] || qemu10_mount
+	# As udev has it. Where it is root's alone (a container), libvirt finds that its QEMU may use KVM and its user may not, holds what it
+	# knows of QEMU for out of date, and asks QEMU anew for every step, a minute for each VM.
+	if [ "$LAB_QEMU_USER" != root ] && [ -e /dev/kvm ]; then
+		mknod -m 660 /run/kvm c 10 232 && chown root:kvm /run/kvm && mount --bind /run/kvm /dev/kvm
+	fi
 	ip link set lo up
 	touch "$dir/ready"
 	set +e
