@@ -99,6 +99,27 @@ static bool go_on(void *ctx, uint64_t done, uint64_t total)
 	return !cancel || !*cancel;
 }
 
+/* heads, the store, the replica, replica_dir: folders of ours between an image and what the configuration names. */
+#define FOLDERS_ABOVE_HEAD 4
+
+/* A QEMU that does not run as root has to reach the head. It may pass through the folders above, not look around in them; the files there stay
+ * their owner's. */
+static int let_through(const char *head, struct err *e)
+{
+	MEM_AUTO char *folder = mem_strdup(head);
+	struct stat st;
+
+	for (int i = 0; i < FOLDERS_ABOVE_HEAD; i++) {
+		char *slash = strrchr(folder, '/');
+		if (!slash || slash == folder)
+			break;
+		*slash = '\0';
+		if (stat(folder, &st) != 0 || ((st.st_mode & 0011) != 0011 && chmod(folder, (st.st_mode & 07777) | 0011) != 0))
+			return err_sys(e, "let QEMU through folder %s", folder);
+	}
+	return 0;
+}
+
 static int make_one(struct failover_disks *d, size_t i, struct store_view *v, const volatile bool *cancel, struct err *e)
 {
 	/* progress only looks at it; its ctx is not const */
@@ -111,12 +132,14 @@ static int make_one(struct failover_disks *d, size_t i, struct store_view *v, co
 	if (!d->head[i])
 		return image_fill_raw(v, d->volume[i], d->size_bytes[i], d->disk[i].path, &fill, e);
 	/* A link of its own keeps the image good whatever becomes of the store's folder, and QEMU's user need not be let into that. Another file
-	 * system: the head where it is. */
+	 * system, or another mount of the same as the systemd unit makes: the head where it is. */
 	if (link(d->head[i], d->base[i]) != 0) {
 		if (errno != EXDEV && errno != EPERM && errno != EOPNOTSUPP)
 			return err_sys(e, "link %s to %s", d->head[i], d->base[i]);
 		free(d->base[i]);
 		d->base[i] = NULL;
+		if (let_through(d->head[i], e) < 0)
+			return -1;
 	}
 	return image_fill_overlay(d->base[i] ? d->base[i] : d->head[i], d->size_bytes[i], d->disk[i].path, e);
 }

@@ -27,6 +27,7 @@ int failover_disks_plan(struct failover_disks *d, struct store_view *v, const ch
 			const struct promote_ops *ops, void *ops_ctx, struct err *e);
 /* [PATH] of all that failover_disks_make may leave behind. New reference. */
 json_t *failover_disks_paths(const struct failover_disks *d);
+/* Where a head itself is a backing file, the folders above it in the store and replica_dir let others pass through (0011). */
 int failover_disks_make(struct failover_disks *d, struct store_view *v, const volatile bool *cancel, struct err *e);
 /* "images" of a promotion (failover_record.h), of what was made. New reference; NULL with the error set. */
 json_t *failover_disks_images(const struct failover_disks *d, struct err *e);

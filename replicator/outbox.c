@@ -6,6 +6,7 @@
 #include "replicator/outbox_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,10 @@ struct outbox *outbox_open(const char *path, uint64_t keep, struct err *e)
 	o->keep = keep ? keep : OUTBOX_DEFAULT_KEEP;
 	pthread_mutex_init(&o->lock, NULL);
 	thread_cond_init(&o->appended);
+	/* SQLite would let everybody read it; what fails here fails there, with its reason. */
+	const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		close(fd);
 	int rc = sqlite3_open_v2(path, &o->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
 	if (rc != SQLITE_OK) {
 		outbox_db_error(o, rc, "cannot open", e);

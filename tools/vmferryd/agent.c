@@ -107,9 +107,10 @@ static struct outbox *open_outbox(const char *dir, struct err *e)
 	return o;
 }
 
+/* QEMU, whose user is not root, passes through state_dir to replicas that were promoted (replicator/failover_disks.c). */
 static int make_folders(const struct config *c, struct err *e)
 {
-	if (file_mkdirs(c->state_dir, 0700, e) < 0 || file_mkdirs(c->run_dir, 0755, e) < 0)
+	if (file_mkdirs(c->state_dir, 0711, e) < 0 || file_mkdirs(c->run_dir, 0755, e) < 0)
 		return err_remedy(e,
 				  "run as root, or let state_dir and run_dir name folders that this user may write to");
 	return 0;
