@@ -18,8 +18,8 @@
 #define QUEUE_MAX 8 /* batches between the reader and the link */
 
 static const int levels[] = { CODEC_RAW, -5, -3, -1, 1, 2, 3, 5, 6 };
-static const double idle_ratio[] = { 1, 2.17, 2.27, 2.45, 2.72, 2.87, 2.97, 3.07, 3.15 };
-static const double idle_cost[] = { 0.1, 1.10, 1.17, 1.37, 1.53, 1.93, 2.48, 4.90, 7.50 };
+static const double idle_ratio[] = { 1, 2.17, 2.27, 2.45, 2.81, 2.87, 2.97, 3.07, 3.15 };
+static const double idle_cost[] = { 0.1, 1.10, 1.17, 1.37, 1.61, 1.76, 2.48, 4.90, 7.50 };
 #define LEVELS (sizeof(levels) / sizeof(levels[0]))
 
 struct world {

@@ -39,6 +39,7 @@ struct options {
 	size_t cache_mib;
 	bool verify;
 	const char *content;
+	const char *image; /* NULL: made */
 };
 
 static struct options opt = {
@@ -407,6 +408,13 @@ static void reap(const char *name, pid_t pid)
 
 static const struct image *choose(struct images *set)
 {
+	struct err e = ERR_INIT;
+
+	if (opt.image) {
+		if (images_add_file(set, opt.image, &e) < 0)
+			die("image", &e);
+		return &set->image[0];
+	}
 	images_make(set, opt.mib);
 	for (size_t i = 0; i < set->n; i++)
 		if (strcmp(set->image[i].name, opt.content) == 0)
@@ -450,6 +458,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case 't':
 		opt.content = arg;
 		break;
+	case 'i':
+		opt.image = arg;
+		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -467,6 +478,7 @@ int main(int argc, char **argv)
 		{ "rate", 'r', "RATE", 0, "limit, e.g. 200M", 0 },
 		{ "cache", 'c', "MIB", 0, "page versions kept (512)", 0 },
 		{ "content", 't', "NAME", 0, "update, counters or random", 0 },
+		{ "image", 'i', "FILE", 0, "a guest's RAM from a file, instead of made contents", 0 },
 		{ "verify", 'v', NULL, 0, "compare both ends by hash (costs CPU)", 0 },
 		{ 0 },
 	};
