@@ -20,6 +20,7 @@
 #define COMMIT_NS (90 * NS_PER_S)
 #define END_NS (5 * NS_PER_S)
 #define RELEASE_NS (60 * NS_PER_S)
+#define ADOPT_NS (3600 * NS_PER_S)
 
 struct courier {
 	struct courier_opts opts;
@@ -57,6 +58,13 @@ int courier_release(const struct courier_opts *o, struct err *e)
 {
 	return call_at(o, "replica.release", json_pack("{s:s, s:I}", "uuid", o->uuid, "epoch", (json_int_t)o->epoch), RELEASE_NS, NULL,
 		       e);
+}
+
+int courier_adopt(const struct courier_opts *o, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:s, s:I}", "uuid", o->uuid, "vm", o->vm, "epoch", (json_int_t)o->epoch);
+
+	return call_at(o, "replica.adopt", args, ADOPT_NS, NULL, e);
 }
 
 /* ---- what ship asks for ---- */

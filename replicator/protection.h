@@ -41,7 +41,7 @@ struct capture_calls {
 	void (*abort)(struct capture *c);
 	void (*free)(struct capture *c);
 	int (*clean_up)(struct guest *g, struct err *e);
-	/* adopt_still */
+	/* still.h */
 	int (*still)(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e);
 };
 

@@ -1,6 +1,6 @@
 /* Where files of a VM go on this host, whatever the definition from the other one says. Nothing is asked of libvirt. */
 #include "base/mem.h"
-#include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/promote_host.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <check.h>

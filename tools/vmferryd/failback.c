@@ -7,6 +7,7 @@
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/calls.h"
+#include "tools/vmferryd/leftover.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <string.h>
@@ -326,7 +327,7 @@ static void tidy(struct failback *f)
 	json_t *left = NULL;
 
 	note(f, "tidy");
-	if (fault_point(FAULT_FAILBACK_TIDY, &e) < 0 || adopt_here(f->agent, f->uuid, f->vm, f->to, f->epoch, &left, &e) < 0) {
+	if (fault_point(FAULT_FAILBACK_TIDY, &e) < 0 || leftover_adopt(f->agent, f->uuid, f->vm, f->to, f->epoch, &left, &e) < 0) {
 		err_wrap(&e, "%s is home, but what is left of it here could not be made a replica", f->vm);
 		warn(f, &e);
 	} else {

@@ -10,7 +10,7 @@
 #include "replicator/failover.h"
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
-#include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/promote_host.h"
 
 #include <errno.h>
 #include <stdlib.h>
