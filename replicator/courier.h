@@ -58,5 +58,7 @@ void courier_abort(struct courier *c);
 struct ship *courier_ship(struct courier *c);
 /* {"seq","id","instant_ns"} of the latest point that the peer had at the beginning, or NULL. Borrowed. */
 const json_t *courier_last(const struct courier *c);
+/* What the replica takes at the peer, as it said last; -1: it does not say. Any thread. */
+int64_t courier_space_bytes(const struct courier *c);
 
 #endif

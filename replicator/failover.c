@@ -119,9 +119,10 @@ static int check_record(struct failover *f, struct err *e)
 		return 0;
 	err_set(e, ERR_REFUSED, "the replica of %s is %s", f->vm,
 		strcmp(state, "promoting") == 0 ? "being promoted" : state);
-	return err_remedy(e, strcmp(state, "promoted") == 0
-				     ? "the VM is this host's now: see 'virsh list --all'; 'vmferry failback' takes it home"
-				     : "wait until that is settled: see 'vmferry status' and the agent's log");
+	return err_remedy(
+		e, strcmp(state, "promoted") == 0
+			   ? "the VM is this host's now: see 'virsh list --all'; 'vmferry failback' takes it home"
+			   : "wait until that is settled: see 'vmferry status' and the agent's log");
 }
 
 static int look(struct failover *f, struct err *e)
@@ -155,9 +156,10 @@ static int change(const struct failover_records *records, const char *expect, js
 
 static int raise_epoch(struct failover *f, struct err *e)
 {
+	json_t *changes = json_pack("{s:s, s:I, s:n}", "state", "promoting", "epoch", (json_int_t)f->epoch, "handover");
+
 	f->raised = true; /* also when saving fails: it may be on disk all the same */
-	if (change(f->o->records, "replica",
-		   json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)f->epoch), e) < 0) {
+	if (change(f->o->records, "replica", changes, e) < 0) {
 		/* Another failover of this VM was faster. */
 		f->raised = e->cls != ERR_REFUSED;
 		return -1;
@@ -290,10 +292,9 @@ static json_t *promotion_json(const struct failover *f)
 {
 	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
 
-	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq", (json_int_t)store_view_seq(f->view),
-			 "id", id, "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks",
-			 disks_json(f), "made", f->made, "images",
-			 f->images);
+	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq",
+			 (json_int_t)store_view_seq(f->view), "id", id, "paused", f->o->paused, "started_ns",
+			 (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made", f->made, "images", f->images);
 }
 
 static json_t *promoted_json(void)
@@ -315,9 +316,9 @@ static void record_done(struct failover *f)
 		nanosleep(&moment, NULL);
 	}
 	log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
-	json_array_append_new(f->findings,
-			      json_pack("{s:s, s:s}", "what", "record", "text",
-					"the VM runs, and that could not be written down: see to this host's disk, then restart its agent"));
+	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "record", "text",
+						     "the VM runs, and that could not be written down: see to this "
+						     "host's disk, then restart its agent"));
 }
 
 /* ---- the whole ---- */
@@ -332,12 +333,24 @@ static int step(struct failover *f, const char *name, int (*fn)(struct failover 
 	return rc;
 }
 
+/* Written down first: once the source has given the VM up, somebody must go on with it, also if this agent dies. A refusal of the source's means that it has
+ * not; any other failure leaves that open, as the answer may have been lost. */
 static int hand_over(struct failover *f, struct err *e)
 {
-	if (f->o->hand_over(f->o->ctx, f->epoch, e) < 0)
-		return err_wrap(e, "the source's last checkpoint");
+	struct err late = ERR_INIT;
+	json_t *asked = json_pack("{s:{s:I, s:b}}", "handover", "epoch", (json_int_t)f->epoch, "paused",
+				  (int)f->o->paused);
+
+	if (change(f->o->records, "replica", asked, e) < 0)
+		return -1;
 	f->handed = true;
-	return open_point(f, e);
+	if (f->o->hand_over(f->o->ctx, f->epoch, e) < 0) {
+		f->handed = e->cls != ERR_REFUSED;
+		if (!f->handed && change(f->o->records, "replica", json_pack("{s:n}", "handover"), &late) < 0)
+			log_warn("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(late.text));
+		return err_wrap(e, "the source's last checkpoint");
+	}
+	return fault_point(FAULT_FAILOVER_HANDED, e) < 0 ? -1 : open_point(f, e);
 }
 
 static int make_disks(struct failover *f, struct err *e)
@@ -391,9 +404,26 @@ static void give_up(struct failover *f, struct err *e)
 			      "status'");
 		return;
 	}
-	if (undo(f->o->records, &late) < 0)
+	if (undo(f->o->records, &late) < 0) {
 		log_error("failover_undo", "vm=%s msg=%s", f->vm, LOG_Q(late.text));
-	err_remedy(e, "the replica is as it was, nothing runs here; 'vmferry failover %s' tries again", f->vm);
+		err_remedy(e,
+			   "nothing runs here, but that could not be written down: see to this host's disk; 'vmferry "
+			   "failover %s' settles it "
+			   "and tries again",
+			   f->vm);
+	} else if (f->handed) {
+		err_remedy(e,
+			   "nothing runs here, and the VM is paused at %s, which has given it up: 'vmferry failover "
+			   "%s' tries again here, "
+			   "'vmferry resume %s' at %s lets it go on there",
+			   f->from, f->vm, f->vm, f->from);
+	} else {
+		err_remedy(e,
+			   "nothing runs here, and all points are kept: 'vmferry failover %s' tries again; if %s is "
+			   "back, 'vmferry protect %s --to %s' "
+			   "there goes on with replicating",
+			   f->vm, f->from, f->vm, f->o->host);
+	}
 }
 
 static json_t *report_of(struct failover *f)
@@ -418,7 +448,9 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 	if (rc < 0 && f.raised)
 		give_up(&f, e);
 	else if (rc < 0 && f.handed)
-		err_remedy(e, "the VM is paused at %s, which has given it up; 'vmferry failover %s' goes on from there",
+		err_remedy(e,
+			   "if %s has given the VM up, this agent goes on with it as soon as it can; 'vmferry failover "
+			   "%s' tries at once",
 			   f.from, f.vm);
 	if (rc == 0 && report)
 		*report = report_of(&f);
@@ -456,8 +488,8 @@ static int where_settled(const struct promote_ops *ops, void *ctx, const char *u
 	}
 }
 
-static int recover(const struct failover_records *records, const json_t *record, const struct promote_ops *ops, void *ctx,
-		   enum failover_found *found, struct err *e)
+static int recover(const struct failover_records *records, const json_t *record, const struct promote_ops *ops,
+		   void *ctx, enum failover_found *found, struct err *e)
 {
 	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 	const json_t *images = json_object_get(json_object_get(record, "promotion"), "images");
@@ -473,7 +505,8 @@ static int recover(const struct failover_records *records, const json_t *record,
 		return 0;
 	}
 	if (off)
-		log_warn("failover_off", "uuid=%s msg=\"the VM ran here and is off; what it wrote is in its images, which stay\"", uuid);
+		log_warn("failover_off",
+			 "uuid=%s msg=\"the VM ran here and is off; what it wrote is in its images, which stay\"", uuid);
 	if ((!off && ops->settle(ctx, uuid, e) < 0) || change(records, "promoting", promoted_json(), e) < 0)
 		return -1;
 	*found = off ? FAILOVER_OFF : FAILOVER_PROMOTED;
@@ -493,9 +526,13 @@ int failover_recover(const struct failover_records *records, const struct promot
 	*found = FAILOVER_NOTHING;
 	if (state && uuid && strcmp(state, "promoting") == 0)
 		rc = recover(records, record, ops, ctx, found, e);
-	if (rc == 0 && *found != FAILOVER_NOTHING)
+	else if (state && strcmp(state, "replica") == 0 && json_is_object(json_object_get(record, "handover")))
+		*found = FAILOVER_HANDING;
+	if (rc == 0 && *found != FAILOVER_NOTHING && *found != FAILOVER_HANDING)
 		log_info("failover_recovered", "uuid=%s outcome=%s", uuid,
-			 *found == FAILOVER_UNDONE ? "undone" : *found == FAILOVER_OFF ? "off" : "promoted");
+			 *found == FAILOVER_UNDONE ? "undone"
+			 : *found == FAILOVER_OFF  ? "off"
+						   : "promoted");
 	json_decref(record);
 	return rc;
 }

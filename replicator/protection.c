@@ -71,6 +71,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	p->record = json_deep_copy(record);
 	p->idle = true;
 	p->progress_ns = INT64_MAX;
+	p->space_bytes = -1;
 	pthread_mutex_init(&p->updating, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->changed);
@@ -364,6 +365,9 @@ json_t *protection_status(struct protection *p)
 			    p->have_point ? json_pack("{s:s, s:I}", "id", p->point_id, "instant_ns",
 						      (json_int_t)p->point_instant_ns)
 					  : json_null());
+	if (p->space_bytes >= 0)
+		json_object_set_new(o, "space_bytes", json_integer(p->space_bytes));
+	json_object_set_new(o, "space_limit_bytes", json_integer(field_int(p->keep, "max_bytes", 0)));
 	add_traffic_locked(p, o);
 	return o;
 }

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "replicator/epoch.h"
 #include "replicator/field.h"
 
 #include <stdio.h>
@@ -171,6 +172,14 @@ static int check_still(struct protection *p, struct err *e)
 				    : 0;
 }
 
+/* With the last point: whoever takes the VM over must have that one. */
+static json_t *handed_over_json(struct protection *p, uint64_t epoch)
+{
+	THREAD_LOCKED(&p->lock);
+	return json_pack("{s:s, s:I, s:{s:s, s:I, s:b}}", "state", "handed-over", "epoch", (json_int_t)epoch,
+			 "last_point", "id", p->point_id, "instant_ns", (json_int_t)p->point_instant_ns, "final", 1);
+}
+
 /* The guest is paused and the last point is at the peer. From here on it is nobody's here to let go, not even the guardian's: only then may the record
  * say so. It is looked at once more after that, and before the peer hears of it. */
 static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
@@ -191,7 +200,7 @@ static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
 		if (p->late || p->rescued || (p->armed_ns && clock_mono_ns() >= p->armed_ns))
 			return err_set(e, ERR_CANCELLED, "%s stood still for too long, and was let go", p->vm);
 	}
-	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
+	json_t *changes = handed_over_json(p, epoch);
 	int rc = protection_change(p, "handing-over", changes, e);
 	json_decref(changes);
 	if (rc < 0 && e->cls == ERR_REFUSED)
@@ -256,13 +265,18 @@ int protection_hand_over_again(struct protection *p, uint64_t epoch, char **poin
 			e, "somebody let it go on: find out which state of it is the right one before anything else");
 	}
 	{
+		/* The same once more, if the answer was lost; the next, if it could not be started. */
 		THREAD_LOCKED(&p->lock);
-		if (epoch < p->epoch)
-			return err_set(e, ERR_REFUSED, "epoch %llu is over", (unsigned long long)epoch);
+		if (epoch != p->epoch && epoch_check_next(p->epoch, epoch, e) < 0)
+			return err_remedy(e, "look at both hosts with 'vmferry status' before anything else");
 		*point = mem_strdup(p->point_id);
 	}
 	json_t *changes = json_pack("{s:I}", "epoch", (json_int_t)epoch);
-	const int saved = protection_change(p, "handed-over", changes, e);
+	const int rc = protection_change(p, "handed-over", changes, e);
 	json_decref(changes);
-	return saved;
+	if (rc < 0) {
+		free(*point);
+		*point = NULL;
+	}
+	return rc;
 }

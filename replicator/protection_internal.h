@@ -62,6 +62,7 @@ struct protection {
 	int64_t point_mono_ns;    /* 0: before this agent started */
 	uint64_t points, dirty_bytes, sent_bytes, wire_bytes;
 	uint64_t lag_bytes;
+	int64_t space_bytes;        /* what the replica takes at the peer; -1: not known */
 	double throughput; /* sent bytes per second of the last transaction */
 	struct pace pace;
 	bool degraded_said;

@@ -116,8 +116,13 @@ int protection_owner_take_back(struct protection *p, const char *state, struct e
 		return err_wrap(e, "who owns %s", p->vm);
 	const bool ours = field_is(theirs, "state", "replica") &&
 			  strcmp(field_text(theirs, "from"), p->opts.host_name) == 0;
+	const bool under_way = json_is_true(json_object_get(theirs, "handover"));
 	int64_t epoch = field_int(theirs, "epoch", 1);
 	json_decref(theirs);
+	if (ours && under_way) {
+		err_set(e, ERR_REFUSED, "%s is taking %s over at this moment", p->host, p->vm);
+		return err_remedy(e, "'vmferry status' at %s says what comes of it", p->host);
+	}
 	if (!ours) {
 		err_set(e, ERR_REFUSED, "the protection of %s is %s: %s has taken the VM over", p->vm, state, p->host);
 		return err_remedy(e,

@@ -209,6 +209,7 @@ static void note_committed(struct protection_session *s, const char *id, const s
 		p->sent_bytes += t->sent_bytes;
 		p->wire_bytes += t->wire_bytes;
 		p->lag_bytes = 0;
+		p->space_bytes = courier_space_bytes(s->courier);
 		const int64_t took = now - pt->instant_mono_ns;
 		p->throughput = took > 0 ? (double)t->sent_bytes * 1e9 / (double)took : 0;
 		s->due_ns = pt->instant_mono_ns + pace_interval_ns(&p->pace);

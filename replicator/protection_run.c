@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "replicator/epoch.h"
 #include "replicator/field.h"
 
 #include <errno.h>
@@ -100,6 +101,7 @@ static int run_session(struct protection_session *s, struct err *e)
 	{
 		THREAD_LOCKED(&p->lock);
 		p->courier = s->courier;
+		p->space_bytes = courier_space_bytes(s->courier);
 		if (p->interrupt)
 			return err_set(e, ERR_CANCELLED, "interrupted");
 	}
@@ -172,6 +174,20 @@ static int64_t look_meanwhile(struct protection *p, const char *state, int64_t *
 	return clock_mono_ns() + every;
 }
 
+/* The VM has an owner all the same, and nobody here knows which. */
+static void say_unreadable(struct protection *p)
+{
+	struct err e = ERR_INIT;
+	char text[900];
+
+	{
+		THREAD_LOCKED(&p->lock);
+		(void)epoch_check_readable(p->record, &e);
+	}
+	snprintf(text, sizeof(text), "%.500s; %.380s", e.text, e.remedy);
+	protection_set_state(p, "failed", text);
+}
+
 /* Waits as long as nothing is to be done; false at the end. */
 static bool wait_for_work(struct protection *p)
 {
@@ -196,6 +212,8 @@ static bool wait_for_work(struct protection *p)
 			protection_set_state(p, "waiting", why);
 		else if (strcmp(state, "paused") == 0)
 			protection_set_state(p, "paused", "by an operator");
+		else if (strcmp(state, "unreadable") == 0)
+			say_unreadable(p);
 		if (strcmp(state, "fenced") == 0 && strcmp(p->state, "fenced") != 0)
 			protection_set_state(p, "fenced", "the peer has taken this VM over; it is paused here");
 		if (strcmp(state, "handed-over") == 0)

@@ -51,11 +51,13 @@ struct replica *replica_find_locked(struct replicas *r, const char *vm)
 static struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record)
 {
 	struct replica *p = mem_alloc(sizeof(*p));
+	struct err why = ERR_INIT;
 
 	p->all = r;
 	snprintf(p->uuid, sizeof(p->uuid), "%s", uuid);
 	p->record = record;
-	snprintf(p->trouble, sizeof(p->trouble), "%.399s", field_text(record, "unreadable"));
+	if (epoch_check_readable(record, &why) < 0)
+		snprintf(p->trouble, sizeof(p->trouble), "%.390s; %.199s", why.text, why.remedy);
 	return p;
 }
 
@@ -90,6 +92,10 @@ struct replicas *replicas_new(const struct replicas_opts *opts, struct err *e)
 		struct replica *p = replica_new(r, field_text(record, "uuid"), json_deep_copy(record));
 		p->next = r->first;
 		r->first = p;
+		if (p->trouble[0] && opts->event)
+			opts->event(opts->ctx, "replica.unreadable", p->uuid,
+				    json_pack("{s:s, s:s, s:s}", "vm", p->uuid, "host", r->host_name, "reason",
+					      p->trouble));
 	}
 	pthread_mutex_unlock(&r->lock);
 	json_decref(all);
@@ -222,6 +228,17 @@ void replica_note_last(struct replica *p, struct store *s)
 	json_decref(p->last);
 	p->last = last;
 	p->points = n;
+}
+
+void replica_note_space(struct replica *p, struct store *s)
+{
+	struct store_usage u = { 0 };
+	struct err ignored = ERR_INIT;
+
+	if (store_usage(s, &u, &ignored) < 0)
+		return;
+	THREAD_LOCKED(&p->all->lock);
+	p->space_bytes = u.journal_bytes + u.head_bytes + u.undo_bytes;
 }
 
 char *replica_store_path(struct replica *p)

@@ -62,9 +62,10 @@ struct replica {
 	struct replica_session *session; /* or NULL */
 	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */
 	size_t points;
+	uint64_t space_bytes; /* what its store takes; the keeper's last look, or that at the beginning of the session */
 	bool prune_due;
 	uint64_t told_seq; /* the keeper's: up to which point opts.point has been told */
-	char trouble[400]; /* the last error of this side, or empty */
+	char trouble[600]; /* the last error of this side, or empty */
 };
 
 struct replicas {
@@ -96,7 +97,10 @@ void replica_close(struct replica *p);
 void replica_close_store(struct replica *p);
 /* Its store's folder: "store", or as the record's "store" says. To be freed. */
 char *replica_store_path(struct replica *p);
+/* What is known of its points. */
 void replica_note_last(struct replica *p, struct store *s);
+/* And of what it takes: looks at every file. */
+void replica_note_space(struct replica *p, struct store *s);
 /* Changes keys of the record, durably, then here. changes: borrowed. */
 int replica_update(struct replica *p, const json_t *changes, struct err *e);
 

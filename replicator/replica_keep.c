@@ -101,6 +101,7 @@ static void prune_one(struct replica *p, const struct retention *keep)
 	if (prune(p, s, keep, &e) < 0)
 		log_warn("replica_prune", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
 	replica_note_last(p, s);
+	replica_note_space(p, s);
 	replica_close(p);
 }
 

@@ -27,6 +27,8 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 		*result = json_pack("{s:O, s:O, s:O, s:I, s:O?}", "epoch", json_object_get(p->record, "epoch"), "state",
 				    json_object_get(p->record, "state"), "from", json_object_get(p->record, "from"),
 				    "points", (json_int_t)p->points, "last", p->last);
+		if (json_is_object(json_object_get(p->record, "handover")))
+			json_object_set_new(*result, "handover", json_true());
 		if (p->store)
 			return 0;
 	}
@@ -51,6 +53,8 @@ static const char *shown_state(const struct replica *p, const char **reason)
 	const char *state = field_text(p->record, "state");
 
 	*reason = p->trouble;
+	if (json_object_get(p->record, "unreadable"))
+		return "failed";
 	if (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0)
 		return "promoted";
 	if (p->session && p->session->receive)
@@ -82,6 +86,7 @@ static json_t *status_of(struct replica *p, const struct store_usage *u)
 				    json_integer((json_int_t)(ss->receive ? receive_wire_bytes(ss->receive) : 0)));
 	json_object_set_new(o, "space_bytes",
 			    json_integer((json_int_t)(u->journal_bytes + u->head_bytes + u->undo_bytes)));
+	json_object_set_new(o, "space_limit_bytes", json_integer((json_int_t)replica_keep_of(p->record).max_bytes));
 	return o;
 }
 

@@ -315,30 +315,45 @@ int replicator_replica_release(struct replicator *r, struct rpc *rpc, const json
 	return replicas_release(r->replicas, rpc, args, result, e);
 }
 
+/* Only the host that keeps the replica, and only for the next epoch. */
+static int hand_over(struct protection *p, const char *peer, const json_t *record, const json_t *args, char **point,
+		     struct err *e)
+{
+	const uint64_t epoch = field_u64(args, "epoch");
+	const char *vm = field_text(record, "vm"), *host = field_text(record, "host");
+
+	if (strcmp(host, peer) != 0)
+		return err_set(e, ERR_REFUSED, "the replica of %s is kept by %s, not by %s", vm, host, peer);
+	if (field_is(record, "state", "handed-over"))
+		return protection_hand_over_again(p, epoch, point, e);
+	if (json_is_true(json_object_get(args, "again")))
+		return err_set(e, ERR_REFUSED, "%s was not handed over", vm);
+	if (epoch_check_next(field_u64(record, "epoch"), epoch, e) < 0)
+		return -1;
+	return protection_hand_over(p, epoch, clock_mono_ns() + HANDOVER_NS, point, e);
+}
+
 int replicator_source_handover(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
-	const json_int_t epoch = json_integer_value(json_object_get(args, "epoch"));
-	struct protection *p = protections_borrow(r->protections, field_text(args, "uuid"));
+	const char *uuid = field_text(args, "uuid");
+	struct protection *p = protections_borrow(r->protections, uuid);
 	char *point = NULL;
-	int rc;
 
 	if (!p)
-		return protections_none(r->protections, field_text(args, "uuid"), e);
+		return protections_none(r->protections, uuid, e);
 	json_t *record = protection_record(p);
-	/* Only the host that keeps the replica, and only for the next epoch. */
-	if (strcmp(field_text(record, "host"), rpc_peer_name(rpc)) != 0)
-		rc = err_set(e, ERR_REFUSED, "the replica of %s is kept by %s, not by %s", field_text(record, "vm"),
-			     field_text(record, "host"), rpc_peer_name(rpc));
-	else if (field_is(record, "state", "handed-over"))
-		rc = protection_hand_over_again(p, (uint64_t)epoch, &point, e);
-	else if (epoch != json_integer_value(json_object_get(record, "epoch")) + 1)
-		rc = err_set(e, ERR_REFUSED, "epoch %lld does not follow ours", (long long)epoch);
-	else
-		rc = protection_hand_over(p, (uint64_t)epoch, clock_mono_ns() + HANDOVER_NS, &point, e);
-	if (rc == 0)
-		*result = json_pack("{s:s}", "point", point);
-	free(point);
+	const int rc = hand_over(p, rpc_peer_name(rpc), record, args, &point, e);
 	json_decref(record);
+	if (rc == 0) {
+		record = protection_record(p);
+		const json_t *last = json_object_get(record, "last_point");
+		*result = json_pack("{s:s}", "point", point);
+		/* A record of an older agent may name one that was not the last. */
+		if (json_is_true(json_object_get(last, "final")))
+			json_object_set(*result, "instant_ns", json_object_get(last, "instant_ns"));
+		json_decref(record);
+	}
+	free(point);
 	protections_give_back(r->protections, p);
 	return rc;
 }

@@ -87,7 +87,7 @@ int replicator_replica_end(struct replicator *r, struct rpc *rpc, const json_t *
 int replicator_replica_status(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 int replicator_replica_release(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result,
 			       struct err *e);
-/* source.handover {uuid, epoch}, called by the host that keeps the replica: protection_hand_over. -> {"point"} */
+/* source.handover {uuid, epoch, again}, called by the host that keeps the replica: protection_hand_over. -> {"point", "instant_ns"} */
 int replicator_source_handover(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result,
 			       struct err *e);
 /* A data link (HELLO purpose "replica") came in. Takes it; refuses it by itself. */

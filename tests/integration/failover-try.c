@@ -142,7 +142,7 @@ static int failover(const char *dir, char **options, struct err *e)
 
 static int recover(const char *dir, struct err *e)
 {
-	static const char *const names[] = { "nothing", "promoted", "undone", "off" };
+	static const char *const names[] = { "nothing", "promoted", "undone", "off", "handing" };
 	struct promote_host_opts host = { .libvirt_uri = "qemu:///system", .run_dir = RUN_DIR };
 	struct promote_host *p = promote_host_new(&host, e);
 	struct failover_records records = failover_record_files(dir);

@@ -233,7 +233,8 @@ static int ask_state(struct failback *f, char state[32], uint64_t *epoch, struct
 
 	if (call_there(f, "replica.status", ASK_NS, &theirs, e) < 0)
 		return -1;
-	snprintf(state, 32, "%.31s", text_of(theirs, "state"));
+	/* It goes on with one that was handed over by itself. */
+	snprintf(state, 32, "%.31s", json_is_true(json_object_get(theirs, "handover")) ? "promoting" : text_of(theirs, "state"));
 	*epoch = (uint64_t)json_integer_value(json_object_get(theirs, "epoch"));
 	json_decref(theirs);
 	return 0;
