@@ -7,7 +7,6 @@
 #include "replicator/epoch.h"
 #include "replicator/field.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +123,20 @@ bool protection_may_run_locked(const struct protection *p)
 	return !p->stopping && p->holds == 0 && one_of("active|handing-over", field_text(p->record, "state"));
 }
 
+bool protection_wanted(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	return protection_may_run_locked(p);
+}
+
+void protection_wait(struct protection *p, int64_t deadline_ns)
+{
+	THREAD_LOCKED(&p->lock);
+	while (protection_may_run_locked(p) && !p->last_wanted)
+		if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0)
+			return;
+}
+
 struct courier_opts protection_courier_opts(struct protection *p)
 {
 	return (struct courier_opts){ .ways = p->opts.ways,
@@ -185,6 +198,15 @@ int protection_update(struct protection *p, const json_t *changes, struct err *e
 	return protection_change(p, NULL, changes, e);
 }
 
+int protection_want(struct protection *p, const char *expect, const char *state, struct err *e)
+{
+	json_t *changes = json_pack("{s:s}", "state", state);
+	const int rc = protection_change(p, expect, changes, e);
+
+	json_decref(changes);
+	return rc;
+}
+
 int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e)
 {
 	THREAD_LOCKED(&p->updating);
@@ -207,37 +229,15 @@ int protection_replace(struct protection *p, const json_t *old, json_t *record, 
 	return 0;
 }
 
-static int set_wanted(struct protection *p, const char *expect, const char *state, struct err *e)
-{
-	json_t *changes = json_pack("{s:s}", "state", state);
-	const int rc = protection_change(p, expect, changes, e);
-
-	json_decref(changes);
-	return rc;
-}
-
 /* ---- what operators do ---- */
 
 int protection_pause(struct protection *p, struct err *e)
 {
-	if (set_wanted(p, "active|paused", "paused", e) < 0)
+	if (protection_want(p, "active|paused", "paused", e) < 0)
 		return -1;
 	THREAD_LOCKED(&p->lock);
 	protection_interrupt_locked(p);
 	return 0;
-}
-
-int protection_resume(struct protection *p, struct err *e)
-{
-	char state[32];
-
-	{
-		THREAD_LOCKED(&p->lock);
-		snprintf(state, sizeof(state), "%s", field_text(p->record, "state"));
-	}
-	if (one_of("fenced|handed-over", state))
-		return protection_owner_take_back(p, state, e);
-	return set_wanted(p, "active|paused", "active", e);
 }
 
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e)

@@ -9,7 +9,6 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
-#include "replicator/field.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,12 +56,12 @@ void protection_handover_end(struct protection_session *s)
 static int take_last(struct protection_session *s, char id[80], struct err *e)
 {
 	const struct capture_calls *c = s->p->opts.capture;
-	int rc = protection_points_take(s, c->take, id, e);
+	int rc = protection_take(s, c->take, id, e);
 
 	if (rc == 0 && begin_hand_over(s->p, e) < 0)
 		return -1;
 	if (rc == 0)
-		rc = protection_points_take(s, c->take_last, id, e);
+		rc = protection_take(s, c->take_last, id, e);
 	return rc > 0 ? -1 : rc;
 }
 
@@ -124,7 +123,7 @@ int protection_handover_still(struct protection_session *s, struct err *e)
 	if (rc == 0)
 		rc = s->guest->ops->pause(s->guest->ctx, &why);
 	if (rc == 0)
-		rc = protection_points_take(s, NULL, id, &why);
+		rc = protection_take(s, NULL, id, &why);
 	if (tell_last(p, rc, id, &why))
 		return 0;
 	/* end_hand_over lets it run. */

@@ -5,7 +5,8 @@
  *	protection_run.c        its thread: sessions, one after the other, and what is done between them
  *	protection_points.c     of a session, a capture: the first pass and the checkpoints
  *	protection_handover.c   the last checkpoint, and the VM goes to its peer
- *	protection_owner.c      whose the VM is; keeps one still that is the peer's
+ *	protection_take.c       a checkpoint
+ *	protection_owner.c      whose the VM is: keeps one still that is the peer's, or takes it back
  *	protection_watch.c      the guardian, and captures that get nowhere
  */
 #ifndef VMFERRY_REPLICATOR_PROTECTION_INTERNAL_H
@@ -62,8 +63,8 @@ struct protection {
 	int64_t point_mono_ns;    /* 0: before this agent started */
 	uint64_t points, dirty_bytes, sent_bytes, wire_bytes;
 	uint64_t lag_bytes;
-	int64_t space_bytes;        /* what the replica takes at the peer; -1: not known */
-	double throughput; /* sent bytes per second of the last transaction */
+	int64_t space_bytes; /* what the replica takes at the peer; -1: not known */
+	double throughput;   /* sent bytes per second of the last transaction */
 	struct pace pace;
 	bool degraded_said;
 
@@ -100,6 +101,9 @@ struct protection_session {
 
 /* ---- protection.c ---- */
 bool protection_may_run_locked(const struct protection *p);
+bool protection_wanted(struct protection *p);
+/* Until the deadline, or somebody wants something else. */
+void protection_wait(struct protection *p, int64_t deadline_ns);
 /* Everything that waits returns. */
 void protection_interrupt_locked(struct protection *p);
 /* How to reach the peer. */
@@ -109,6 +113,8 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 /* Changes keys, durably, then here. ERR_REFUSED unless the state is `expect` (NULL: any; "a|b": one of those) at that moment. */
 int protection_change(struct protection *p, const char *expect, const json_t *changes, struct err *e);
 int protection_update(struct protection *p, const json_t *changes, struct err *e);
+/* The record's state, as protection_change. */
+int protection_want(struct protection *p, const char *expect, const char *state, struct err *e);
 void protection_note_point(struct protection *p, const char *id, int64_t instant_ns, int64_t mono_ns);
 void protection_event(struct protection *p, const char *type, const char *reason);
 
@@ -134,19 +140,20 @@ int protection_owner_check(struct protection *p, struct err *e);
 void protection_owner_keep_fenced(struct protection *p);
 /* A VM whose protection rests may be taken over all the same. */
 void protection_owner_look(struct protection *p);
-/* A failover that came to nothing: the peer keeps it as our replica again, and nobody runs it. The record, which is `state`, is of a hand-over under way
- * then, which the next session ends. */
-int protection_owner_take_back(struct protection *p, const char *state, struct err *e);
 
 /* ---- protection_points.c ---- */
 /* "when due" and the bandwidth, as the hour says. ship may be NULL. */
 void protection_points_clock(struct protection *p, struct ship *ship);
 /* One capture; 1: the same session can go on with another. 2: the hand-over has to do without one. */
 int protection_points_run(struct protection_session *s, struct err *e);
-/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
-int protection_points_take(struct protection_session *s, take_call call, char id[80], struct err *e);
 /* The capture, if there is one. good: nothing is wrong with it. */
 void protection_points_drop(struct protection_session *s, bool good);
+
+/* ---- protection_take.c ---- */
+/* Of a point: 20261126T001502.123Z-4f2a. */
+void protection_take_id(char out[80]);
+/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
+int protection_take(struct protection_session *s, take_call call, char id[80], struct err *e);
 
 /* ---- protection_handover.c: the thread's ---- */
 /* Somebody waits for a last point. */
@@ -156,7 +163,7 @@ bool protection_handover_begun(struct protection *p);
 /* The last point. 0: the guest is the peer's from here on. */
 int protection_handover_run(struct protection_session *s, struct err *e);
 /* Without a capture, where none can leave the guest standing still: it is paused as a user would, and read as it stands. What differs from the peer's
- * is found by hashes. Takes as long as reading all of it does. */
+ * is found by hashes. Takes as long as reading all of it does, since what differs from the checkpoint before it (protection_points.c) is not known. */
 int protection_handover_still(struct protection_session *s, struct err *e);
 /* One that came to nothing: the guest runs, and then the record says so. Else the next session tries again. */
 void protection_handover_end(struct protection_session *s);
@@ -165,8 +172,5 @@ void protection_handover_over(struct protection *p, const struct err *why);
 
 /* ---- protection_run.c ---- */
 void *protection_run_thread(void *protection);
-bool protection_run_wanted(struct protection *p);
-/* Until the deadline, or somebody wants something else. */
-void protection_run_wait(struct protection *p, int64_t deadline_ns);
 
 #endif

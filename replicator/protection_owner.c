@@ -1,7 +1,6 @@
 /* Who owns the VM: what the peer says, and a VM that is not ours any more and must stand still. */
 #include "replicator/protection_internal.h"
 
-#include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -107,7 +106,7 @@ void protection_owner_look(struct protection *p)
 }
 
 /* A failover that came to nothing: the peer keeps it as our replica again, and nobody runs it. The session that begins asks once more who owns it. */
-int protection_owner_take_back(struct protection *p, const char *state, struct err *e)
+static int take_back(struct protection *p, const char *state, struct err *e)
 {
 	const struct courier_opts co = { .ways = p->opts.ways, .host = p->host, .uuid = p->uuid };
 	json_t *theirs = NULL;
@@ -139,4 +138,17 @@ int protection_owner_take_back(struct protection *p, const char *state, struct e
 	const int rc = protection_change(p, state, changes, e);
 	json_decref(changes);
 	return rc;
+}
+
+int protection_resume(struct protection *p, struct err *e)
+{
+	char state[32];
+
+	{
+		THREAD_LOCKED(&p->lock);
+		snprintf(state, sizeof(state), "%s", field_text(p->record, "state"));
+	}
+	if (strcmp(state, "fenced") == 0 || strcmp(state, "handed-over") == 0)
+		return take_back(p, state, e);
+	return protection_want(p, "active|paused", "active", e);
 }

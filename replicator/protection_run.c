@@ -5,10 +5,8 @@
 #include "replicator/protection_internal.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
-#include "replicator/field.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -18,21 +16,6 @@
 #define RETRY_MOST 15
 #define LOOK_AGAIN_NS (2 * NS_PER_S) /* at a VM that must not run here */
 #define ASK_TIMES 5                  /* so many of those: who owns a VM whose protection is paused */
-
-bool protection_run_wanted(struct protection *p)
-{
-	THREAD_LOCKED(&p->lock);
-	return protection_may_run_locked(p);
-}
-
-/* Until the deadline, or somebody wants something else. */
-void protection_run_wait(struct protection *p, int64_t deadline_ns)
-{
-	THREAD_LOCKED(&p->lock);
-	while (protection_may_run_locked(p) && !p->last_wanted)
-		if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0)
-			return;
-}
 
 /* ---- a session ---- */
 
@@ -254,8 +237,8 @@ void *protection_run_thread(void *arg)
 		protection_points_drop(&s, false);
 		protection_handover_end(&s);
 		close_session(&s, &e);
-		if (rc < 0 && protection_run_wanted(p))
-			protection_run_wait(p, clock_mono_ns() + after_failure(p, &e));
+		if (rc < 0 && protection_wanted(p))
+			protection_wait(p, clock_mono_ns() + after_failure(p, &e));
 	}
 	return NULL;
 }

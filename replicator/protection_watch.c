@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/thread.h"
 
-#include <errno.h>
 #include <stdio.h>
 
 #define LEAST_PAUSE_NS (100 * NS_PER_MS) /* no pause is so long that it would be less than this */

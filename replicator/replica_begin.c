@@ -1,7 +1,6 @@
 /* replica.begin: whether a source may write, what it wants kept, and its session. */
 #include "replicator/replica_internal.h"
 
-#include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -9,7 +8,6 @@
 #include "replicator/field.h"
 #include "transport/codec.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
 

@@ -1,6 +1,7 @@
 /*
  * replica_internal.h - what the parts of the replicas share:
  *
+ *	replicas.c          their life
  *	replica.c           the table, stores, records
  *	replica_begin.c     replica.begin: may this source write?
  *	replica_session.c   a session: data links, commits, its end
@@ -81,6 +82,8 @@ struct replicas {
 };
 
 /* ---- replica.c: the table, stores, records ---- */
+/* record: stolen, may be NULL. Not in the table yet. */
+struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record);
 struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid);
 /* By UUID, or by a name that one of them has alone; NULL if there is none, or more than one. */
 struct replica *replica_find_locked(struct replicas *r, const char *vm);

@@ -5,7 +5,6 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "migrator/restore_virt.h"
-#include "replicator/epoch.h"
 #include "replicator/export.h"
 #include "replicator/failover.h"
 #include "replicator/replicator.h"
@@ -14,10 +13,8 @@
 #include "tools/vmferryd/promote_host.h"
 #include "tools/vmferryd/recovery.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* A last checkpoint and its way here; a guest that writes fast over a slow link takes its time. */
 #define HAND_OVER_NS (300 * NS_PER_S)
