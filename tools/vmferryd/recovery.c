@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#define SOON_NS NS_PER_S /* a VM may stand still */
 #define AGAIN_NS (5 * NS_PER_S)
 
 /* One thread at a time. */
@@ -91,10 +92,11 @@ static void *recover_main(void *arg)
 {
 	struct agent *a = arg;
 	const struct timespec moment = { .tv_nsec = 200 * NS_PER_MS };
+	int64_t wait_ns = SOON_NS;
 	bool settled = false;
 
-	while (next_round(a, settled)) {
-		const int64_t until = clock_mono_ns() + AGAIN_NS;
+	for (; next_round(a, settled); wait_ns = AGAIN_NS) {
+		const int64_t until = clock_mono_ns() + wait_ns;
 		while (!agent_stopping(a) && clock_mono_ns() < until)
 			nanosleep(&moment, NULL);
 		settled = agent_stopping(a) || recover_all(a, true);
@@ -116,13 +118,16 @@ static void *warm_main(void *arg)
 	return NULL;
 }
 
-static void in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
+static bool in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
 {
 	struct err e = ERR_INIT;
 
 	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
-	if (thread_start_detached(name, fn, a, &e) < 0)
-		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+	if (thread_start_detached(name, fn, a, &e) == 0)
+		return true;
+	log_error("no_thread", "name=%s msg=%s", name, LOG_Q(e.text));
+	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
+	return false;
 }
 
 void recovery_again(struct agent *a)
@@ -134,7 +139,10 @@ void recovery_again(struct agent *a)
 			return;
 		rounds.under_way = true;
 	}
-	in_background(a, "recover", recover_main);
+	if (in_background(a, "recover", recover_main))
+		return;
+	THREAD_LOCKED(&rounds.lock);
+	rounds.under_way = false;
 }
 
 void recovery_start(struct agent *a)
@@ -149,5 +157,5 @@ void recovery_start(struct agent *a)
 	if (!recover_all(a, false))
 		recovery_again(a);
 	if (keeps_replicas)
-		in_background(a, "warm", warm_main);
+		(void)in_background(a, "warm", warm_main);
 }
