@@ -26,6 +26,12 @@ struct failover_records {
 	void *ctx;
 };
 
+/* Steals changes. */
+int failover_record_change(const struct failover_records *records, const char *expect, json_t *changes, struct err *e);
+/* Of one that is being promoted: it runs; or what was made is removed, and it is a replica again, with the raised epoch. */
+int failover_record_promoted(const struct failover_records *records, struct err *e);
+int failover_record_undo(const struct failover_records *records, struct err *e);
+
 /* By the file in that folder, which is borrowed. */
 struct failover_records failover_record_files(const char *replica_dir);
 
