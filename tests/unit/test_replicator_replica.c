@@ -626,6 +626,57 @@ START_TEST(protect_is_refused_where_it_must_be)
 }
 END_TEST
 
+/* What the host that keeps the replica asks: its point and instant if it is handed over, a reason if not. */
+static int ask_handover(struct rpc *from, json_int_t epoch, bool again, char point[80], json_int_t *instant_ns, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:I, s:b}", "uuid", GUEST_UUID, "epoch", epoch, "again", (int)again), *said = NULL;
+
+	err_clear(e);
+	const int rc = replicator_source_handover(repl, from, args, &said, e);
+	json_decref(args);
+	if (rc < 0)
+		return -1;
+	snprintf(point, 80, "%s", json_string_value(json_object_get(said, "point")));
+	*instant_ns = json_integer_value(json_object_get(said, "instant_ns"));
+	json_decref(said);
+	return 0;
+}
+
+START_TEST(handed_over_to_its_peer)
+{
+	struct err e = ERR_INIT;
+	char point[80], again[80];
+	json_int_t instant = 0, then = 0;
+
+	start_replicator();
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	struct rpc *host2 = connect_peer(&source, "host2", &e);
+	ck_assert_msg(host2 != NULL, "%s", e.text);
+	/* Who only wants to know whether it was, does not have it handed over. */
+	ck_assert_int_eq(ask_handover(host2, 2, true, point, &instant, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	HAS(e.text, "web1 was not handed over");
+	ck_assert_int_eq(ask_handover(host2, 3, false, point, &instant, &e), -1);
+	HAS(e.text, "epoch 3 does not follow ours, 1");
+	ck_assert(!fake.paused);
+	OK(ask_handover(host2, 2, false, point, &instant, &e), e);
+	ck_assert(fake.paused);
+	ck_assert_int_gt(instant, 0);
+	/* And it was, with the same point, over a restart too. */
+	for (int i = 0; i < 2; i++) {
+		OK(ask_handover(host2, 2 + i, true, again, &then, &e), e);
+		ck_assert_str_eq(again, point);
+		ck_assert_int_eq(then, instant);
+		replicator_free(repl);
+		start_replicator();
+	}
+	ck_assert_int_eq(ask_handover(host2, 5, true, again, &then, &e), -1);
+	ck_assert(fake.paused);
+	rpc_unref(host2);
+}
+END_TEST
+
 static void *unprotect_main(void *rc)
 {
 	struct err e = ERR_INIT;
@@ -783,6 +834,7 @@ int main(void)
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
+	tcase_add_test(t, handed_over_to_its_peer);
 	tcase_add_test(t, ended_while_it_is_held);
 	tcase_add_test(t, what_is_left_at_the_peer_is_adopted);
 	tcase_add_test(t, what_a_running_vm_needs_stays);

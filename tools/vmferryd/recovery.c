@@ -6,6 +6,7 @@
 #include "migrator/restore_virt.h"
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/probe.h"
 #include "tools/vmferryd/promote_host.h"
 #include "tools/vmferryd/takeover.h"
 
@@ -14,6 +15,7 @@
 
 #define SOON_NS NS_PER_S /* a VM may stand still */
 #define AGAIN_NS (5 * NS_PER_S)
+#define ANSWER_NS (2 * NS_PER_S)
 
 /* One thread at a time. */
 static struct {
@@ -26,6 +28,11 @@ static bool go_on(struct agent *a, const json_t *record, struct err *e)
 {
 	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 	const json_t *paused = json_object_get(json_object_get(record, "handover"), "paused");
+	const char *from = json_string_value(json_object_get(record, "from"));
+
+	/* One that is gone is asked without keeping an operator from a failover that does without it. */
+	if (!from || !probe_answers(a, from, ANSWER_NS))
+		return false;
 	json_t *args = json_pack("{s:s, s:b, s:b, s:b}", "vm", uuid, "planned", 1, "again", 1, "paused",
 				 json_is_true(paused));
 	json_t *report = NULL;
