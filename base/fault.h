@@ -35,6 +35,7 @@
 	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */      \
 	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */      \
 	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */             \
+	X(FAULT_FAILOVER_HANDED, "failover.handed")     /* target: the source has handed over, the epoch is not raised */ \
 	X(FAULT_FAILOVER_EPOCH, "failover.epoch")       /* target: the raised epoch is on disk */     \
 	X(FAULT_FAILOVER_FENCE, "failover.fence")       /* target: before the fencing command */      \
 	X(FAULT_FAILOVER_DISKS, "failover.disks")       /* target: images made, VM not started */     \

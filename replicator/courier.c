@@ -20,6 +20,7 @@
 #define COMMIT_NS (90 * NS_PER_S)
 #define END_NS (5 * NS_PER_S)
 #define RELEASE_NS (60 * NS_PER_S)
+#define ADOPT_NS (3600 * NS_PER_S)
 
 struct courier {
 	struct courier_opts opts;
@@ -33,9 +34,11 @@ struct courier {
 	struct store_volume volumes[STORE_MAX_VOLUMES];
 	size_t n_volumes;
 	json_t *last;
+	int64_t space_bytes; /* atomic */
 };
 
-static int call_at(const struct courier_opts *o, const char *method, json_t *args, int64_t within_ns, json_t **result, struct err *e)
+static int call_at(const struct courier_opts *o, const char *method, json_t *args, int64_t within_ns, json_t **result,
+		   struct err *e)
 {
 	struct rpc *rpc = o->ways.connect_peer(o->ways.ctx, o->host, e);
 
@@ -55,25 +58,35 @@ int courier_ask(const struct courier_opts *o, json_t **theirs, struct err *e)
 
 int courier_release(const struct courier_opts *o, struct err *e)
 {
-	return call_at(o, "replica.release", json_pack("{s:s, s:I}", "uuid", o->uuid, "epoch", (json_int_t)o->epoch), RELEASE_NS, NULL,
-		       e);
+	return call_at(o, "replica.release", json_pack("{s:s, s:I}", "uuid", o->uuid, "epoch", (json_int_t)o->epoch),
+		       RELEASE_NS, NULL, e);
+}
+
+int courier_adopt(const struct courier_opts *o, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:s, s:I}", "uuid", o->uuid, "vm", o->vm, "epoch", (json_int_t)o->epoch);
+
+	return call_at(o, "replica.adopt", args, ADOPT_NS, NULL, e);
 }
 
 /* ---- what ship asks for ---- */
 
-static int ask_hashes(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out, struct err *e)
+static int ask_hashes(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out,
+		      struct err *e)
 {
 	struct courier *c = ctx;
 	json_t *list = json_array(), *answer = NULL;
 	size_t blocks = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		json_array_append_new(list, json_pack("[I, I]", (json_int_t)ranges[i].first, (json_int_t)ranges[i].count));
+		json_array_append_new(list,
+				      json_pack("[I, I]", (json_int_t)ranges[i].first, (json_int_t)ranges[i].count));
 		blocks += (size_t)ranges[i].count;
 	}
-	json_t *args = json_pack("{s:s, s:s, s:s, s:o}", "session", c->session, "kind", v->kind == STORE_RAM ? "ram" : "disk", "name",
-				 v->name, "ranges", list);
-	if (rpc_call(c->rpc, "replica.hashes", args, clock_mono_ns() + HASHES_NS, NULL, NULL, c->opts.cancel, &answer, e) < 0)
+	json_t *args = json_pack("{s:s, s:s, s:s, s:o}", "session", c->session, "kind",
+				 v->kind == STORE_RAM ? "ram" : "disk", "name", v->name, "ranges", list);
+	if (rpc_call(c->rpc, "replica.hashes", args, clock_mono_ns() + HASHES_NS, NULL, NULL, c->opts.cancel, &answer,
+		     e) < 0)
 		return -1;
 	const char *text = json_string_value(json_object_get(answer, "hashes"));
 	int rc = 0;
@@ -85,21 +98,32 @@ static int ask_hashes(void *ctx, const struct store_volume *v, const struct ship
 	return rc;
 }
 
+/* Of an answer; older agents do not say. */
+static void note_space(struct courier *c, const json_t *answer)
+{
+	const json_t *n = json_object_get(answer, "space_bytes");
+
+	if (json_is_integer(n) && json_integer_value(n) >= 0)
+		__atomic_store_n(&c->space_bytes, json_integer_value(n), __ATOMIC_SEQ_CST);
+}
+
 static int ask_commit(void *ctx, const char *id, bool point, const json_t *meta, uint64_t *seq, struct err *e)
 {
 	struct courier *c = ctx;
 	json_t *answer = NULL;
-	json_t *args = json_pack("{s:s, s:s, s:s, s:I}", "session", c->session, "id", id, "kind", point ? "point" : "part", "epoch",
-				 (json_int_t)c->epoch);
+	json_t *args = json_pack("{s:s, s:s, s:s, s:I}", "session", c->session, "id", id, "kind",
+				 point ? "point" : "part", "epoch", (json_int_t)c->epoch);
 
 	if (meta)
 		json_object_set_new(args, "meta", json_deep_copy(meta));
-	if (rpc_call(c->rpc, "replica.commit", args, clock_mono_ns() + COMMIT_NS, NULL, NULL, c->opts.cancel, &answer, e) < 0)
+	if (rpc_call(c->rpc, "replica.commit", args, clock_mono_ns() + COMMIT_NS, NULL, NULL, c->opts.cancel, &answer,
+		     e) < 0)
 		return -1;
 	const json_t *n = json_object_get(answer, "seq");
 	const int rc = json_is_integer(n) ? 0 : err_set(e, ERR_PROTOCOL, "%s committed without saying what", c->host);
 	if (rc == 0 && seq)
 		*seq = (uint64_t)json_integer_value(n);
+	note_space(c, answer);
 	json_decref(answer);
 	return rc;
 }
@@ -111,14 +135,15 @@ static int take_volumes(struct courier *c, const json_t *list, struct err *e)
 	size_t i;
 	json_t *o;
 
-	json_array_foreach(list, i, o) {
+	json_array_foreach (list, i, o) {
 		const char *kind = json_string_value(json_object_get(o, "kind"));
 		const char *name = json_string_value(json_object_get(o, "name"));
 		const json_int_t size = json_integer_value(json_object_get(o, "size"));
 		if (i >= STORE_MAX_VOLUMES || !kind || !name || strlen(name) > STORE_NAME_MAX || size <= 0)
 			return err_set(e, ERR_PROTOCOL, "%s has volumes that cannot be", c->host);
 		struct store_volume *v = &c->volumes[c->n_volumes++];
-		*v = (struct store_volume){ .kind = strcmp(kind, "ram") == 0 ? STORE_RAM : STORE_DISK, .size_bytes = (uint64_t)size };
+		*v = (struct store_volume){ .kind = strcmp(kind, "ram") == 0 ? STORE_RAM : STORE_DISK,
+					    .size_bytes = (uint64_t)size };
 		snprintf(v->name, sizeof(v->name), "%s", name);
 	}
 	return 0;
@@ -133,6 +158,7 @@ static int take_answer(struct courier *c, const json_t *answer, uint32_t slots, 
 		return err_set(e, ERR_PROTOCOL, "%s answers replica.begin with what cannot be", c->host);
 	snprintf(c->session, sizeof(c->session), "%s", session);
 	c->slots = (uint32_t)agreed;
+	note_space(c, answer);
 	if (json_is_object(json_object_get(answer, "last")))
 		c->last = json_incref(json_object_get(answer, "last"));
 	return take_volumes(c, json_object_get(answer, "volumes"), e);
@@ -152,9 +178,10 @@ static int ask_begin(struct courier *c, unsigned channels, struct err *e)
 		return err_sys(e, "random bytes for a session");
 	for (size_t i = 0; i < sizeof(c->secret); i++)
 		snprintf(hex + 2 * i, 3, "%02x", c->secret[i]);
-	json_t *args = json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:i, s:I, s:s}", "uuid", o->uuid, "name", o->vm, "epoch",
-				 (json_int_t)o->epoch, "mode", o->mode, "memory_bytes", (json_int_t)o->memory_bytes, "rpo_ms",
-				 (json_int_t)o->rpo_ms, "channels", (int)channels, "slots", (json_int_t)slots, "secret", hex);
+	json_t *args = json_pack("{s:s, s:s, s:I, s:s, s:I, s:I, s:i, s:I, s:s}", "uuid", o->uuid, "name", o->vm,
+				 "epoch", (json_int_t)o->epoch, "mode", o->mode, "memory_bytes",
+				 (json_int_t)o->memory_bytes, "rpo_ms", (json_int_t)o->rpo_ms, "channels",
+				 (int)channels, "slots", (json_int_t)slots, "secret", hex);
 	if (o->keep)
 		json_object_set_new(args, "keep", json_deep_copy(o->keep));
 	if (rpc_call(c->rpc, "replica.begin", args, clock_mono_ns() + BEGIN_NS, NULL, NULL, o->cancel, &answer, e) < 0)
@@ -168,8 +195,8 @@ static struct link *connect_one(struct courier *c, const char *direction, unsign
 {
 	if (fault_point(FAULT_CHANNEL_CONNECT, e) < 0)
 		return NULL;
-	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", c->session, "direction", direction, "index",
-				  (int)index);
+	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", c->session, "direction",
+				  direction, "index", (int)index);
 	return c->opts.ways.connect_data(c->opts.ways.ctx, c->host, hello, e);
 }
 
@@ -209,6 +236,7 @@ struct courier *courier_open(const struct courier_opts *o, struct err *e)
 
 	c->opts = *o;
 	c->epoch = o->epoch;
+	c->space_bytes = -1;
 	c->host = mem_strdup(o->host);
 	c->rpc = o->ways.connect_peer(o->ways.ctx, o->host, e);
 	if (!c->rpc || ask_begin(c, channels, e) < 0 || start_ship(c, channels, e) < 0) {
@@ -247,9 +275,10 @@ void courier_close(struct courier *c, struct err *why)
 		return;
 	/* First told, then cut: so that the other side does not take it for a loss. */
 	if (c->rpc && c->session[0] && rpc_alive(c->rpc)) {
-		json_t *args = json_pack("{s:s, s:s}", "session", c->session, "outcome", why && err_is_set(why) ? "failed" : "done");
-		if (rpc_call(c->rpc, "replica.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &answer, &e) == 0 && why &&
-		    (why->cls == ERR_PEER || why->cls == ERR_CANCELLED))
+		json_t *args = json_pack("{s:s, s:s}", "session", c->session, "outcome",
+					 why && err_is_set(why) ? "failed" : "done");
+		if (rpc_call(c->rpc, "replica.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, &answer, &e) == 0 &&
+		    why && (why->cls == ERR_PEER || why->cls == ERR_CANCELLED))
 			learn_why(answer, c->host, why);
 	}
 	json_decref(answer);
@@ -275,4 +304,9 @@ struct ship *courier_ship(struct courier *c)
 const json_t *courier_last(const struct courier *c)
 {
 	return c->last;
+}
+
+int64_t courier_space_bytes(const struct courier *c)
+{
+	return __atomic_load_n(&c->space_bytes, __ATOMIC_SEQ_CST);
 }

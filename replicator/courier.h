@@ -46,6 +46,9 @@ int courier_ask(const struct courier_opts *o, json_t **theirs, struct err *e);
 /* replica.release at the peer. */
 int courier_release(const struct courier_opts *o, struct err *e);
 
+/* replica.adopt at the peer: what is left there of the VM becomes a replica at `epoch` (adoption.h). Takes as long as reading it does. */
+int courier_adopt(const struct courier_opts *o, struct err *e);
+
 struct courier;
 struct courier *courier_open(const struct courier_opts *o, struct err *e);
 /* Ends the session. why (may be NULL): the error it ended with here; what the other side says of it is put in its place, if that is the cause. */
@@ -55,5 +58,7 @@ void courier_abort(struct courier *c);
 struct ship *courier_ship(struct courier *c);
 /* {"seq","id","instant_ns"} of the latest point that the peer had at the beginning, or NULL. Borrowed. */
 const json_t *courier_last(const struct courier *c);
+/* What the replica takes at the peer, as it said last; -1: it does not say. Any thread. */
+int64_t courier_space_bytes(const struct courier *c);
 
 #endif

@@ -28,28 +28,45 @@ bool epoch_ok(int64_t epoch)
 	return epoch >= 1 && epoch <= EPOCH_MAX;
 }
 
+int epoch_check_next(uint64_t ours, uint64_t asked, struct err *e)
+{
+	if (epoch_ok((int64_t)asked) && asked == ours + 1)
+		return 0;
+	return err_set(e, ERR_REFUSED, "epoch %llu does not follow ours, %llu", (unsigned long long)asked,
+		       (unsigned long long)ours);
+}
+
 int epoch_check_readable(const json_t *record, struct err *e)
 {
 	const json_t *why = json_object_get(record, "unreadable");
 
 	if (!why)
 		return 0;
-	err_set(e, ERR_REFUSED, "whose VM %s is cannot be told: %.300s", json_string_value(json_object_get(record, "uuid")), json_string_value(why));
-	return err_remedy(e, "the agent reads it anew when it starts; if it stays so, look at both hosts before that file is moved away");
+	err_set(e, ERR_REFUSED, "whose VM %s is cannot be told: %.300s",
+		json_string_value(json_object_get(record, "uuid")), json_string_value(why));
+	return err_remedy(e, "the agent reads it anew when it starts; if it stays so, look at both hosts before that "
+			     "file is moved away");
 }
 
 /* ---- files ---- */
 
-static bool whole(const json_t *record, const char *uuid)
+/* What a record must have besides: strings, NULL at the end. */
+static const char *const of_protection[] = { "vm", "host", NULL };
+static const char *const of_replica[] = { NULL };
+
+static bool whole(const json_t *record, const char *uuid, const char *const members[])
 {
 	const char *its = json_string_value(json_object_get(record, "uuid"));
 	const json_t *epoch = json_object_get(record, "epoch");
 
-	return its && strcmp(its, uuid) == 0 && json_is_string(json_object_get(record, "state")) && json_is_integer(epoch) &&
-	       epoch_ok(json_integer_value(epoch));
+	for (size_t i = 0; members[i]; i++)
+		if (json_string_length(json_object_get(record, members[i])) == 0)
+			return false;
+	return its && strcmp(its, uuid) == 0 && json_is_string(json_object_get(record, "state")) &&
+	       json_is_integer(epoch) && epoch_ok(json_integer_value(epoch));
 }
 
-static int save(const char *folder, const char *path, const json_t *record, struct err *e)
+static int save(const char *folder, const char *path, const json_t *record, const char *const members[], struct err *e)
 {
 	MEM_AUTO char *text = json_dumps(record, JSON_INDENT(1) | JSON_SORT_KEYS);
 	const char *uuid = json_string_value(json_object_get(record, "uuid"));
@@ -59,8 +76,9 @@ static int save(const char *folder, const char *path, const json_t *record, stru
 	if (epoch_check_readable(record, e) < 0)
 		return -1;
 	/* Nothing is written that would not be read again. */
-	if (!whole(record, uuid) || strlen(text) > RECORD_MAX)
-		return err_set(e, ERR_REFUSED, "record of VM %s: no state, no epoch from 1 to 2^53, or too long", uuid);
+	if (!whole(record, uuid, members) || strlen(text) > RECORD_MAX)
+		return err_set(e, ERR_REFUSED,
+			       "record of VM %s: no name, no host, no state, no epoch from 1 to 2^53, or too long", uuid);
 	if (file_mkdirs(folder, 0700, e) < 0 || file_write_durable(path, text, strlen(text), 0600, e) < 0)
 		return err_wrap(e, "record of VM %s", uuid);
 	return 0;
@@ -71,31 +89,33 @@ static json_t *unreadable(const char *uuid, const char *path, const char *why)
 	log_error("record_unreadable", "file=%s msg=%s", path, LOG_Q(why));
 	MEM_AUTO char *text = mem_printf("%s: %s", path, why);
 	json_t *reason = json_string(text);
-	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:o}", "uuid", uuid, "vm", uuid, "host", "(unknown)", "from", "(unknown)", "epoch", 0,
-			 "state", "unreadable", "unreadable", reason ? reason : json_string("it cannot be read"));
+	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:o}", "uuid", uuid, "vm", uuid, "host", "(unknown)", "from",
+			 "(unknown)", "epoch", 0, "state", "unreadable", "unreadable",
+			 reason ? reason : json_string("it cannot be read"));
 }
 
-static json_t *load(const char *path, const char *uuid)
+static json_t *load(const char *path, const char *uuid, const char *const members[])
 {
 	struct err e = ERR_INIT;
 	MEM_AUTO char *text = file_read_all(path, RECORD_MAX, NULL, &e);
 	json_error_t je = { 0 };
 	json_t *record = text ? json_loads(text, 0, &je) : NULL;
 
-	if (whole(record, uuid))
+	if (whole(record, uuid, members))
 		return record;
 	/* A folder whose record was never written: something that was interrupted, and begins anew. */
 	if (!text && e.errnum == ENOENT)
 		return NULL;
-	MEM_AUTO char *why = !text	? mem_strdup(e.text)
-			     : !record	? mem_printf("no JSON, in line %d", je.line)
-					: mem_strdup("not a whole record of this VM");
+	MEM_AUTO char *why = !text     ? mem_strdup(e.text)
+			     : !record ? mem_printf("no JSON, in line %d", je.line)
+				       : mem_strdup("not a whole record of this VM");
 	json_decref(record);
 	return unreadable(uuid, path, why);
 }
 
 /* Every entry of the folder, as a path with `suffix` behind. */
-static json_t *load_all(const char *folder, const char *ending, const char *below, struct err *e)
+static json_t *load_all(const char *folder, const char *ending, const char *below, const char *const members[],
+			struct err *e)
 {
 	json_t *all = json_array();
 	DIR *d = opendir(folder);
@@ -116,7 +136,7 @@ static json_t *load_all(const char *folder, const char *ending, const char *belo
 		if (!epoch_uuid_ok(uuid))
 			continue;
 		MEM_AUTO char *path = mem_printf("%s/%s%s", folder, entry->d_name, below);
-		json_t *record = load(path, uuid);
+		json_t *record = load(path, uuid, members);
 		if (record)
 			json_array_append_new(all, record);
 	}
@@ -135,7 +155,7 @@ int epoch_save_protection(const char *state_dir, const json_t *record, struct er
 	MEM_AUTO char *folder = mem_printf("%s/protections", state_dir);
 	MEM_AUTO char *path = mem_printf("%s/%s.json", folder, uuid ? uuid : "");
 
-	return save(folder, path, record, e);
+	return save(folder, path, record, of_protection, e);
 }
 
 int epoch_remove_protection(const char *state_dir, const char *uuid, struct err *e)
@@ -149,7 +169,7 @@ json_t *epoch_load_protections(const char *state_dir, struct err *e)
 {
 	MEM_AUTO char *folder = mem_printf("%s/protections", state_dir);
 
-	return load_all(folder, ".json", "", e);
+	return load_all(folder, ".json", "", of_protection, e);
 }
 
 char *epoch_replica_dir(const char *replica_dir, const char *uuid)
@@ -163,12 +183,12 @@ int epoch_save_replica(const char *replica_dir, const json_t *record, struct err
 	MEM_AUTO char *folder = epoch_replica_dir(replica_dir, uuid ? uuid : "");
 	MEM_AUTO char *path = mem_printf("%s/replica.json", folder);
 
-	return save(folder, path, record, e);
+	return save(folder, path, record, of_replica, e);
 }
 
 json_t *epoch_load_replicas(const char *replica_dir, struct err *e)
 {
-	return load_all(replica_dir, "", "/replica.json", e);
+	return load_all(replica_dir, "", "/replica.json", of_replica, e);
 }
 
 /* ---- the rule ---- */
@@ -188,19 +208,22 @@ int epoch_admit(const json_t *record, const char *host, const char *from, uint64
 	if (!vm || !owner || !state)
 		return err_set(e, ERR_CORRUPT, "the record of the replica is not complete");
 	if (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) {
-		err_set(e, ERR_REFUSED, "epoch %llu is over: VM %s was failed over to %s (epoch %llu)", (unsigned long long)epoch,
-			vm, host, (unsigned long long)ours);
-		return err_remedy(e, "it must not run at %s as well; 'vmferry failback %s' brings it home, 'vmferry unprotect %s' at %s gives up the old one",
+		err_set(e, ERR_REFUSED, "epoch %llu is over: VM %s was failed over to %s (epoch %llu)",
+			(unsigned long long)epoch, vm, host, (unsigned long long)ours);
+		return err_remedy(e,
+				  "it must not run at %s as well; 'vmferry failback %s' brings it home, 'vmferry "
+				  "unprotect %s' at %s gives up the old one",
 				  from, vm, vm, from);
 	}
 	if (epoch < ours) {
-		err_set(e, ERR_REFUSED, "epoch %llu of VM %s is over; it is in epoch %llu", (unsigned long long)epoch, vm,
-			(unsigned long long)ours);
+		err_set(e, ERR_REFUSED, "epoch %llu of VM %s is over; it is in epoch %llu", (unsigned long long)epoch,
+			vm, (unsigned long long)ours);
 		return err_remedy(e, "look at both hosts with 'vmferry status %s' before anything else", vm);
 	}
 	if (strcmp(state, "released") != 0 && strcmp(owner, from) != 0) {
 		err_set(e, ERR_REFUSED, "the replica of VM %s at %s is kept for %s, not for %s", vm, host, owner, from);
-		return err_remedy(e, "if the VM has moved there: 'vmferry unprotect %s --forget' at %s first", vm, owner);
+		return err_remedy(e, "if the VM has moved there: 'vmferry unprotect %s --forget' at %s first", vm,
+				  owner);
 	}
 	return 0;
 }
@@ -214,9 +237,12 @@ enum epoch_verdict epoch_judge(uint64_t ours, const char *host, const json_t *th
 		return EPOCH_OURS;
 	const bool taken = strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0;
 	if (taken && epoch > ours && epoch_ok((int64_t)epoch)) {
-		err_set(why, ERR_REFUSED, "%s has taken this VM over (epoch %llu, ours is %llu)", host, (unsigned long long)epoch,
-			(unsigned long long)ours);
-		err_remedy(why, "it runs at %s now; look at both before anything else, then 'vmferry failback' or 'vmferry unprotect'", host);
+		err_set(why, ERR_REFUSED, "%s has taken this VM over (epoch %llu, ours is %llu)", host,
+			(unsigned long long)epoch, (unsigned long long)ours);
+		err_remedy(why,
+			   "it runs at %s now; look at both before anything else, then 'vmferry failback' or 'vmferry "
+			   "unprotect'",
+			   host);
 		return EPOCH_LOST;
 	}
 	if (epoch > ours || taken) {

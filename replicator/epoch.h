@@ -2,9 +2,13 @@
  * epoch.h - who owns a VM, on disk, at both ends; and the rule by which a replica lets a source write.
  *
  *	STATE_DIR/protections/UUID.json      the source: {"uuid","vm","host","rpo_ms","mode","keep":{...},"quiesce","max_pause_ms",...,"epoch",
- *	                                     "role":"source","state":"active|paused|handing-over|fenced|handed-over","last_point":{"id","instant_ns"}}
+ *	                                     "role":"source","state":"active|paused|handing-over|fenced|handed-over","last_point":{"id","instant_ns","final"}}
  *	REPLICA_DIR/UUID/replica.json        the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
  *	                                     "keep":{...}}; beside it the folder store/
+ *
+ * "last_point" is saved now and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands
+ * still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
+ * know are kept.
  *
  * A record is durable before anything is done by it. The epoch starts at 1 and rises with every change of owner; it never falls.
  */
@@ -20,6 +24,9 @@
 #define EPOCH_MAX (INT64_C(1) << 53) /* what every reader of JSON can tell apart */
 /* Of a record, a peer or an operator: 1 to EPOCH_MAX. */
 bool epoch_ok(int64_t epoch);
+
+/* An owner's epoch is followed by the next one and no other: ERR_REFUSED. */
+int epoch_check_next(uint64_t ours, uint64_t asked, struct err *e);
 
 /* "6b0e4a2c-0000-4000-8000-000000000001", lower case: safe as a file name. */
 bool epoch_uuid_ok(const char *uuid);

@@ -18,7 +18,6 @@
 #define START_BASE_NS (60 * NS_PER_S)
 /* A gigabyte of memory in ten seconds is a host in trouble, and still no reason to give up. */
 #define START_BYTES_PER_S (UINT64_C(100) << 20)
-#define RECOVER_NS (15 * NS_PER_S)
 #define RECORD_TRIES 5u
 
 struct failover {
@@ -119,9 +118,10 @@ static int check_record(struct failover *f, struct err *e)
 		return 0;
 	err_set(e, ERR_REFUSED, "the replica of %s is %s", f->vm,
 		strcmp(state, "promoting") == 0 ? "being promoted" : state);
-	return err_remedy(e, strcmp(state, "promoted") == 0
-				     ? "the VM is this host's now: see 'virsh list --all'; 'vmferry failback' takes it home"
-				     : "wait until that is settled: see 'vmferry status' and the agent's log");
+	return err_remedy(
+		e, strcmp(state, "promoted") == 0
+			   ? "the VM is this host's now: see 'virsh list --all'; 'vmferry failback' takes it home"
+			   : "wait until that is settled: see 'vmferry status' and the agent's log");
 }
 
 static int look(struct failover *f, struct err *e)
@@ -145,19 +145,12 @@ static int look(struct failover *f, struct err *e)
 
 /* ---- epoch ---- */
 
-/* Steals changes. */
-static int change(const struct failover_records *records, const char *expect, json_t *changes, struct err *e)
-{
-	int rc = records->change(records->ctx, expect, changes, e);
-	json_decref(changes);
-	return rc;
-}
-
 static int raise_epoch(struct failover *f, struct err *e)
 {
+	json_t *changes = json_pack("{s:s, s:I, s:n}", "state", "promoting", "epoch", (json_int_t)f->epoch, "handover");
+
 	f->raised = true; /* also when saving fails: it may be on disk all the same */
-	if (change(f->o->records, "replica",
-		   json_pack("{s:s, s:I}", "state", "promoting", "epoch", (json_int_t)f->epoch), e) < 0) {
+	if (failover_record_change(f->o->records, "replica", changes, e) < 0) {
 		/* Another failover of this VM was faster. */
 		f->raised = e->cls != ERR_REFUSED;
 		return -1;
@@ -290,15 +283,9 @@ static json_t *promotion_json(const struct failover *f)
 {
 	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
 
-	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq", (json_int_t)store_view_seq(f->view),
-			 "id", id, "paused", f->o->paused, "started_ns", (json_int_t)clock_wall_ns(), "disks",
-			 disks_json(f), "made", f->made, "images",
-			 f->images);
-}
-
-static json_t *promoted_json(void)
-{
-	return json_pack("{s:s, s:I}", "state", "promoted", "promoted_ns", (json_int_t)clock_wall_ns());
+	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq",
+			 (json_int_t)store_view_seq(f->view), "id", id, "paused", f->o->paused, "started_ns",
+			 (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made", f->made, "images", f->images);
 }
 
 /* It runs: from here on nothing is undone, and what cannot be written now, tried several times, is found by failover_recover. */
@@ -309,15 +296,15 @@ static void record_done(struct failover *f)
 
 	for (unsigned n = 0; rc == 0 && n < RECORD_TRIES; n++) {
 		const struct timespec moment = { .tv_nsec = 200 * NS_PER_MS };
-		if (change(f->o->records, "promoting", promoted_json(), &e) == 0)
+		if (failover_record_promoted(f->o->records, &e) == 0)
 			return;
 		log_warn("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
 		nanosleep(&moment, NULL);
 	}
 	log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
-	json_array_append_new(f->findings,
-			      json_pack("{s:s, s:s}", "what", "record", "text",
-					"the VM runs, and that could not be written down: see to this host's disk, then restart its agent"));
+	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "record", "text",
+						     "the VM runs, and that could not be written down: see to this "
+						     "host's disk, then restart its agent"));
 }
 
 /* ---- the whole ---- */
@@ -332,12 +319,25 @@ static int step(struct failover *f, const char *name, int (*fn)(struct failover 
 	return rc;
 }
 
+/* Written down first: once the source has given the VM up, somebody must go on with it, also if this agent dies. A refusal of the source's means that it has
+ * not; any other failure leaves that open, as the answer may have been lost. */
 static int hand_over(struct failover *f, struct err *e)
 {
-	if (f->o->hand_over(f->o->ctx, f->epoch, e) < 0)
-		return err_wrap(e, "the source's last checkpoint");
+	struct err late = ERR_INIT;
+	json_t *asked = json_pack("{s:{s:I, s:b}}", "handover", "epoch", (json_int_t)f->epoch, "paused",
+				  (int)f->o->paused);
+
+	if (failover_record_change(f->o->records, "replica", asked, e) < 0)
+		return -1;
 	f->handed = true;
-	return open_point(f, e);
+	if (f->o->hand_over(f->o->ctx, f->epoch, e) < 0) {
+		f->handed = e->cls != ERR_REFUSED;
+		if (!f->handed &&
+		    failover_record_change(f->o->records, "replica", json_pack("{s:n}", "handover"), &late) < 0)
+			log_warn("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(late.text));
+		return err_wrap(e, "the source's last checkpoint");
+	}
+	return fault_point(FAULT_FAILOVER_HANDED, e) < 0 ? -1 : open_point(f, e);
 }
 
 static int make_disks(struct failover *f, struct err *e)
@@ -346,12 +346,12 @@ static int make_disks(struct failover *f, struct err *e)
 	if (open_point(f, e) < 0)
 		return -1;
 	f->made = failover_disks_paths(&f->disks);
-	if (change(f->o->records, "promoting", promotion_json(f), e) < 0)
+	if (failover_record_change(f->o->records, "promoting", promotion_json(f), e) < 0)
 		return -1;
 	if (failover_disks_make(&f->disks, f->view, f->o->cancel, e) < 0 || write_files(f, e) < 0)
 		return -1;
 	f->images = failover_disks_images(&f->disks, e);
-	if (!f->images || change(f->o->records, "promoting", promotion_json(f), e) < 0)
+	if (!f->images || failover_record_change(f->o->records, "promoting", promotion_json(f), e) < 0)
 		return -1;
 	return fault_point(FAULT_FAILOVER_DISKS, e);
 }
@@ -370,18 +370,6 @@ static int run(struct failover *f, struct err *e)
 	return 0;
 }
 
-/* A replica again, with the raised epoch. */
-static int undo(const struct failover_records *records, struct err *e)
-{
-	json_t *record = records->load(records->ctx, e);
-
-	if (!record)
-		return -1;
-	failover_disks_remove(json_object_get(json_object_get(record, "promotion"), "made"));
-	json_decref(record);
-	return change(records, "promoting", json_pack("{s:s, s:n}", "state", "replica", "promotion"), e);
-}
-
 static void give_up(struct failover *f, struct err *e)
 {
 	struct err late = ERR_INIT;
@@ -391,9 +379,26 @@ static void give_up(struct failover *f, struct err *e)
 			      "status'");
 		return;
 	}
-	if (undo(f->o->records, &late) < 0)
+	if (failover_record_undo(f->o->records, &late) < 0) {
 		log_error("failover_undo", "vm=%s msg=%s", f->vm, LOG_Q(late.text));
-	err_remedy(e, "the replica is as it was, nothing runs here; 'vmferry failover %s' tries again", f->vm);
+		err_remedy(e,
+			   "nothing runs here, but that could not be written down: see to this host's disk; 'vmferry "
+			   "failover %s' settles it "
+			   "and tries again",
+			   f->vm);
+	} else if (f->handed) {
+		err_remedy(e,
+			   "nothing runs here, and the VM is paused at %s, which has given it up: 'vmferry failover "
+			   "%s' tries again here, "
+			   "'vmferry resume %s' at %s lets it go on there",
+			   f->from, f->vm, f->vm, f->from);
+	} else {
+		err_remedy(e,
+			   "nothing runs here, and all points are kept: 'vmferry failover %s' tries again; if %s is "
+			   "back, 'vmferry protect %s --to %s' "
+			   "there goes on with replicating",
+			   f->vm, f->from, f->vm, f->o->host);
+	}
 }
 
 static json_t *report_of(struct failover *f)
@@ -418,7 +423,9 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 	if (rc < 0 && f.raised)
 		give_up(&f, e);
 	else if (rc < 0 && f.handed)
-		err_remedy(e, "the VM is paused at %s, which has given it up; 'vmferry failover %s' goes on from there",
+		err_remedy(e,
+			   "if %s has given the VM up, this agent goes on with it as soon as it can; 'vmferry failover "
+			   "%s' tries at once",
 			   f.from, f.vm);
 	if (rc == 0 && report)
 		*report = report_of(&f);
@@ -433,69 +440,5 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 	json_decref(f.phases);
 	json_decref(f.made);
 	json_decref(f.images);
-	return rc;
-}
-
-/* A QEMU that waits for a state which nobody sends ends by itself, as its stream has ended; clear helps. */
-static int where_settled(const struct promote_ops *ops, void *ctx, const char *uuid, enum promote_where *where,
-			 struct err *e)
-{
-	int64_t until = clock_mono_ns() + RECOVER_NS;
-
-	for (;;) {
-		struct timespec moment = { .tv_nsec = 100 * NS_PER_MS };
-		if (ops->where(ctx, uuid, where, e) < 0)
-			return -1;
-		if (*where != PROMOTE_INCOMING)
-			return 0;
-		if (clock_mono_ns() > until)
-			return err_set(e, ERR_LIBVIRT, "VM %s still waits for its state", uuid);
-		if (ops->clear(ctx, uuid, e) < 0)
-			return -1;
-		nanosleep(&moment, NULL);
-	}
-}
-
-static int recover(const struct failover_records *records, const json_t *record, const struct promote_ops *ops, void *ctx,
-		   enum failover_found *found, struct err *e)
-{
-	const char *uuid = json_string_value(json_object_get(record, "uuid"));
-	const json_t *images = json_object_get(json_object_get(record, "promotion"), "images");
-	enum promote_where where;
-
-	if (where_settled(ops, ctx, uuid, &where, e) < 0)
-		return -1;
-	const bool off = where == PROMOTE_ABSENT || where == PROMOTE_OFF;
-	if (off && !failover_disks_changed(images)) {
-		if (ops->clear(ctx, uuid, e) < 0 || undo(records, e) < 0)
-			return -1;
-		*found = FAILOVER_UNDONE;
-		return 0;
-	}
-	if (off)
-		log_warn("failover_off", "uuid=%s msg=\"the VM ran here and is off; what it wrote is in its images, which stay\"", uuid);
-	if ((!off && ops->settle(ctx, uuid, e) < 0) || change(records, "promoting", promoted_json(), e) < 0)
-		return -1;
-	*found = off ? FAILOVER_OFF : FAILOVER_PROMOTED;
-	return 0;
-}
-
-int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ctx,
-		     enum failover_found *found, struct err *e)
-{
-	json_t *record = records->load(records->ctx, e);
-	const char *state = json_string_value(json_object_get(record, "state"));
-	const char *uuid = json_string_value(json_object_get(record, "uuid"));
-	int rc = 0;
-
-	if (!record)
-		return -1;
-	*found = FAILOVER_NOTHING;
-	if (state && uuid && strcmp(state, "promoting") == 0)
-		rc = recover(records, record, ops, ctx, found, e);
-	if (rc == 0 && *found != FAILOVER_NOTHING)
-		log_info("failover_recovered", "uuid=%s outcome=%s", uuid,
-			 *found == FAILOVER_UNDONE ? "undone" : *found == FAILOVER_OFF ? "off" : "promoted");
-	json_decref(record);
 	return rc;
 }

@@ -2,8 +2,8 @@
  * failover.h - a replica becomes the running VM, in durable steps:
  *
  *	look    is the point whole enough to start, can the definition run here, is the VM not here already; nothing is changed
- *	hand    planned alone: the source takes its last checkpoint and stays paused
- *	epoch   replica.json: promoting, epoch + 1. From here on the source is refused
+ *	hand    planned alone: replica.json: "handover"; the source takes its last checkpoint and stays paused
+ *	epoch   replica.json: promoting, epoch + 1, no "handover". From here on the source is refused
  *	fence   the fencing command, if there is one, must exit 0 in time
  *	disks   an image for each disk: qcow2 over the store's head (newest point), or filled from the point (older ones)
  *	start   memory points: restored; disk points: started
@@ -11,7 +11,8 @@
  *
  * What fails before `start` has succeeded is undone: images removed, state "replica" again, with the raised epoch; the next try works. But not
  * where libvirt knows a VM that may run, and never where an image is no longer as it was made: a guest wrote to it. A crash at any step is settled
- * by failover_recover, which asks libvirt and guesses nothing.
+ * by failover_recover, which asks libvirt and guesses nothing. Between `hand` and `epoch` the VM may stand still at the source, given up, and nobody goes on
+ * with it: that is found (FAILOVER_HANDING), and the same planned failover, asked for once more, goes on from there or is told that it was not handed over.
  *
  * Older points get a raw file filled from the view and not an overlay of what differs: which blocks differ is not known without reading
  * all of both, and a file that does not depend on the head stays good whatever happens to the store.
@@ -38,7 +39,8 @@ struct failover_opts {
 	/* Program and arguments, NULL-terminated; NULL: none. VMFERRY_VM, _UUID, _FROM, _TO are in its environment. */
 	const char *const *fence;
 	int64_t fence_within_ns;
-	/* Planned: asks the source for its last checkpoint, which is committed when it returns 0, and to stay paused at `epoch`. NULL: unplanned. */
+	/* Planned: asks the source for its last checkpoint, which is committed when it returns 0, and to stay paused at `epoch`. ERR_REFUSED: it has
+	 * not, or it must not be gone on with; any other error: nobody knows. NULL: unplanned. */
 	int (*hand_over)(void *ctx, uint64_t epoch, struct err *e);
 	/* {"phase", ...}; steals. May be NULL. */
 	void (*note)(void *ctx, json_t *note);
@@ -57,6 +59,7 @@ enum failover_found {
 	FAILOVER_PROMOTED, /* it runs here: recorded now */
 	FAILOVER_UNDONE,   /* it does not, and did not: a replica again */
 	FAILOVER_OFF,      /* it ran here and is off: recorded as promoted, its images stay */
+	FAILOVER_HANDING,  /* its source may have handed it over: failover_run is to be called again; nothing was changed */
 };
 /* At agent start, for every replica. Fails (libvirt cannot be asked, ...) with everything as it was: call again. */
 int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx,

@@ -1,7 +1,9 @@
 #include "replicator/failover_record.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "replicator/failover_disks.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,4 +59,30 @@ struct failover_records failover_record_files(const char *replica_dir)
 		void *out;
 	} dir = { .in = replica_dir };
 	return (struct failover_records){ .load = load, .change = change, .ctx = dir.out };
+}
+
+int failover_record_change(const struct failover_records *records, const char *expect, json_t *changes, struct err *e)
+{
+	const int rc = records->change(records->ctx, expect, changes, e);
+
+	json_decref(changes);
+	return rc;
+}
+
+int failover_record_promoted(const struct failover_records *records, struct err *e)
+{
+	json_t *changes = json_pack("{s:s, s:I}", "state", "promoted", "promoted_ns", (json_int_t)clock_wall_ns());
+
+	return failover_record_change(records, "promoting", changes, e);
+}
+
+int failover_record_undo(const struct failover_records *records, struct err *e)
+{
+	json_t *record = records->load(records->ctx, e);
+
+	if (!record)
+		return -1;
+	failover_disks_remove(json_object_get(json_object_get(record, "promotion"), "made"));
+	json_decref(record);
+	return failover_record_change(records, "promoting", json_pack("{s:s, s:n}", "state", "replica", "promotion"), e);
 }

@@ -7,6 +7,7 @@
  *	"promotion": {"seq", "id", "paused", "started_ns", "disks": [{"target", "path", "format", "base"}], "made": [PATH],
  *	              "images": [{"path", "mtime_ns", "size", "blocks"}]}
  *
+ * "handover": its source was asked to hand it over, and whether it has is not known yet: {"epoch", "paused"}, as failover_run was asked.
  * "images": what the disks' images were when they had been made. It is written before the VM is started: without it the VM was not, and an image
  * that is another now has what a guest wrote.
  */
@@ -24,6 +25,12 @@ struct failover_records {
 	int (*change)(void *ctx, const char *expect, const json_t *changes, struct err *e);
 	void *ctx;
 };
+
+/* Steals changes. */
+int failover_record_change(const struct failover_records *records, const char *expect, json_t *changes, struct err *e);
+/* Of one that is being promoted: it runs; or what was made is removed, and it is a replica again, with the raised epoch. */
+int failover_record_promoted(const struct failover_records *records, struct err *e);
+int failover_record_undo(const struct failover_records *records, struct err *e);
 
 /* By the file in that folder, which is borrowed. */
 struct failover_records failover_record_files(const char *replica_dir);

@@ -1,5 +1,5 @@
 /*
- * promote.h - starting a VM on this host, as failover sees it. tools/vmferryd/promote.c implements it with libvirt; tests stand in.
+ * promote.h - starting a VM on this host, as failover sees it. tools/vmferryd/promote_host.c implements it with libvirt; tests stand in.
  */
 #ifndef VMFERRY_REPLICATOR_PROMOTE_H
 #define VMFERRY_REPLICATOR_PROMOTE_H

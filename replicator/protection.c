@@ -5,27 +5,13 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
+#include "replicator/field.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LOG_AGAIN_NS (60 * NS_PER_S)
-
-static const char *text_of(const json_t *o, const char *key)
-{
-	const char *s = json_string_value(json_object_get(o, key));
-
-	return s ? s : "";
-}
-
-static int64_t int_of(const json_t *o, const char *key, int64_t otherwise)
-{
-	const json_t *v = json_object_get(o, key);
-
-	return json_is_integer(v) ? json_integer_value(v) : otherwise;
-}
 
 static bool one_of(const char *list, const char *state)
 {
@@ -58,21 +44,21 @@ static void read_record(struct protection *p)
 	const json_t *r = p->record;
 	const json_t *last = json_object_get(r, "last_point");
 
-	snprintf(p->uuid, sizeof(p->uuid), "%s", text_of(r, "uuid"));
-	p->vm = mem_strdup(text_of(r, "vm"));
-	p->host = mem_strdup(text_of(r, "host"));
-	p->mode = mem_strdup(text_of(r, "mode")[0] ? text_of(r, "mode") : "auto");
-	p->rpo_ns = int_of(r, "rpo_ms", 5000) * NS_PER_MS;
+	snprintf(p->uuid, sizeof(p->uuid), "%s", field_text(r, "uuid"));
+	p->vm = mem_strdup(field_text(r, "vm"));
+	p->host = mem_strdup(field_text(r, "host"));
+	p->mode = mem_strdup(field_text(r, "mode")[0] ? field_text(r, "mode") : "auto");
+	p->rpo_ns = field_int(r, "rpo_ms", 5000) * NS_PER_MS;
 	p->schedule = json_deep_copy(json_object_get(r, "schedule"));
-	p->max_pause_ns = int_of(r, "max_pause_ms", 0) * NS_PER_MS;
-	p->bandwidth = (uint64_t)int_of(r, "bandwidth", 0);
+	p->max_pause_ns = field_int(r, "max_pause_ms", 0) * NS_PER_MS;
+	p->bandwidth = (uint64_t)field_int(r, "bandwidth", 0);
 	p->quiesce = json_is_true(json_object_get(r, "quiesce"));
 	p->keep = json_deep_copy(json_object_get(r, "keep"));
-	p->epoch = (uint64_t)int_of(r, "epoch", 1);
+	p->epoch = (uint64_t)field_int(r, "epoch", 1);
 	if (json_is_object(last)) {
 		p->have_point = true;
-		snprintf(p->point_id, sizeof(p->point_id), "%s", text_of(last, "id"));
-		p->point_instant_ns = int_of(last, "instant_ns", 0);
+		snprintf(p->point_id, sizeof(p->point_id), "%s", field_text(last, "id"));
+		p->point_instant_ns = field_int(last, "instant_ns", 0);
 	}
 }
 
@@ -84,6 +70,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	p->record = json_deep_copy(record);
 	p->idle = true;
 	p->progress_ns = INT64_MAX;
+	p->space_bytes = -1;
 	pthread_mutex_init(&p->updating, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->changed);
@@ -98,8 +85,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	return NULL;
 }
 
-/* lock is held: everything that waits returns. */
-static void interrupt_locked(struct protection *p)
+void protection_interrupt_locked(struct protection *p)
 {
 	__atomic_store_n(&p->interrupt, true, __ATOMIC_SEQ_CST);
 	if (p->capture)
@@ -116,7 +102,7 @@ void protection_stop(struct protection *p)
 	{
 		THREAD_LOCKED(&p->lock);
 		p->stopping = true;
-		interrupt_locked(p);
+		protection_interrupt_locked(p);
 	}
 	pthread_join(p->thread, NULL);
 	protection_free(p);
@@ -134,7 +120,40 @@ bool protection_is(const struct protection *p, const char *vm)
 
 bool protection_may_run_locked(const struct protection *p)
 {
-	return !p->stopping && p->holds == 0 && one_of("active|handing-over", text_of(p->record, "state"));
+	return !p->stopping && p->holds == 0 && one_of("active|handing-over", field_text(p->record, "state"));
+}
+
+bool protection_wanted(struct protection *p)
+{
+	THREAD_LOCKED(&p->lock);
+	return protection_may_run_locked(p);
+}
+
+void protection_wait(struct protection *p, int64_t deadline_ns)
+{
+	THREAD_LOCKED(&p->lock);
+	while (protection_may_run_locked(p) && !p->last_wanted)
+		if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0)
+			return;
+}
+
+struct courier_opts protection_courier_opts(struct protection *p)
+{
+	return (struct courier_opts){ .ways = p->opts.ways,
+				      .host = p->host,
+				      .uuid = p->uuid,
+				      .vm = p->vm,
+				      .mode = p->mode,
+				      .epoch = __atomic_load_n(&p->epoch, __ATOMIC_SEQ_CST),
+				      .keep = p->keep,
+				      .rpo_ms = p->rpo_ns / NS_PER_MS,
+				      .channels = p->opts.channels,
+				      .delta_cache = p->opts.delta_cache,
+				      .rate_limit = p->now.bandwidth,
+				      .level = OUTFLOW_LEVEL_AUTO,
+				      .part_bytes = p->opts.part_bytes,
+				      .pool = p->opts.pool,
+				      .cancel = &p->interrupt };
 }
 
 /* ---- record ---- */
@@ -154,7 +173,7 @@ int protection_change(struct protection *p, const char *expect, const json_t *ch
 		return err_set(e, ERR_CANCELLED, "the protection of %s is being changed", p->vm);
 	{
 		THREAD_LOCKED(&p->lock);
-		const char *state = text_of(p->record, "state");
+		const char *state = field_text(p->record, "state");
 		if (expect && !one_of(expect, state))
 			return err_set(e, ERR_REFUSED, "the protection of %s is %s", p->vm, state);
 		record = json_deep_copy(p->record);
@@ -169,7 +188,7 @@ int protection_change(struct protection *p, const char *expect, const json_t *ch
 	THREAD_LOCKED(&p->lock);
 	json_decref(p->record);
 	p->record = record;
-	__atomic_store_n(&p->epoch, (uint64_t)int_of(record, "epoch", 1), __ATOMIC_SEQ_CST);
+	__atomic_store_n(&p->epoch, (uint64_t)field_int(record, "epoch", 1), __ATOMIC_SEQ_CST);
 	pthread_cond_broadcast(&p->changed);
 	return 0;
 }
@@ -179,14 +198,23 @@ int protection_update(struct protection *p, const json_t *changes, struct err *e
 	return protection_change(p, NULL, changes, e);
 }
 
+int protection_want(struct protection *p, const char *expect, const char *state, struct err *e)
+{
+	json_t *changes = json_pack("{s:s}", "state", state);
+	const int rc = protection_change(p, expect, changes, e);
+
+	json_decref(changes);
+	return rc;
+}
+
 int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e)
 {
 	THREAD_LOCKED(&p->updating);
 	bool same;
 	{
 		THREAD_LOCKED(&p->lock);
-		same = strcmp(text_of(p->record, "state"), text_of(old, "state")) == 0 && int_of(p->record, "epoch", 1) == int_of(old, "epoch", 1) &&
-		       !p->last_wanted;
+		same = strcmp(field_text(p->record, "state"), field_text(old, "state")) == 0 &&
+		       field_int(p->record, "epoch", 1) == field_int(old, "epoch", 1) && !p->last_wanted;
 		json_t *last = json_object_get(p->record, "last_point");
 		if (last)
 			json_object_set_new(record, "last_point", json_deep_copy(last));
@@ -201,64 +229,15 @@ int protection_replace(struct protection *p, const json_t *old, json_t *record, 
 	return 0;
 }
 
-static int set_wanted(struct protection *p, const char *expect, const char *state, struct err *e)
-{
-	json_t *changes = json_pack("{s:s}", "state", state);
-	const int rc = protection_change(p, expect, changes, e);
-
-	json_decref(changes);
-	return rc;
-}
-
 /* ---- what operators do ---- */
 
 int protection_pause(struct protection *p, struct err *e)
 {
-	if (set_wanted(p, "active|paused", "paused", e) < 0)
+	if (protection_want(p, "active|paused", "paused", e) < 0)
 		return -1;
 	THREAD_LOCKED(&p->lock);
-	interrupt_locked(p);
+	protection_interrupt_locked(p);
 	return 0;
-}
-
-/* A failover that came to nothing: the peer keeps it as our replica again, and nobody runs it. The session that begins asks once more who owns it. */
-static int take_back(struct protection *p, const char *state, struct err *e)
-{
-	const struct courier_opts co = { .ways = p->opts.ways, .host = p->host, .uuid = p->uuid };
-	json_t *theirs = NULL;
-
-	if (courier_ask(&co, &theirs, e) < 0)
-		return err_wrap(e, "who owns %s", p->vm);
-	const bool ours = strcmp(text_of(theirs, "state"), "replica") == 0 && strcmp(text_of(theirs, "from"), p->opts.host_name) == 0;
-	int64_t epoch = int_of(theirs, "epoch", 1);
-	json_decref(theirs);
-	if (!ours) {
-		err_set(e, ERR_REFUSED, "the protection of %s is %s: %s has taken the VM over", p->vm, state, p->host);
-		return err_remedy(e, "'vmferry failback %s' at %s brings it home; 'vmferry unprotect %s' here gives up this side's state", p->vm,
-				  p->host, p->vm);
-	}
-	{
-		THREAD_LOCKED(&p->lock);
-		if (epoch < (int64_t)p->epoch)
-			epoch = (int64_t)p->epoch;
-	}
-	json_t *changes = json_pack("{s:s, s:I}", "state", "handing-over", "epoch", (json_int_t)epoch);
-	const int rc = protection_change(p, state, changes, e);
-	json_decref(changes);
-	return rc;
-}
-
-int protection_resume(struct protection *p, struct err *e)
-{
-	char state[32];
-
-	{
-		THREAD_LOCKED(&p->lock);
-		snprintf(state, sizeof(state), "%s", text_of(p->record, "state"));
-	}
-	if (one_of("fenced|handed-over", state))
-		return take_back(p, state, e);
-	return set_wanted(p, "active|paused", "active", e);
 }
 
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e)
@@ -268,7 +247,7 @@ int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, 
 		return err_set(e, ERR_REFUSED, "%s is being handed over to %s", p->vm, p->host);
 	p->holds++;
 	snprintf(p->hold_why, sizeof(p->hold_why), "%s", why);
-	interrupt_locked(p);
+	protection_interrupt_locked(p);
 	while (!p->idle) {
 		if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0 && !p->idle) {
 			p->holds--;
@@ -285,122 +264,14 @@ void protection_release(struct protection *p)
 	pthread_cond_broadcast(&p->changed);
 }
 
-/* Does the guest still stand still? What cannot be asked counts as a no; one that is gone does. */
-static int check_still(struct protection *p, struct err *e)
-{
-	enum guest_run run = GUEST_GONE;
-	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, e);
-
-	if (!g && e->cls != ERR_REFUSED)
-		return -1;
-	const int rc = g ? g->ops->state(g->ctx, &run, e) : 0;
-	guest_free(g);
-	if (rc < 0)
-		return -1;
-	err_clear(e);
-	return run == GUEST_RUNNING ? err_set(e, ERR_CANCELLED, "%s runs on here: it was let go while it was being handed over", p->vm) : 0;
-}
-
-/* The guest is paused and the last point is at the peer. From here on it is nobody's here to let go, not even the guardian's: only then may the record
- * say so. It is looked at once more after that, and before the peer hears of it. */
-static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
-{
-	struct err undone = ERR_INIT;
-	uint64_t before;
-	bool watched;
-
-	{
-		THREAD_LOCKED(&p->lock);
-		before = p->epoch;
-		watched = p->watched; /* its thread waits for us */
-	}
-	if (watched && p->opts.part && p->opts.part(p->opts.ctx, p->uuid, e) < 0)
-		return -1;
-	{
-		THREAD_LOCKED(&p->lock);
-		if (p->late || p->rescued || (p->armed_ns && clock_mono_ns() >= p->armed_ns))
-			return err_set(e, ERR_CANCELLED, "%s stood still for too long, and was let go", p->vm);
-	}
-	json_t *changes = json_pack("{s:s, s:I}", "state", "handed-over", "epoch", (json_int_t)epoch);
-	int rc = protection_change(p, "handing-over", changes, e);
-	json_decref(changes);
-	if (rc < 0 && e->cls == ERR_REFUSED)
-		return -1;
-	if (rc == 0)
-		rc = check_still(p, e);
-	if (rc == 0)
-		return 0;
-	/* Also when it could not be saved: what is on disk then is not known. The thread lets it run, and then says that it is active. */
-	changes = json_pack("{s:s, s:I}", "state", "handing-over", "epoch", (json_int_t)before);
-	if (protection_update(p, changes, &undone) < 0)
-		log_error("hand_over_undo", "uuid=%s msg=%s", p->uuid, LOG_Q(undone.text));
-	json_decref(changes);
-	return -1;
-}
-
-int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e)
-{
-	{
-		THREAD_LOCKED(&p->lock);
-		if (!p->courier || !p->capture || p->last_wanted) {
-			err_set(e, ERR_REFUSED, "%s is not being replicated at the moment: %s", p->vm, p->reason);
-			return err_remedy(e, "wait until its status is 'protected', or fail over without its source (--force)");
-		}
-		p->last_wanted = true;
-		p->last_done = p->last_good = false;
-		err_clear(&p->last_error);
-		pthread_cond_broadcast(&p->changed);
-		while (!p->last_done && p->last_wanted)
-			if (thread_cond_wait_until(&p->changed, &p->lock, deadline_ns) < 0 && !p->last_done) {
-				p->last_wanted = false;
-				return err_set(e, ERR_REFUSED, "the last point of %s took too long", p->vm);
-			}
-		if (!p->last_good) {
-			*e = p->last_error;
-			return err_is_set(e) ? -1 : err_set(e, ERR_CANCELLED, "the last point of %s was not taken", p->vm);
-		}
-		*point = mem_strdup(p->last_id);
-	}
-	const int rc = commit_hand_over(p, epoch, e);
-	if (rc < 0) {
-		free(*point);
-		*point = NULL;
-	}
-	THREAD_LOCKED(&p->lock);
-	p->last_wanted = false;
-	if (rc < 0)
-		p->last_error = *e;
-	interrupt_locked(p);
-	return rc;
-}
-
-int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e)
-{
-	if (check_still(p, e) < 0) {
-		if (e->cls != ERR_CANCELLED)
-			return -1;
-		err_set(e, ERR_REFUSED, "%s was handed over, and runs here again", p->vm);
-		return err_remedy(e, "somebody let it go on: find out which state of it is the right one before anything else");
-	}
-	{
-		THREAD_LOCKED(&p->lock);
-		if (epoch < p->epoch)
-			return err_set(e, ERR_REFUSED, "epoch %llu is over", (unsigned long long)epoch);
-		*point = mem_strdup(p->point_id);
-	}
-	json_t *changes = json_pack("{s:I}", "epoch", (json_int_t)epoch);
-	const int saved = protection_change(p, "handed-over", changes, e);
-	json_decref(changes);
-	return saved;
-}
-
 /* ---- state ---- */
 
 void protection_event(struct protection *p, const char *type, const char *reason)
 {
 	if (p->opts.event)
 		p->opts.event(p->opts.ctx, type, p->uuid,
-			      json_pack("{s:s, s:s, s:s, s:s}", "vm", p->vm, "host", p->host, "from", p->opts.host_name, "reason", reason));
+			      json_pack("{s:s, s:s, s:s, s:s}", "vm", p->vm, "host", p->host, "from", p->opts.host_name,
+					"reason", reason));
 }
 
 void protection_set_state(struct protection *p, const char *state, const char *reason)
@@ -420,7 +291,9 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 			type = "protection.degraded";
 			p->degraded_said = true;
 		} else if (other && strcmp(state, "protected") == 0) {
-			type = p->degraded_said ? "protection.recovered" : strcmp(p->state, "seeding") == 0 ? "protection.seeded" : NULL;
+			type = p->degraded_said                   ? "protection.recovered"
+			       : strcmp(p->state, "seeding") == 0 ? "protection.seeded"
+								  : NULL;
 			p->degraded_said = false;
 		} else if (other && strcmp(state, "fenced") == 0) {
 			type = "protection.fenced";
@@ -431,7 +304,8 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 		snprintf(p->reason, sizeof(p->reason), "%.899s", reason);
 	}
 	if (log)
-		log_info("protection", "vm=%s uuid=%s host=%s state=%s msg=%s", LOG_Q(p->vm), p->uuid, p->host, state, LOG_Q(reason));
+		log_info("protection", "vm=%s uuid=%s host=%s state=%s msg=%s", LOG_Q(p->vm), p->uuid, p->host, state,
+			 LOG_Q(reason));
 	if (type)
 		protection_event(p, type, reason);
 }
@@ -472,13 +346,14 @@ json_t *protection_status(struct protection *p)
 {
 	THREAD_LOCKED(&p->lock);
 	const int64_t rpo = rpo_locked(p);
-	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "vm", p->vm, "uuid", p->uuid,
-			      "host", p->host, "role", "source", "state", p->state, "reason", p->reason, "mode", p->mode, "capture",
-			      p->capture_name, "capture_reason", p->capture_reason, "rpo_target_ms", (json_int_t)(p->rpo_ns / NS_PER_MS),
-			      "pause_p50_ms", (json_int_t)((pace_pause_ns(&p->pace, 0.5) + NS_PER_MS / 2) / NS_PER_MS), "pause_p99_ms",
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "vm",
+			      p->vm, "uuid", p->uuid, "host", p->host, "role", "source", "state", p->state, "reason",
+			      p->reason, "mode", p->mode, "capture", p->capture_name, "capture_reason",
+			      p->capture_reason, "rpo_target_ms", (json_int_t)(p->rpo_ns / NS_PER_MS), "pause_p50_ms",
+			      (json_int_t)((pace_pause_ns(&p->pace, 0.5) + NS_PER_MS / 2) / NS_PER_MS), "pause_p99_ms",
 			      (json_int_t)((pace_pause_ns(&p->pace, 0.99) + NS_PER_MS / 2) / NS_PER_MS), "interval_ms",
-			      (json_int_t)(pace_interval_ns(&p->pace) / NS_PER_MS), "points", (json_int_t)p->points, "epoch",
-			      (json_int_t)p->epoch);
+			      (json_int_t)(pace_interval_ns(&p->pace) / NS_PER_MS), "points", (json_int_t)p->points,
+			      "epoch", (json_int_t)p->epoch);
 
 	json_object_set_new(o, "pause_p50_us", json_integer(pace_pause_ns(&p->pace, 0.5) / 1000));
 	json_object_set_new(o, "pause_p99_us", json_integer(pace_pause_ns(&p->pace, 0.99) / 1000));
@@ -487,8 +362,12 @@ json_t *protection_status(struct protection *p)
 	json_object_set_new(o, "rescues", json_integer((json_int_t)p->rescues));
 	json_object_set_new(o, "worst_rpo_ms", json_integer(p->pace.worst_rpo_ns / NS_PER_MS));
 	json_object_set_new(o, "last_point",
-			    p->have_point ? json_pack("{s:s, s:I}", "id", p->point_id, "instant_ns", (json_int_t)p->point_instant_ns) :
-					    json_null());
+			    p->have_point ? json_pack("{s:s, s:I}", "id", p->point_id, "instant_ns",
+						      (json_int_t)p->point_instant_ns)
+					  : json_null());
+	if (p->space_bytes >= 0)
+		json_object_set_new(o, "space_bytes", json_integer(p->space_bytes));
+	json_object_set_new(o, "space_limit_bytes", json_integer(field_int(p->keep, "max_bytes", 0)));
 	add_traffic_locked(p, o);
 	return o;
 }

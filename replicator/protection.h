@@ -41,7 +41,7 @@ struct capture_calls {
 	void (*abort)(struct capture *c);
 	void (*free)(struct capture *c);
 	int (*clean_up)(struct guest *g, struct err *e);
-	/* adopt_still */
+	/* still.h */
 	int (*still)(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e);
 };
 
@@ -101,9 +101,10 @@ int protection_resume(struct protection *p, struct err *e);
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e);
 void protection_release(struct protection *p);
 /* A planned failover: one last point, after which the guest stands still, committed at the peer; then the record is "handed-over" with the epoch
- * given, durably. On failure the guest runs on as before. *point: its id (to be freed). */
+ * given and that point, durably. On failure the guest runs on as before. *point: its id (to be freed). */
 int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e);
-/* The peer could not start it and asks once more: the last point is there already, as long as the guest still stands still here. */
+/* The peer asks once more, since it could not start it or has not heard the answer: the last point is there already, as long as the guest still stands
+ * still here. epoch: the record's, or the one after. */
 int protection_hand_over_again(struct protection *p, uint64_t epoch, char **point, struct err *e);
 
 #endif

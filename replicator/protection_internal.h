@@ -1,5 +1,13 @@
 /*
- * protection_internal.h - shared by protection.c (life, record, status) and protection_run.c (the thread: sessions, checkpoints).
+ * protection_internal.h - what the parts of a protection share:
+ *
+ *	protection.c            life, record, state, what operators do
+ *	protection_run.c        its thread: sessions, one after the other, and what is done between them
+ *	protection_points.c     of a session, a capture: the first pass and the checkpoints
+ *	protection_handover.c   the last checkpoint, and the VM goes to its peer
+ *	protection_take.c       a checkpoint
+ *	protection_owner.c      whose the VM is: keeps one still that is the peer's, or takes it back
+ *	protection_watch.c      the guardian, and captures that get nowhere
  */
 #ifndef VMFERRY_REPLICATOR_PROTECTION_INTERNAL_H
 #define VMFERRY_REPLICATOR_PROTECTION_INTERNAL_H
@@ -10,6 +18,8 @@
 #include "replicator/schedule.h"
 
 #include <pthread.h>
+
+#define PROTECTION_THRIFT_LEVEL 1 /* zstd's, as long as we keep up; what travels is stored as well */
 
 struct protection {
 	/* fixed */
@@ -26,7 +36,7 @@ struct protection {
 	volatile bool interrupt; /* atomic, written under lock: whoever waits for something shall return */
 
 	pthread_mutex_t updating; /* before lock: one change of the record at a time, from the look at what it is to its being durable */
-	bool replaced;            /* updating: the record is another's from here on */
+	bool replaced; /* updating: the record is another's from here on */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -36,55 +46,75 @@ struct protection {
 	bool stopping;
 	unsigned holds;
 	char hold_why[160];
-	bool idle;                  /* nothing of ours is in the VM */
-	bool last_wanted;           /* hand-over: one more point, with the guest paused */
+	bool idle;        /* nothing of ours is in the VM */
+	bool last_wanted; /* hand-over: one more point, with the guest paused */
 	bool last_done;
-	bool last_good;             /* the last point is at the peer; else last_error says why not */
+	bool last_good; /* the last point is at the peer; else last_error says why not */
 	struct err last_error;
 	char last_id[80];
-	struct capture *capture;    /* to be aborted; the thread's otherwise */
+	struct capture *capture; /* to be aborted; the thread's otherwise */
 	struct courier *courier;
 	char state[16], reason[900];
 	int64_t logged_ns; /* when state and reason were last logged */
 	char capture_name[16], capture_reason[400];
 	bool have_point;
 	char point_id[80];
-	int64_t point_instant_ns;   /* wall clock; of the latest point that the peer has committed */
-	int64_t point_mono_ns;      /* 0: before this agent started */
+	int64_t point_instant_ns; /* wall clock; of the latest point that the peer has committed */
+	int64_t point_mono_ns;    /* 0: before this agent started */
 	uint64_t points, dirty_bytes, sent_bytes, wire_bytes;
 	uint64_t lag_bytes;
-	double throughput;          /* sent bytes per second of the last transaction */
+	int64_t space_bytes; /* what the replica takes at the peer; -1: not known */
+	double throughput;   /* sent bytes per second of the last transaction */
 	struct pace pace;
 	bool degraded_said;
 
 	/* of the guardian (protection_watch.c) */
-	int64_t armed_ns;           /* the VM stands still, until then at most; 0: it runs */
-	int64_t expected_ns;        /* the pause that the last deadline allowed */
-	int64_t patience_ns;        /* pauses were longer than expected: what is expected since; 0 */
-	bool late, rescued, hung;   /* this capture */
+	int64_t armed_ns;         /* the VM stands still, until then at most; 0: it runs */
+	int64_t expected_ns;      /* the pause that the last deadline allowed */
+	int64_t patience_ns;      /* pauses were longer than expected: what is expected since; 0 */
+	bool late, rescued, hung; /* this capture */
 	char rescue_text[300];
 	uint64_t rescues, rescued_points;
 
-	int64_t progress_ns;        /* atomic: when a capture under way last did something; INT64_MAX: there is none, or it waits for us */
+	int64_t progress_ns; /* atomic: when a capture under way last did something; INT64_MAX: there is none, or it waits for us */
 
 	/* the thread's */
-	bool watched;               /* by the guardian */
+	bool watched;                    /* by the guardian */
 	const struct capture_sink *sink; /* of the capture that is under way */
-	bool cleaned;               /* what an earlier agent left in the VM was removed */
-	bool for_last;              /* the next capture is for the hand-over alone */
-	enum capture_mode forced;   /* CAPTURE_AUTO: as the record says */
-	unsigned failures;          /* in a row */
-	struct schedule_now now;    /* what the hour says */
-	int64_t saved_ns;           /* when last_point was last made durable */
+	bool cleaned;                    /* what an earlier agent left in the VM was removed */
+	bool for_last;                   /* the next capture is for the hand-over alone */
+	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
+	unsigned failures;               /* in a row */
+	struct schedule_now now;         /* what the hour says */
+	int64_t saved_ns;                /* when last_point was last made durable */
+};
+
+/* From the peer's word that this host may write to its being over. The thread's. */
+struct protection_session {
+	struct protection *p;
+	struct guest *guest;
+	struct courier *courier;
+	struct ship *ship;
+	struct capture *capture;
+	int64_t due_ns; /* monotonic */
 };
 
 /* ---- protection.c ---- */
 bool protection_may_run_locked(const struct protection *p);
+bool protection_wanted(struct protection *p);
+/* Until the deadline, or somebody wants something else. */
+void protection_wait(struct protection *p, int64_t deadline_ns);
+/* Everything that waits returns. */
+void protection_interrupt_locked(struct protection *p);
+/* How to reach the peer. */
+struct courier_opts protection_courier_opts(struct protection *p);
 /* Says it once; events for what operators wait for. */
 void protection_set_state(struct protection *p, const char *state, const char *reason);
 /* Changes keys, durably, then here. ERR_REFUSED unless the state is `expect` (NULL: any; "a|b": one of those) at that moment. */
 int protection_change(struct protection *p, const char *expect, const json_t *changes, struct err *e);
 int protection_update(struct protection *p, const json_t *changes, struct err *e);
+/* The record's state, as protection_change. */
+int protection_want(struct protection *p, const char *expect, const char *state, struct err *e);
 void protection_note_point(struct protection *p, const char *id, int64_t instant_ns, int64_t mono_ns);
 void protection_event(struct protection *p, const char *type, const char *reason);
 
@@ -100,8 +130,45 @@ void protection_watch_end(struct protection *p);
 bool protection_watch_said(struct protection *p, char *out, size_t size);
 /* start (out NULL) or take, in which protection_look can see whether it gets anywhere. */
 typedef int (*take_call)(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
-int protection_watch_capture(struct protection *p, struct capture *c, take_call call, const struct capture_sink *sink, struct capture_point *out,
-			     struct err *e);
+int protection_watch_capture(struct protection *p, struct capture *c, take_call call, const struct capture_sink *sink,
+			     struct capture_point *out, struct err *e);
+
+/* ---- protection_owner.c ---- */
+/* 0: the VM is ours. Else why not; one that the peer has taken over has been fenced. */
+int protection_owner_check(struct protection *p, struct err *e);
+/* Fenced or handed over: whoever starts it, and whenever, it must not run. */
+void protection_owner_keep_fenced(struct protection *p);
+/* A VM whose protection rests may be taken over all the same. */
+void protection_owner_look(struct protection *p);
+
+/* ---- protection_points.c ---- */
+/* "when due" and the bandwidth, as the hour says. ship may be NULL. */
+void protection_points_clock(struct protection *p, struct ship *ship);
+/* One capture; 1: the same session can go on with another. 2: the hand-over has to do without one. */
+int protection_points_run(struct protection_session *s, struct err *e);
+/* The capture, if there is one. good: nothing is wrong with it. */
+void protection_points_drop(struct protection_session *s, bool good);
+
+/* ---- protection_take.c ---- */
+/* Of a point: 20261126T001502.123Z-4f2a. */
+void protection_take_id(char out[80]);
+/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
+int protection_take(struct protection_session *s, take_call call, char id[80], struct err *e);
+
+/* ---- protection_handover.c: the thread's ---- */
+/* Somebody waits for a last point. */
+bool protection_handover_wanted(struct protection *p);
+/* The record says that one is under way, of this agent or one before. */
+bool protection_handover_begun(struct protection *p);
+/* The last point. 0: the guest is the peer's from here on. */
+int protection_handover_run(struct protection_session *s, struct err *e);
+/* Without a capture, where none can leave the guest standing still: it is paused as a user would, and read as it stands. What differs from the peer's
+ * is found by hashes. Takes as long as reading all of it does, since what differs from the checkpoint before it (protection_points.c) is not known. */
+int protection_handover_still(struct protection_session *s, struct err *e);
+/* One that came to nothing: the guest runs, and then the record says so. Else the next session tries again. */
+void protection_handover_end(struct protection_session *s);
+/* The session has ended: whoever waits for the last point is told, and the next session owes none to anybody. */
+void protection_handover_over(struct protection *p, const struct err *why);
 
 /* ---- protection_run.c ---- */
 void *protection_run_thread(void *protection);

@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/thread.h"
 
-#include <errno.h>
 #include <stdio.h>
 
 #define LEAST_PAUSE_NS (100 * NS_PER_MS) /* no pause is so long that it would be less than this */
@@ -113,9 +112,9 @@ void protection_rescued(struct protection *p, enum guardian_end how)
 		p->patience_ns = p->expected_ns < MOST_PAUSE_NS / 2 ? 2 * p->expected_ns : MOST_PAUSE_NS;
 		p->rescued_points = p->points;
 		snprintf(text, sizeof(text), "the guardian let the VM run: this agent was stopped, hung or late%s",
-			 how == GUARDIAN_END_FREED  ? "" :
-			 how == GUARDIAN_END_UNTIDY ? "; QEMU's settings are put back at the next try" :
-						      "; it could not make sure that it does: look at the VM");
+			 how == GUARDIAN_END_FREED    ? ""
+			 : how == GUARDIAN_END_UNTIDY ? "; QEMU's settings are put back at the next try"
+						      : "; it could not make sure that it does: look at the VM");
 		snprintf(p->rescue_text, sizeof(p->rescue_text), "%s", text);
 		if (p->capture)
 			p->opts.capture->abort(p->capture);
@@ -188,8 +187,8 @@ static int on_file(void *ctx, const char *name, const void *data, size_t len, st
 	return rc;
 }
 
-int protection_watch_capture(struct protection *p, struct capture *c, take_call call, const struct capture_sink *sink, struct capture_point *out,
-			     struct err *e)
+int protection_watch_capture(struct protection *p, struct capture *c, take_call call, const struct capture_sink *sink,
+			     struct capture_point *out, struct err *e)
 {
 	const struct capture_sink watched = { on_volumes, on_page, on_zero, on_file, p };
 
@@ -213,7 +212,8 @@ void protection_look(struct protection *p, int64_t now_ns)
 		p->hung = true;
 		p->opts.capture->abort(p->capture);
 	}
-	snprintf(reason, sizeof(reason), "the capture gets nowhere since %d s, and is being ended", (int)((now_ns - since) / NS_PER_S));
+	snprintf(reason, sizeof(reason), "the capture gets nowhere since %d s, and is being ended",
+		 (int)((now_ns - since) / NS_PER_S));
 	log_warn("protection_hangs", "vm=%s uuid=%s", LOG_Q(p->vm), p->uuid);
 	protection_set_state(p, "degraded", reason);
 }

@@ -21,8 +21,8 @@ struct replicas_opts {
 	const char *host_name;
 	const char *replica_dir; /* a folder per VM below it; made if need be */
 	uint64_t delta_cache;    /* bytes of old page versions per session, at most */
-	uint64_t min_free;    /* bytes that must be free on the disk for a session to begin; 0: 64 MiB */
-	struct pool *pool;    /* decodes */
+	uint64_t min_free;       /* bytes that must be free on the disk for a session to begin; 0: 64 MiB */
+	struct pool *pool;       /* decodes */
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
 	/* A point is kept here, or (data NULL) not any more; borrowed. From the retention's thread, so within a second or two. May be NULL. */
@@ -56,8 +56,8 @@ void replicas_list(struct replicas *r, const char *vm, json_t *out);
 bool replicas_has(struct replicas *r, const char *vm);
 int replicas_points(struct replicas *r, const json_t *args, json_t **result, struct err *e);
 /* progress(ctx, done, total): false stops. */
-int replicas_verify(struct replicas *r, const json_t *args, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
-		    json_t **result, struct err *e);
+int replicas_verify(struct replicas *r, const json_t *args, bool (*progress)(void *ctx, uint64_t done, uint64_t total),
+		    void *ctx, json_t **result, struct err *e);
 
 /* ---- for failover ---- */
 /* The store of a replica, which stays open until replicas_put. *record: a copy of replica.json (new reference; may be NULL). */
@@ -73,8 +73,9 @@ int replicas_change(struct replicas *r, const char *uuid, const char *expect, co
  * a replica from `from` at `epoch`, durably and all at once; what it was before is in its "old": {"store","made":[paths],"needed":bool}, until
  * replicas_forget_old. Interrupted anywhere, it is as before, and the next begins anew. Not while a failover is under way. `extra`: more keys of the
  * record (borrowed, may be NULL). */
-int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const char *from, uint64_t epoch, const json_t *extra,
-		   int (*fill)(void *ctx, struct store *s, struct err *e), void *ctx, struct err *e);
+int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const char *from, uint64_t epoch,
+		   const json_t *extra, int (*fill)(void *ctx, struct store *s, struct err *e), void *ctx,
+		   struct err *e);
 /* Removes what "old" names: the earlier store, unless images of the earlier VM lie over it and stay; those images if `images`, and then the store too.
  * Nothing to do is fine. */
 int replicas_forget_old(struct replicas *r, const char *uuid, bool images, struct err *e);

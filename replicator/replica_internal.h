@@ -1,5 +1,14 @@
 /*
- * replica_internal.h - shared by replica.c (the table, records, stores, operators), replica_session.c (sessions) and replica_keep.c (retention).
+ * replica_internal.h - what the parts of the replicas share:
+ *
+ *	replicas.c          their life
+ *	replica.c           the table, stores, records
+ *	replica_begin.c     replica.begin: may this source write?
+ *	replica_session.c   a session: data links, commits, its end
+ *	replica_hashes.c    which blocks are here
+ *	replica_keep.c      retention
+ *	replica_owner.c     promoted, released, another store in the place of the old one
+ *	replica_status.c    what is asked about them
  *
  * Lock: replicas.lock is held for looking and linking alone, never while a store works or a peer is waited for.
  */
@@ -54,9 +63,10 @@ struct replica {
 	struct replica_session *session; /* or NULL */
 	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */
 	size_t points;
+	uint64_t space_bytes; /* what its store takes; the keeper's last look, or that at the beginning of the session */
 	bool prune_due;
 	uint64_t told_seq; /* the keeper's: up to which point opts.point has been told */
-	char trouble[400]; /* the last error of this side, or empty */
+	char trouble[600]; /* the last error of this side, or empty */
 };
 
 struct replicas {
@@ -71,34 +81,47 @@ struct replicas {
 	bool keeper_started;
 };
 
-/* ---- replica.c ---- */
+/* ---- replica.c: the table, stores, records ---- */
+/* record: stolen, may be NULL. Not in the table yet. */
+struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record);
 struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid);
 /* By UUID, or by a name that one of them has alone; NULL if there is none, or more than one. */
 struct replica *replica_find_locked(struct replicas *r, const char *vm);
-/* The store, open, and counted; replica_put gives it back. Must not hold the lock. NULL with the error set; ERR_REFUSED if there is none and `create`
+/* For a change: nobody else moves it until replica_moved. The table's entry, made if need be, or one of which there is a record. NULL with the error
+ * set. */
+struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e);
+struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e);
+void replica_moved(struct replica *p);
+/* The store, open, and counted; replica_close gives it back. Must not hold the lock. NULL with the error set; ERR_REFUSED if there is none and `create`
  * is NULL (else the VM's description for a new one). */
 struct store *replica_open(struct replica *p, const json_t *create, struct err *e);
 void replica_close(struct replica *p);
-/* Changes keys of the record, durably, then here. changes: borrowed. */
-int replica_update(struct replica *p, const json_t *changes, struct err *e);
-/* Waits until nobody else moves this replica, and then is the one; false when stopping. */
-bool replica_move_locked(struct replica *p);
-void replica_moved(struct replica *p);
-void replica_note_last(struct replica *p, struct store *s);
-/* Its store's folder: "store", or as the record's "store" says. To be freed. */
-char *replica_store_path(struct replica *p);
-/* For a change: nobody else moves it until replica_moved. NULL with the error set. */
-struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e);
 /* Waits until nobody uses the store, and closes it; it is being moved by us. */
 void replica_close_store(struct replica *p);
+/* Its store's folder: "store", or as the record's "store" says. To be freed. */
+char *replica_store_path(struct replica *p);
+/* What is known of its points. */
+void replica_note_last(struct replica *p, struct store *s);
+/* And of what it takes: looks at every file. */
+void replica_note_space(struct replica *p, struct store *s);
+/* Changes keys of the record, durably, then here. changes: borrowed. */
+int replica_update(struct replica *p, const json_t *changes, struct err *e);
 
 /* ---- replica_session.c ---- */
-/* The table's entry, made if need be; moved by us. */
-struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e);
+struct replica_session *replica_session_new(const struct rpc *owner, struct err *e);
+/* Nobody else sees it any more. */
+void replica_session_free(struct replica_session *s);
 /* Ends the replica's session, if any, and waits. */
 void replica_session_end(struct replica *p, const char *why);
 
-/* ---- replica_keep.c ---- */
+/* ---- replica_hashes.c ---- */
+/* replica.hashes: how many blocks it asks about, 0 with the error set. */
+size_t replica_hash_count(const json_t *args, struct err *e);
+/* Answers for those n, as of the store's last commit. */
+int replica_hash_blocks(struct store *s, const struct block_hash *hasher, const json_t *args, size_t n, json_t **result,
+			struct err *e);
+
+/* ---- replica_keep.c: retention ---- */
 void *replica_keep_thread(void *replicas);
 struct retention replica_keep_of(const json_t *record);
 

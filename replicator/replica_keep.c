@@ -59,7 +59,8 @@ static void tell_points(struct replica *p, const struct marked *m)
 		const char *id = json_string_value(json_object_get(q->meta, "id"));
 		if (!id || (m->marks[i].keep && q->seq <= p->told_seq))
 			continue;
-		json_t *data = json_pack("{s:I, s:I, s:O}", "seq", (json_int_t)q->seq, "committed_ns", (json_int_t)q->committed_ns, "meta", q->meta);
+		json_t *data = json_pack("{s:I, s:I, s:O}", "seq", (json_int_t)q->seq, "committed_ns",
+					 (json_int_t)q->committed_ns, "meta", q->meta);
 		o->point(o->ctx, p->uuid, id, m->marks[i].keep ? data : NULL);
 		json_decref(data);
 	}
@@ -81,7 +82,8 @@ static int prune(struct replica *p, struct store *s, const struct retention *kee
 		marks[i] = (struct retention_point){ .time_ns = points[i].committed_ns, .bytes = points[i].undo_bytes };
 	struct marked m = { .points = points, .marks = marks, .n = n };
 	if (store_usage(s, &u, e) == 0)
-		rc = retention_mark(keep, u.head_bytes + u.journal_bytes, marks, n) ? store_prune(s, keep_point, &m, e) : 0;
+		rc = retention_mark(keep, u.head_bytes + u.journal_bytes, marks, n) ? store_prune(s, keep_point, &m, e)
+										    : 0;
 	if (rc == 0)
 		tell_points(p, &m);
 	free(marks);
@@ -99,6 +101,7 @@ static void prune_one(struct replica *p, const struct retention *keep)
 	if (prune(p, s, keep, &e) < 0)
 		log_warn("replica_prune", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
 	replica_note_last(p, s);
+	replica_note_space(p, s);
 	replica_close(p);
 }
 

@@ -18,14 +18,14 @@
 #include <stdint.h>
 
 struct replicator_opts {
-	const char *host_name; /* as in the certificate */
-	const char *state_dir; /* protections/ lives below */
-	const char *replica_dir; /* replicas kept for others; NULL: state_dir/replicas */
-	uint64_t delta_cache;  /* bytes per protection, at each end */
-	uint64_t staging_bytes; /* 0: capture's default */
-	unsigned channels;     /* data links per protection */
-	unsigned workers;      /* codec threads for all of them, 0 = automatic */
-	int64_t retry_ns;      /* 0: 1 s */
+	const char *host_name;               /* as in the certificate */
+	const char *state_dir;               /* protections/ lives below */
+	const char *replica_dir;             /* replicas kept for others; NULL: state_dir/replicas */
+	uint64_t delta_cache;                /* bytes per protection, at each end */
+	uint64_t staging_bytes;              /* 0: capture's default */
+	unsigned channels;                   /* data links per protection */
+	unsigned workers;                    /* codec threads for all of them, 0 = automatic */
+	int64_t retry_ns;                    /* 0: 1 s */
 	const struct capture_calls *capture; /* NULL: snapshot/capture.h */
 
 	/* Control connection to a peer of the configuration. New reference. */
@@ -67,8 +67,9 @@ int replicator_status(struct replicator *r, const json_t *args, json_t **result,
 /* {vm}: of a replica kept here, else asked at the peer. */
 int replicator_points(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 /* {vm}; only where the replica is, or asked there. progress as in replica.h. */
-int replicator_verify(struct replicator *r, const json_t *args, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx,
-		      json_t **result, struct err *e);
+int replicator_verify(struct replicator *r, const json_t *args,
+		      bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, json_t **result,
+		      struct err *e);
 
 /* The guardian has let this VM run: from any thread, not while replicator_free. */
 void replicator_rescued(struct replicator *r, const char *uuid, enum guardian_end how);
@@ -84,9 +85,11 @@ int replicator_replica_hashes(struct replicator *r, struct rpc *rpc, const json_
 int replicator_replica_commit(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 int replicator_replica_end(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 int replicator_replica_status(struct replicator *r, const json_t *args, json_t **result, struct err *e);
-int replicator_replica_release(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
-/* source.handover {uuid, epoch}, called by the host that keeps the replica: protection_hand_over. -> {"point"} */
-int replicator_source_handover(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+int replicator_replica_release(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result,
+			       struct err *e);
+/* source.handover {uuid, epoch, again}, called by the host that keeps the replica: protection_hand_over. -> {"point", "instant_ns"} */
+int replicator_source_handover(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result,
+			       struct err *e);
 /* A data link (HELLO purpose "replica") came in. Takes it; refuses it by itself. */
 void replicator_attach(struct replicator *r, struct link *l);
 /* A control connection ended: its sessions end too. */

@@ -6,6 +6,7 @@
 # limit taken_over_and_fenced 300
 # limit agent_dies_in_failover 240
 # limit agent_dies_after_failover 240
+# limit agent_dies_handed_over 240
 
 protected_guest() {
 	[ -w /dev/kvm ] || skip "no /dev/kvm: COLO deadlocks QEMU without KVM"
@@ -138,4 +139,28 @@ test_agent_dies_after_failover() {
 	dies_in_failover failover.done
 	runs_on_host2
 	in_host host2 virsh -q list --all --persistent | grep -q vm1 || fail "it would not outlive a restart of its host"
+}
+
+handover_is_open() { # the replica's record says that the source was asked
+	in_host host2 sh -c 'cat /var/lib/vmferry/replicas/*/replica.json' | grep -q '"handover": {'
+}
+
+# The source has given the VM up, and the agent that asked for it dies before it has raised the epoch: the guest stands still everywhere. The agent that
+# starts goes on, unasked.
+test_agent_dies_handed_over() {
+	protected_guest
+	eventually 90 "the guest counts" has_booted host1
+	agent_with_fault host2 "failover.handed=kill"
+	goes_on 20 "the target's agent restarted"
+	in_host host2 vmferry failover vm1 && fail "the agent should have died"
+	record_is replica || fail "it died after the epoch was raised"
+	handover_is_open || fail "it is not written down that the source was asked"
+	is_state fenced || fail "the source is $(status_value state)"
+	local a
+	a=$(counter host1)
+	lab agent start host2
+	eventually 60 "it goes on by itself" record_is promoted
+	handover_is_open && fail "it is still said that the source was asked"
+	runs_on_host2
+	[ "$(counter host1)" = "$a" ] || fail "the guest runs at both hosts"
 }

@@ -16,10 +16,11 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "migrator/guest_virt.h"
-#include "replicator/adopt.h"
+#include "replicator/adoption_fill.h"
 #include "replicator/export.h"
 #include "replicator/failover.h"
-#include "tools/vmferryd/promote.h"
+#include "replicator/store_sink.h"
+#include "tools/vmferryd/promote_host.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,25 @@ static struct store *make_store(const char *dir, struct guest *g, struct err *e)
 	return s;
 }
 
+/* A first pass as a part, then one point. */
+static int take_running(struct guest *g, struct store *s, const struct capture_opts *o, uint64_t *seq, struct err *e)
+{
+	struct capture *c = capture_new(g, o, e);
+	struct store_sink in = { 0 };
+	const struct capture_sink sink = store_sink_of(&in);
+	struct capture_point p = { 0 };
+	int rc = -1;
+
+	if (c && store_sink_begin(&in, s, STORE_TXN_PART, e) == 0 && capture_start(c, &sink, e) == 0 &&
+	    store_sink_commit(&in, json_object(), NULL, e) == 0 && store_sink_begin(&in, s, STORE_TXN_POINT, e) == 0 &&
+	    capture_take(c, &sink, &p, e) == 0)
+		rc = store_sink_commit(&in, store_sink_meta(NULL, p.has_memory ? "memory" : "disk", capture_mode_name(capture_chosen(c)), &p),
+				       seq, e);
+	store_sink_abort(&in);
+	capture_free(c);
+	return rc;
+}
+
 static int take(const char *what, const char *vm, const char *dir, const char *mode, struct err *e)
 {
 	struct virt *virt = virt_init(e) == 0 ? virt_new("qemu:///system", e) : NULL;
@@ -82,8 +102,8 @@ static int take(const char *what, const char *vm, const char *dir, const char *m
 	if (mode && capture_mode_from_name(mode, &o.mode) < 0)
 		err_set(e, ERR_CONFIG, "no mode %s", mode);
 	else if (s)
-		rc = strcmp(what, "adopt") == 0 ? adopt_paused(g, s, RUN_DIR, NULL, &seq, e)
-						: adopt_running(g, s, &o, NULL, &seq, e);
+		rc = strcmp(what, "adopt") == 0 ? adoption_fill_paused(g, s, RUN_DIR, NULL, &seq, e)
+						: take_running(g, s, &o, &seq, e);
 	store_close(s);
 	guest_free(g);
 	virt_free(virt);
@@ -122,7 +142,7 @@ static int failover(const char *dir, char **options, struct err *e)
 
 static int recover(const char *dir, struct err *e)
 {
-	static const char *const names[] = { "nothing", "promoted", "undone", "off" };
+	static const char *const names[] = { "nothing", "promoted", "undone", "off", "handing" };
 	struct promote_host_opts host = { .libvirt_uri = "qemu:///system", .run_dir = RUN_DIR };
 	struct promote_host *p = promote_host_new(&host, e);
 	struct failover_records records = failover_record_files(dir);
@@ -152,7 +172,7 @@ static int export(const char *dir, const char *folder, struct err *e)
 static int seed(const char *dir, const char *target, const char *image, struct err *e)
 {
 	struct store *s = open_store(dir, e);
-	int rc = s ? adopt_image(s, target, image, NULL, RUN_DIR, e) : -1;
+	int rc = s ? adoption_fill_image(s, target, image, NULL, RUN_DIR, e) : -1;
 	store_close(s);
 	return rc;
 }

@@ -44,12 +44,25 @@ TARGET_CALL(hashes, replicas_hashes(target.replicas, rpc_connection(call), args,
 TARGET_CALL(commit, replicas_commit(target.replicas, rpc_connection(call), args, result, e))
 TARGET_CALL(end, replicas_end(target.replicas, rpc_connection(call), args, result, e))
 TARGET_CALL(status, replicas_status(target.replicas, args, result, e))
+static int fill_nothing(void *ctx, struct store *s, struct err *e)
+{
+	(void)ctx, (void)s, (void)e;
+	return 0;
+}
+/* As the agent does with what is left of a VM, of which there is nothing here. */
+UNUSED static int target_adopt(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)ctx;
+	*result = json_object();
+	return replicas_adopt(target.replicas, json_string_value(json_object_get(args, "uuid")), json_string_value(json_object_get(args, "vm")),
+			      rpc_caller(call), (uint64_t)json_integer_value(json_object_get(args, "epoch")), NULL, fill_nothing, NULL, e);
+}
 TARGET_CALL(release, replicas_release(target.replicas, rpc_connection(call), args, result, e))
 
 static const struct rpc_method target_methods[] = {
 	{ "replica.begin", target_begin, 0 },	{ "replica.hashes", target_hashes, 0 },	  { "replica.commit", target_commit, 0 },
 	{ "replica.end", target_end, 0 },	{ "replica.status", target_status, 0 },	  { "replica.release", target_release, 0 },
-	{ NULL, NULL, 0 },
+	{ "replica.adopt", target_adopt, 0 },	{ NULL, NULL, 0 },
 };
 
 static void target_on_close(void *ctx, struct rpc *rpc, const struct err *e)
@@ -180,6 +193,10 @@ struct fake {
 	struct machine *m;
 	/* Set and looked at by the test while the protection's thread is at work. */
 	atomic_bool gone, paused, not_now, fail_take, refuse_memory;
+	atomic_bool no_colo;    /* as of a VM that only background snapshots are possible of */
+	atomic_bool fail_still; /* in the middle of reading it */
+	atomic_uint stills;
+	void (*in_still)(void); /* called while it stands still and is read */
 	atomic_uint made, taken, lasts, cleaned, stopped;
 	_Atomic int64_t pause_ns;
 	_Atomic int64_t take_ms;
@@ -256,13 +273,17 @@ static struct capture *fake_make(struct guest *g, const struct capture_opts *o, 
 		err_set(e, ERR_REFUSED, "a lock manager is configured");
 		return NULL;
 	}
+	if (fake.no_colo && o->mode == CAPTURE_COLO) {
+		err_set(e, ERR_REFUSED, "COLO is not possible here");
+		return NULL;
+	}
 	fake.made++;
 	fake.arm = o->arm;
 	fake.arm_ctx = o->ctx;
 	fake.first = true;
 	fake.aborted = false;
 	fake.in_vm = true;
-	fake.mode = o->mode == CAPTURE_AUTO ? CAPTURE_COLO : o->mode;
+	fake.mode = o->mode != CAPTURE_AUTO ? o->mode : fake.no_colo ? CAPTURE_BACKGROUND : CAPTURE_COLO;
 	return (struct capture *)&fake;
 }
 
@@ -376,6 +397,20 @@ static int fake_clean_up(struct guest *g, struct err *e)
 	return 0;
 }
 
+static int fake_still(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e)
+{
+	(void)g, (void)run_dir;
+	fake.stills++;
+	if (!fake.paused)
+		return err_set(e, ERR_REFUSED, "web1 runs: it would go on writing while it is read");
+	if (fake.in_still)
+		fake.in_still();
+	THREAD_LOCKED(&fake.lock);
+	if (fake.fail_still)
+		return machine_give(fake.m, sink, false, false, false, e) < 0 ? -1 : err_set(e, ERR_LIBVIRT, "QEMU went away");
+	return machine_give(fake.m, sink, true, true, true, e);
+}
+
 static const struct capture_calls fake_calls = { .make = fake_make,
 						 .chosen = fake_chosen,
 						 .reason = fake_reason,
@@ -387,7 +422,8 @@ static const struct capture_calls fake_calls = { .make = fake_make,
 						 .stop = fake_stop,
 						 .abort = fake_abort,
 						 .free = fake_capture_free,
-						 .clean_up = fake_clean_up };
+						 .clean_up = fake_clean_up,
+						 .still = fake_still };
 
 /* ---- both ---- */
 UNUSED static void hosts_start(void)

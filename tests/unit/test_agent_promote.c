@@ -1,7 +1,9 @@
 /* Where files of a VM go on this host, whatever the definition from the other one says. Nothing is asked of libvirt. */
 #include "base/mem.h"
-#include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/promote_host.h"
 #include "tools/vmferryd/takeover.h"
+
+#include "vm_store.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -70,32 +72,46 @@ START_TEST(images)
 }
 END_TEST
 
+static int check_last(struct store *s, const char *point, int64_t instant_ns, struct err *e)
+{
+	json_t *said = json_pack("{s:s}", "point", point);
+
+	if (instant_ns)
+		json_object_set_new(said, "instant_ns", json_integer(instant_ns));
+	err_clear(e);
+	const int rc = takeover_check_last(s, said, "host1", e);
+	json_decref(said);
+	return rc;
+}
+
 /* What a source says it has handed over is here, or the failover stops. */
 START_TEST(last_point)
 {
 	char dir[] = "/var/tmp/vmferry-promote-XXXXXX";
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	MEM_AUTO char *path = mem_printf("%s/store", dir);
-	json_t *vm = json_pack("{s:s}", "vm", "web1");
 	struct err e = ERR_INIT;
-	struct store *s = store_create(path, &(struct store_opts){ 0 }, vm, &e);
-	ck_assert_msg(s != NULL, "%s", e.text);
-	json_decref(vm);
-	ck_assert_int_eq(takeover_has_point(s, "p1", "host1", &e), -1);
-	for (unsigned i = 1; i <= 2; i++) {
-		MEM_AUTO char *id = mem_printf("p%u", i);
-		json_t *meta = json_pack("{s:s}", "id", id);
-		struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
-		uint64_t seq;
-		ck_assert_msg(t && store_commit(t, meta, &seq, &e) == 0, "%s", e.text);
-		json_decref(meta);
-	}
-	ck_assert_msg(takeover_has_point(s, "p2", "host1", &e) == 0, "%s", e.text);
-	ck_assert_msg(takeover_has_point(s, "p1", "host1", &e) == 0, "%s", e.text);
-	ck_assert_int_eq(takeover_has_point(s, "p3", "host1", &e), -1);
+	struct store *s = vm_store_empty(path);
+
+	ck_assert_int_eq(check_last(s, "p1", 0, &e), -1);
+	ck_assert_int_eq(check_last(s, "p1", 1000, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	(void)vm_store_put(s, "p1", "memory", NULL, NULL, 0);
+	(void)vm_store_put(s, "p2", "memory", NULL, NULL, 0);
+	ck_assert_msg(check_last(s, "p2", 1000, &e) == 0, "%s", e.text);
+	/* Points that were acknowledged are gone, or there are some that never were. */
+	ck_assert_int_eq(check_last(s, "p3", 2000, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_ptr_nonnull(strstr(e.text, "in point 'p3' of 1970-01-01T00:00:00"));
+	ck_assert_ptr_nonnull(strstr(e.text, "was committed here; the newest here is 'p2' of"));
+	ck_assert_ptr_nonnull(strstr(e.remedy, "this replica has lost points: 'vmferry resume' at host1"));
+	ck_assert_int_eq(check_last(s, "p1", 1000, &e), -1);
+	/* An agent of before may name one that it noted earlier. */
+	ck_assert_msg(check_last(s, "p1", 0, &e) == 0, "%s", e.text);
+	ck_assert_int_eq(check_last(s, "p3", 0, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_PEER);
 	ck_assert_ptr_nonnull(strstr(e.text, "'p3', which is not here; the newest is 'p2'"));
-	ck_assert_int_eq(takeover_has_point(s, "", "host1", &e), -1);
+	ck_assert_int_eq(check_last(s, "", 0, &e), -1);
 	store_close(s);
 	ck_assert_int_eq(store_destroy(path, &e), 0);
 	ck_assert_int_eq(rmdir(dir), 0);

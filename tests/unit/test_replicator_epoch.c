@@ -129,7 +129,8 @@ END_TEST
 START_TEST(what_is_saved_is_read)
 {
 	struct err e = ERR_INIT;
-	json_t *record = json_pack("{s:s, s:s, s:I}", "uuid", ONE, "state", "active", "epoch", (json_int_t)EPOCH_MAX);
+	json_t *record = json_pack("{s:s, s:s, s:s, s:s, s:I}", "uuid", ONE, "vm", "web1", "host", "host2", "state", "active", "epoch",
+				   (json_int_t)EPOCH_MAX);
 
 	OK(epoch_save_protection(dir, record, &e), e);
 	json_t *back = loaded();

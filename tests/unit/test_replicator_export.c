@@ -1,8 +1,9 @@
 #include "base/file.h"
 #include "replicator/export.h"
-#include "tests/stand-in/image.h"
+#include "tests/unit/vm_store.h"
 
 #include <check.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -20,18 +21,33 @@ static char *fake_map(void *ctx, const struct promote_spec *s, json_t *findings,
 }
 static const struct promote_ops ops = { .map = fake_map };
 
+/* The n-th read of the store from now fails; 0: none does. */
+static unsigned reads_left;
+
+static ssize_t failing_pread(int fd, void *p, size_t n, off_t at)
+{
+	if (reads_left > 0 && --reads_left == 0) {
+		errno = EIO;
+		return -1;
+	}
+	return pread(fd, p, n, at);
+}
+
 static void setup(void)
 {
 	strcpy(dir, "/var/tmp/vmferry-export-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
-	store = stand_in_vm();
-	stand_in_file(store, "nvram", "vars", 4);
+	MEM_AUTO char *path = mem_printf("%s/store", dir);
+	store = vm_store_new(path);
+	(void)vm_store_put(store, "p2", "memory", "nvram", "vars", 4);
+	reads_left = 0;
+	sys.pread = failing_pread;
 }
 static void teardown(void)
 {
 	MEM_AUTO char *command = mem_printf("rm -rf %s", dir);
-	ck_assert_uint_eq(store->views, 0);
-	stand_in_free(store);
+	sys.pread = pread;
+	store_close(store);
 	ck_assert_int_eq(system(command), 0);
 }
 
@@ -60,17 +76,15 @@ static void assert_disk(uint32_t v)
 	MEM_AUTO char *raw = mem_printf("%s/raw", dir);
 	MEM_AUTO char *command =
 		mem_printf("qemu-img check -q %s/out/%s.qcow2 && qemu-img convert -O raw %s/out/%s.qcow2 %s", dir,
-			   store->volumes[v].name, dir, store->volumes[v].name, raw);
+			   vm_store_volume[v].name, dir, vm_store_volume[v].name, raw);
 	uint8_t have[STORE_BLOCK], want[STORE_BLOCK];
 	struct stat st;
 	ck_assert_int_eq(system(command), 0);
 	int fd = open(raw, O_RDONLY | O_CLOEXEC);
 	ck_assert_int_eq(fstat(fd, &st), 0);
-	ck_assert_uint_eq((uint64_t)st.st_size, store->volumes[v].size_bytes);
-	for (uint64_t b = 0; b < store->volumes[v].size_bytes / STORE_BLOCK; b++) {
-		memset(want, 0, sizeof(want));
-		if (store->blocks[v][b])
-			memcpy(want, store->blocks[v][b], STORE_BLOCK);
+	ck_assert_uint_eq((uint64_t)st.st_size, vm_store_volume[v].size_bytes);
+	for (uint64_t b = 0; b < vm_store_volume[v].size_bytes / STORE_BLOCK; b++) {
+		(void)vm_store_content(want, v, b);
 		ck_assert_int_eq(pread(fd, have, STORE_BLOCK, (off_t)(b * STORE_BLOCK)), STORE_BLOCK);
 		ck_assert_mem_eq(have, want, STORE_BLOCK);
 	}
@@ -107,7 +121,7 @@ END_TEST
 START_TEST(disks_alone)
 {
 	struct err e = ERR_INIT;
-	json_object_set_new(store->meta, "kind", json_string("disk"));
+	(void)vm_store_put(store, "p3", "disk", NULL, NULL, 0);
 	ck_assert_msg(export(NULL, NULL, &e) == 0, "%s", e.text);
 	ck_assert(!there("out/web1.save"));
 	MEM_AUTO char *readme = content("README.txt");
@@ -123,8 +137,10 @@ START_TEST(nothing_is_left_of_half_an_export)
 	ck_assert_int_eq(e.cls, ERR_CANCELLED);
 	ck_assert(!there("out") && !there("out.partial"));
 	e = (struct err)ERR_INIT;
-	store->fail_read = 3; /* in the memory */
+	ck_assert_int_eq(store_settle(store, INT64_MAX, &e), 0);
+	reads_left = 3;
 	ck_assert_int_eq(export(NULL, NULL, &e), -1);
+	ck_assert_ptr_nonnull(strstr(e.text, strerror(EIO)));
 	ck_assert(!there("out") && !there("out.partial"));
 	/* What a crash left goes with the next try. */
 	MEM_AUTO char *partial = mem_printf("%s/out.partial", dir);

@@ -3,7 +3,7 @@
 #include "base/log.h"
 #include "replicator/failover.h"
 #include "replicator/failover_record.h"
-#include "tests/stand-in/image.h"
+#include "tests/unit/vm_store.h"
 
 #include <check.h>
 #include <dirent.h>
@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A folder with the replica (dir/replica), heads (dir/heads), images (dir/images), and a libvirt: the file dir/runs says what runs. */
+/* A folder with the replica (dir/replica), images (dir/images), and a libvirt: the file dir/runs says what runs. */
 static char dir[64];
 static struct store *store;
 
@@ -110,7 +110,10 @@ static int fake_where(void *ctx, const char *uuid, enum promote_where *out, stru
 	(void)ctx, (void)uuid;
 	if (where_fails)
 		return err_set(e, ERR_LIBVIRT, "no connection");
-	*out = there("runs") ? PROMOTE_RUNNING : there("incoming") ? PROMOTE_INCOMING : there("off") ? PROMOTE_OFF : PROMOTE_ABSENT;
+	*out = there("runs")       ? PROMOTE_RUNNING
+	       : there("incoming") ? PROMOTE_INCOMING
+	       : there("off")      ? PROMOTE_OFF
+				   : PROMOTE_ABSENT;
 	return 0;
 }
 static int fake_settle(void *ctx, const char *uuid, struct err *e)
@@ -131,31 +134,14 @@ static int fake_clear(void *ctx, const char *uuid, struct err *e)
 static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_map,  fake_start,
 					fake_where,    fake_settle,    fake_clear };
 
-static char replica_dir[128], heads[128];
+static char replica_dir[128], store_dir[160];
+static uint64_t latest;
 static struct failover_records records;
 static struct failover_opts plain(void)
 {
 	return (struct failover_opts){
 		.records = &records, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000)
 	};
-}
-
-static void make_heads(void)
-{
-	for (size_t v = 0; v < store->n_volumes; v++) {
-		if (store->volumes[v].kind != STORE_DISK)
-			continue;
-		MEM_AUTO char *p = mem_printf("%s/%s.raw", heads, store->volumes[v].name);
-		int fd = open(p, O_CREAT | O_WRONLY, 0600);
-		ck_assert_int_ge(fd, 0);
-		uint64_t n = (store->volumes[v].size_bytes + STORE_BLOCK - 1) / STORE_BLOCK;
-		ck_assert_int_eq(ftruncate(fd, (off_t)(n * STORE_BLOCK)), 0);
-		for (uint64_t b = 0; b < n; b++)
-			if (store->blocks[v][b])
-				ck_assert_int_eq(pwrite(fd, store->blocks[v][b], STORE_BLOCK, (off_t)(b * STORE_BLOCK)),
-						 STORE_BLOCK);
-		close(fd);
-	}
 }
 
 static void setup(void)
@@ -165,17 +151,15 @@ static void setup(void)
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	snprintf(replica_dir, sizeof(replica_dir), "%s/replica", dir);
 	records = failover_record_files(replica_dir);
-	snprintf(heads, sizeof(heads), "%s/heads", dir);
+	snprintf(store_dir, sizeof(store_dir), "%s/store", replica_dir);
 	MEM_AUTO char *images = in_dir("images");
 	mkdir(replica_dir, 0700);
-	mkdir(heads, 0700);
 	mkdir(images, 0700);
 	put_file("replica/replica.json",
 		 "{\"uuid\":\"11111111-2222-3333-4444-555555555555\",\"vm\":\"web1\",\"from\":\"src1\",\"epoch\":3,"
 		 "\"role\":\"target\",\"state\":\"replica\"}");
-	store = stand_in_vm();
-	store->heads = heads;
-	make_heads();
+	store = vm_store_new(store_dir);
+	latest = vm_store_put(store, "p2", "memory", NULL, NULL, 0);
 	start_fails = 0;
 	where_fails = false;
 	fed = 0;
@@ -185,8 +169,7 @@ static void setup(void)
 static void teardown(void)
 {
 	char command[128];
-	ck_assert_uint_eq(store->views, 0);
-	stand_in_free(store);
+	store_close(store);
 	fault_arm(NULL, &(struct err)ERR_INIT);
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	ck_assert_int_eq(system(command), 0);
@@ -221,12 +204,10 @@ static void assert_disk(uint32_t v, const char *image, const char *format)
 	struct stat st;
 	int fd = open(out, O_RDONLY);
 	ck_assert_int_eq(fstat(fd, &st), 0);
-	ck_assert_uint_eq((uint64_t)st.st_size, store->volumes[v].size_bytes);
-	for (uint64_t b = 0; b * STORE_BLOCK < store->volumes[v].size_bytes; b++) {
+	ck_assert_uint_eq((uint64_t)st.st_size, vm_store_volume[v].size_bytes);
+	for (uint64_t b = 0; b * STORE_BLOCK < vm_store_volume[v].size_bytes; b++) {
 		ssize_t n = pread(fd, have, STORE_BLOCK, (off_t)(b * STORE_BLOCK));
-		memset(want, 0, sizeof(want));
-		if (store->blocks[v][b])
-			memcpy(want, store->blocks[v][b], STORE_BLOCK);
+		(void)vm_store_content(want, v, b);
 		ck_assert_int_gt(n, 0);
 		ck_assert_mem_eq(have, want, (size_t)n);
 	}
@@ -239,7 +220,7 @@ START_TEST(latest_point)
 	struct err e = ERR_INIT;
 	struct failover_opts o = plain();
 	json_t *report = NULL;
-	stand_in_file(store, "nvram", "vars", 4);
+	(void)vm_store_put(store, "p3", "memory", "nvram", "vars", 4);
 	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
 	assert_state("promoted", 4);
 	ck_assert(there("runs"));
@@ -268,7 +249,7 @@ START_TEST(older_point_paused)
 {
 	struct err e = ERR_INIT;
 	struct failover_opts o = plain();
-	o.seq = 5;
+	o.seq = latest - 1;
 	o.paused = true;
 	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
 	ck_assert(was_paused);
@@ -281,7 +262,7 @@ START_TEST(disks_alone)
 {
 	struct err e = ERR_INIT;
 	struct failover_opts o = plain();
-	json_object_set_new(store->meta, "kind", json_string("disk"));
+	(void)vm_store_put(store, "p3", "disk", NULL, NULL, 0);
 	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
 	ck_assert(there("runs") && !had_memory);
 }
@@ -347,28 +328,156 @@ START_TEST(fencing)
 END_TEST
 
 static uint64_t handed_epoch;
-static bool hand_fails;
+static enum err_class hand_fails;
+static unsigned handed;
 static int hand_over(void *ctx, uint64_t epoch, struct err *e)
 {
 	(void)ctx;
 	handed_epoch = epoch;
-	store->latest++; /* the last checkpoint has come */
-	return hand_fails ? err_set(e, ERR_PEER, "the source is gone") : 0;
+	handed++;
+	if (hand_fails)
+		return err_set(e, hand_fails, "the source is gone");
+	latest = vm_store_put(store, "last", "memory", NULL, NULL, 0); /* the last checkpoint has come */
+	return 0;
 }
+static int change_fails_at_undo(void *ctx, const char *expect, const json_t *changes, struct err *e)
+{
+	const char *state = json_string_value(json_object_get(changes, "state"));
+
+	if (state && strcmp(state, "replica") == 0)
+		return err_set(e, ERR_SYS, "no space");
+	return failover_record_files(replica_dir).change(ctx, expect, changes, e);
+}
+
+static bool asks_still(void)
+{
+	struct err e = ERR_INIT;
+	enum failover_found found;
+
+	ck_assert_msg(failover_recover(&records, &ops, NULL, &found, &e) == 0, "%s", e.text);
+	ck_assert(found == FAILOVER_HANDING || found == FAILOVER_NOTHING);
+	return found == FAILOVER_HANDING;
+}
+
+static struct failover_opts by_its_source(void)
+{
+	struct failover_opts o = plain();
+
+	o.hand_over = hand_over;
+	hand_fails = 0;
+	handed = 0;
+	return o;
+}
+
 START_TEST(planned)
 {
 	struct err e = ERR_INIT;
-	struct failover_opts o = plain();
+	struct failover_opts o = by_its_source();
 	json_t *report = NULL;
-	o.hand_over = hand_over;
-	hand_fails = true;
+
+	/* Perhaps it has: whoever starts next asks again. */
+	hand_fails = ERR_PEER;
 	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
 	assert_state("replica", 3);
-	hand_fails = false;
+	ck_assert(asks_still());
+	ck_assert_ptr_nonnull(strstr(e.remedy, "if src1 has given the VM up, this agent goes on with it"));
+	/* It has not. */
+	e = (struct err)ERR_INIT;
+	hand_fails = ERR_REFUSED;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 3);
+	ck_assert(!asks_still());
+	ck_assert_ptr_null(strstr(e.remedy, "goes on"));
+	e = (struct err)ERR_INIT;
+	hand_fails = 0;
 	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
 	ck_assert_uint_eq(handed_epoch, 4);
-	ck_assert_int_eq(json_integer_value(json_object_get(json_object_get(report, "point"), "seq")), 9);
+	ck_assert_uint_eq((uint64_t)json_integer_value(json_object_get(json_object_get(report, "point"), "seq")),
+			  latest);
 	json_decref(report);
+	ck_assert(!asks_still());
+	/* What follows a later hand-over in the record is of that one. */
+	json_t *r = records.load(records.ctx, &e);
+	ck_assert(!json_is_object(json_object_get(r, "handover")));
+	json_decref(r);
+}
+END_TEST
+
+/* As an agent that is killed: what it had opened is opened anew. */
+static void run_and_die(const char *spec, const struct failover_opts *o)
+{
+	int status;
+
+	store_close(store);
+	const pid_t pid = fork();
+	if (pid == 0) {
+		struct err e = ERR_INIT;
+		if (fault_arm(spec, &e) < 0 || !(store = store_open(store_dir, NULL, &e)))
+			_exit(3);
+		(void)failover_run(store, o, NULL, &e);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	struct err e = ERR_INIT;
+	store = store_open(store_dir, NULL, &e);
+	ck_assert_msg(store != NULL, "%s", e.text);
+}
+
+/* The source has given the VM up, and the agent that asked for it dies (or fails) before it has written so: the next one knows that it has to go on, with
+ * the same epoch, and does. */
+START_TEST(dies_between_hand_over_and_epoch)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = by_its_source();
+
+	o.paused = true;
+	if (_i == 0) {
+		run_and_die("failover.handed=kill", &o);
+	} else {
+		ck_assert_int_eq(fault_arm("failover.handed=fail", &e), 0);
+		ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+		ck_assert_ptr_nonnull(strstr(e.remedy, "if src1 has given the VM up, this agent goes on with it"));
+		e = (struct err)ERR_INIT;
+	}
+	assert_state("replica", 3);
+	ck_assert(!there("runs"));
+	ck_assert(asks_still());
+	json_t *r = records.load(records.ctx, &e);
+	const json_t *asked = json_object_get(r, "handover");
+	ck_assert_int_eq(json_integer_value(json_object_get(asked, "epoch")), 4);
+	ck_assert(json_is_true(json_object_get(asked, "paused")));
+	json_decref(r);
+	handed_epoch = 0;
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	ck_assert_uint_eq(handed_epoch, 4);
+	assert_state("promoted", 4);
+	ck_assert(there("runs") && !asks_still());
+}
+END_TEST
+
+/* What people are told is what is the case. */
+START_TEST(remedies_are_true)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = _i == 1 ? by_its_source() : plain();
+
+	start_fails = 1;
+	if (_i == 2) {
+		/* What was begun cannot be taken back. */
+		records.change = change_fails_at_undo;
+		ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+		assert_state("promoting", 4);
+		ck_assert_ptr_nonnull(strstr(e.remedy, "could not be written down"));
+		return;
+	}
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	assert_state("replica", 4);
+	ck_assert_ptr_nonnull(strstr(e.remedy, "nothing runs here"));
+	if (_i == 0)
+		ck_assert_ptr_nonnull(strstr(e.remedy, "if src1 is back, 'vmferry protect web1 --to dr1' there"));
+	else
+		ck_assert_ptr_nonnull(strstr(e.remedy, "paused at src1, which has given it up"));
 }
 END_TEST
 
@@ -531,16 +640,7 @@ START_TEST(crash)
 	struct failover_opts o = plain();
 	enum failover_found found;
 	MEM_AUTO char *spec = mem_printf("%s=kill", points[_i].point);
-	int status;
-	pid_t pid = fork();
-	if (pid == 0) {
-		if (fault_arm(spec, &e) < 0)
-			_exit(3);
-		(void)failover_run(store, &o, NULL, &e);
-		_exit(0);
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	run_and_die(spec, &o);
 	assert_state("promoting", 4);
 	if (!points[_i].runs)
 		put_file("incoming", ""); /* its QEMU may still wait */
@@ -599,6 +699,8 @@ int main(void)
 	tcase_add_test(tc, refused_before_anything_changes);
 	tcase_add_test(tc, fencing);
 	tcase_add_test(tc, planned);
+	tcase_add_loop_test(tc, dies_between_hand_over_and_epoch, 0, 2);
+	tcase_add_loop_test(tc, remedies_are_true, 0, 3);
 	tcase_add_test(tc, start_fails_then_works);
 	tcase_add_test(tc, libvirt_does_not_come_back);
 	tcase_add_test(tc, failed_and_runs);

@@ -193,12 +193,26 @@ static void watched(struct fixture *f, const uint8_t *uuid)
 	expect(f, GUARDIAN_WATCHING, uuid, 0, SLACK);
 }
 
-START_TEST(late_is_let_go)
+static void watch_another(struct fixture *f, uint8_t vm[16], int kind, int n)
+{
+	make_uuid(vm, kind, n);
+	watched(f, vm);
+}
+
+/* With a VM that it watches. */
+static struct fixture *begin_with(uint8_t vm[16], int kind)
 {
 	struct fixture *f = begin(SILENCE, -1);
+
+	watch_another(f, vm, kind, 1);
+	return f;
+}
+
+START_TEST(late_is_let_go)
+{
 	uint8_t vm[16];
-	make_uuid(vm, GOOD, 1);
-	watched(f, vm);
+	struct fixture *f = begin_with(vm, GOOD);
+
 	const int64_t deadline = clock_mono_ns() + 100 * MS;
 	say(f, GUARDIAN_ARM, vm, (uint64_t)deadline);
 	expect(f, GUARDIAN_FREED, vm, GUARDIAN_END_FREED, 100 * MS + SLACK);
@@ -218,10 +232,9 @@ END_TEST
 
 START_TEST(in_time_is_left_alone)
 {
-	struct fixture *f = begin(SILENCE, -1);
 	uint8_t vm[16];
-	make_uuid(vm, GOOD, 1);
-	watched(f, vm);
+	struct fixture *f = begin_with(vm, GOOD);
+
 	for (int i = 0; i < 5; i++) {
 		say(f, GUARDIAN_ARM, vm, (uint64_t)(clock_mono_ns() + NS_PER_S));
 		poll(NULL, 0, 10);
@@ -243,10 +256,8 @@ START_TEST(death_lets_all_go)
 	struct fixture *f = begin(SILENCE, -1);
 	enum { N = 40 };
 	uint8_t vm[N][16];
-	for (int i = 0; i < N; i++) {
-		make_uuid(vm[i], GOOD, i);
-		watched(f, vm[i]);
-	}
+	for (int i = 0; i < N; i++)
+		watch_another(f, vm[i], GOOD, i);
 	say(f, GUARDIAN_ARM, vm[3], (uint64_t)(clock_mono_ns() + 10 * NS_PER_S));
 	say(f, GUARDIAN_UNWATCH, vm[7], 0);
 	const int64_t died = clock_mono_ns();
@@ -291,10 +302,9 @@ END_TEST
 
 START_TEST(nonsense_is_ignored)
 {
-	struct fixture *f = begin(SILENCE, -1);
 	uint8_t vm[16], packet[64];
-	make_uuid(vm, GOOD, 1);
-	watched(f, vm);
+	struct fixture *f = begin_with(vm, GOOD);
+
 	for (size_t len = 1; len <= sizeof packet; len++) {
 		memset(packet, (int)len, sizeof packet);
 		ck_assert_int_eq(send(f->fd, packet, len, 0), (ssize_t)len);
@@ -324,12 +334,10 @@ END_TEST
 
 START_TEST(one_that_is_stuck_delays_no_other)
 {
-	struct fixture *f = begin(SILENCE, -1);
 	uint8_t stuck[16], good[16];
-	make_uuid(stuck, STUCK, 1);
-	make_uuid(good, GOOD, 2);
-	watched(f, stuck);
-	watched(f, good);
+	struct fixture *f = begin_with(stuck, STUCK);
+
+	watch_another(f, good, GOOD, 2);
 	say(f, GUARDIAN_ARM, stuck, 0);
 	say(f, GUARDIAN_ARM, good, 0);
 	expect(f, GUARDIAN_FREED, good, GUARDIAN_END_FREED, SLACK);
@@ -341,12 +349,10 @@ END_TEST
 
 START_TEST(failures_are_told_and_counted)
 {
-	struct fixture *f = begin(SILENCE, -1);
 	uint8_t untidy[16], fails[16];
-	make_uuid(untidy, UNTIDY, 1);
-	make_uuid(fails, FAILS, 2);
-	watched(f, untidy);
-	watched(f, fails);
+	struct fixture *f = begin_with(untidy, UNTIDY);
+
+	watch_another(f, fails, FAILS, 2);
 	say(f, GUARDIAN_ARM, untidy, 0);
 	expect(f, GUARDIAN_FREED, untidy, GUARDIAN_END_UNTIDY, SLACK);
 	say(f, GUARDIAN_ARM, fails, 0);
@@ -358,10 +364,9 @@ END_TEST
 
 START_TEST(a_capture_after_a_rescue)
 {
-	struct fixture *f = begin(SILENCE, -1);
 	uint8_t vm[16];
-	make_uuid(vm, STUCK, 1);
-	watched(f, vm);
+	struct fixture *f = begin_with(vm, STUCK);
+
 	say(f, GUARDIAN_ARM, vm, 0);
 	poll(NULL, 0, 300); /* in the middle of its rescue a new one is asked for: only when the old one is over */
 	say(f, GUARDIAN_UNWATCH, vm, 0);
@@ -402,15 +407,13 @@ static bool ended(int fd)
 
 START_TEST(the_stream_is_shut_first)
 {
-	struct fixture *f = begin(SILENCE, -1);
 	uint8_t vm[16], other[16];
+	struct fixture *f = begin_with(vm, STUCK);
 	int stream[2], kept[2];
-	make_uuid(vm, STUCK, 1);
-	make_uuid(other, GOOD, 2);
+
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), 0);
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, kept), 0);
-	watched(f, vm);
-	watched(f, other);
+	watch_another(f, other, GOOD, 2);
 	ck_assert_int_eq(guardian_msg_send_hold(f->fd, vm, stream[0]), 0);
 	ck_assert_int_eq(guardian_msg_send_hold(f->fd, other, kept[0]), 0);
 	say(f, GUARDIAN_UNWATCH, other, 0);

@@ -2,6 +2,8 @@
 #include "tests/unit/event_log.h"
 #include "replica_hosts.h"
 
+#include "base/file.h"
+
 #include <assert.h>
 
 #include "replicator/epoch.h"
@@ -475,52 +477,7 @@ START_TEST(a_promotion_that_came_to_nothing_lets_no_old_epoch_in)
 }
 END_TEST
 
-START_TEST(handed_over_without_loss)
-{
-	struct err e = ERR_INIT;
-	char *point = NULL;
-
-	protect_as(record_of(5000, "auto"));
-	EVENTUALLY(is_state("protected", ""));
-	write_some(50);
-	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
-	ck_assert(fake.paused);
-	/* As long as the last point may take: no usual pause's measure. */
-	ck_assert_int_gt(armed_ns, clock_mono_ns() + 200 * NS_PER_S);
-	EVENTUALLY(is_state("fenced", "handed over"));
-	ck_assert(fake.left && fake.paused);
-	check_replica();
-	json_t *r = protection_record(prot);
-	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "handed-over");
-	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), 2);
-	json_decref(r);
-	free(point);
-	/* Over a restart, too. */
-	restart_source();
-	EVENTUALLY(is_state("fenced", "handed over"));
-	ck_assert(fake.paused);
-}
-END_TEST
-
-START_TEST(a_hand_over_that_fails_lets_it_run)
-{
-	struct err e = ERR_INIT;
-	char *point = NULL;
-
-	protect_as(record_of(5000, "auto"));
-	EVENTUALLY(is_state("protected", ""));
-	OK(fault_arm(_i ? "replica.commit.target=fail@2" : "replica.take=fail@2", &e), e);
-	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
-	EVENTUALLY(is_state("protected", ""));
-	EVENTUALLY(!fake.paused || fake.made > 1);
-	EVENTUALLY(is_owned("active"));
-	json_t *r = protection_record(prot);
-	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "active");
-	json_decref(r);
-}
-END_TEST
-
-/* ---- a hand-over beside which something happens ---- */
+/* ---- hand-over ---- */
 
 struct asked {
 	pthread_t thread;
@@ -552,6 +509,185 @@ static void check_owned(const char *state, json_int_t epoch)
 	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), epoch);
 	json_decref(r);
 }
+
+/* A hold is refused from then on. */
+static bool is_being_asked(void)
+{
+	struct err e = ERR_INIT;
+
+	if (protection_hold(prot, "a look", 0, &e) == 0)
+		protection_release(prot);
+	return strstr(e.text, "is being handed over") != NULL;
+}
+
+START_TEST(handed_over_without_loss)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(5000, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	write_some(50);
+	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
+	ck_assert(fake.paused);
+	/* As long as the last point may take: no usual pause's measure. */
+	ck_assert_int_gt(armed_ns, clock_mono_ns() + 200 * NS_PER_S);
+	EVENTUALLY(is_state("fenced", "handed over"));
+	ck_assert(fake.left && fake.paused);
+	check_replica();
+	json_t *r = protection_record(prot);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "handed-over");
+	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), 2);
+	/* With the point at which it stands still, however short a time it is since another was written down. */
+	const json_t *last = json_object_get(r, "last_point");
+	ck_assert_str_eq(json_string_value(json_object_get(last, "id")), point);
+	ck_assert(json_is_true(json_object_get(last, "final")));
+	ck_assert_int_gt(json_integer_value(json_object_get(last, "instant_ns")), 0);
+	json_decref(r);
+	/* Over a restart, too. */
+	restart_source();
+	EVENTUALLY(is_state("fenced", "handed over"));
+	ck_assert(fake.paused);
+	/* Asked again: for the same epoch, or the one after, and no other. */
+	static const struct {
+		uint64_t epoch;
+		bool good;
+	} asked[] = { { 4, false }, { EPOCH_MAX, false }, { 1, false }, { 0, false }, { 2, true }, { 3, true }, { 2, false }, { 3, true } };
+	for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
+		char *again = NULL;
+		err_clear(&e);
+		ck_assert_msg((protection_hand_over_again(prot, asked[i].epoch, &again, &e) == 0) == asked[i].good, "%zu: %s", i, e.text);
+		if (asked[i].good)
+			ck_assert_str_eq(again, point);
+		else
+			ck_assert_int_eq(e.cls, ERR_REFUSED);
+		free(again);
+	}
+	check_owned("handed-over", 3);
+	free(point);
+}
+END_TEST
+
+/* ---- of a VM that only background snapshots can be taken of: read as it stands ---- */
+
+static void by_background(int rpo_ms)
+{
+	fake.no_colo = true;
+	protect_as(record_of(rpo_ms, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_int_eq(fake.mode, CAPTURE_BACKGROUND);
+}
+
+START_TEST(handed_over_without_a_capture)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	by_background(60000);
+	const json_int_t points = number("points");
+	write_some(70);
+	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
+	/* A checkpoint first, so that what it did in the last minute does not travel while it stands still. */
+	ck_assert_int_eq(number("points"), points + 2);
+	ck_assert(fake.paused);
+	ck_assert_uint_eq(fake.stills, 1);
+	ck_assert_uint_eq(fake.lasts, 0);
+	EVENTUALLY(is_state("fenced", "handed over"));
+	check_owned("handed-over", 2);
+	check_replica();
+	free(point);
+}
+END_TEST
+
+/* What was read does not become a point. */
+static void fail_commit(void)
+{
+	struct err e = ERR_INIT;
+
+	(void)fault_arm("replica.commit.target=fail", &e);
+}
+
+static void cut_it(void)
+{
+	THREAD_LOCKED(&source.lock);
+	const struct err why = { .cls = ERR_CANCELLED, .text = "cut" };
+	rpc_close(source.rpc, &why);
+}
+
+/* Whatever becomes of it while the VM stands still and is read: it runs on here, and nowhere else. */
+START_TEST(a_hand_over_without_a_capture_that_fails_lets_it_run)
+{
+	static void (*const meanwhile[])(void) = { NULL, fail_commit, cut_it };
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	by_background(400);
+	fake.in_still = meanwhile[_i];
+	fake.fail_still = _i == 0;
+	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
+	ck_assert(err_is_set(&e));
+	ck_assert_ptr_null(point);
+	fake.fail_still = false;
+	fake.in_still = NULL;
+	EVENTUALLY(!fake.paused);
+	EVENTUALLY(is_owned("active"));
+	check_owned("active", 1);
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+	/* On disk, too. */
+	json_t *all = epoch_load_protections(opts().state_dir, &e);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(all, 0), "state")), "active");
+	json_decref(all);
+	json_t *theirs = replicas_record(target.replicas, GUEST_UUID);
+	ck_assert_str_eq(json_string_value(json_object_get(theirs, "state")), "replica");
+	json_decref(theirs);
+}
+END_TEST
+
+/* The session ends, with nothing wrong, between the last point's being asked for and its being taken. */
+START_TEST(a_session_that_ends_during_the_hand_over)
+{
+	struct err e = ERR_INIT;
+	struct asked a;
+
+	fake.no_colo = _i == 1;
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	fake.take_ms = 300;
+	EVENTUALLY(fake.taking);
+	ask(&a);
+	EVENTUALLY(is_being_asked());
+	OK(protection_pause(prot, &e), e);
+	fake.take_ms = 0;
+	pthread_join(a.thread, NULL);
+	ck_assert_int_eq(a.rc, -1);
+	ck_assert(err_is_set(&a.e));
+	ck_assert_ptr_null(a.point);
+	EVENTUALLY(is_state("paused", NULL));
+	ck_assert(!fake.paused);
+	check_owned("paused", 1);
+	ck_assert_uint_eq(fake.lasts + fake.stills, 0);
+}
+END_TEST
+
+START_TEST(a_hand_over_that_fails_lets_it_run)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(5000, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(fault_arm(_i ? "replica.commit.target=fail@2" : "replica.take=fail@2", &e), e);
+	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
+	EVENTUALLY(is_state("protected", ""));
+	EVENTUALLY(!fake.paused || fake.made > 1);
+	EVENTUALLY(is_owned("active"));
+	json_t *r = protection_record(prot);
+	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), "active");
+	json_decref(r);
+}
+END_TEST
 
 START_TEST(a_session_that_ends_before_the_hand_over_owes_no_last_point)
 {
@@ -778,6 +914,78 @@ START_TEST(a_failover_that_came_to_nothing_can_be_taken_back)
 }
 END_TEST
 
+/* The peer is at it, and may start the VM at any moment. */
+START_TEST(no_taking_back_while_it_is_taken_over)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+	json_t *asked = json_pack("{s:{s:i, s:b}}", "handover", "epoch", 2, "paused", 0), *over = json_pack("{s:n}", "handover");
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(replicas_change(target.replicas, GUEST_UUID, "replica", asked, &e), e);
+	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
+	free(point);
+	EVENTUALLY(is_state("fenced", "handed over"));
+	ck_assert_int_eq(protection_resume(prot, &e), -1);
+	HAS(e.text, "host2 is taking web1 over at this moment");
+	ck_assert(fake.paused);
+	check_owned("handed-over", 2);
+	err_clear(&e);
+	OK(replicas_change(target.replicas, GUEST_UUID, "replica", over, &e), e);
+	OK(protection_resume(prot, &e), e);
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!fake.paused);
+	json_decref(asked);
+	json_decref(over);
+}
+END_TEST
+
+/* Not to be waited for: somebody must look at it, and is told why and what to do. */
+START_TEST(an_unreadable_record_is_said)
+{
+	struct err e = ERR_INIT;
+	const struct protection_opts o = opts();
+	MEM_AUTO char *folder = mem_strdup(fixture_path("source/protections", NULL));
+	MEM_AUTO char *path = mem_strdup(fixture_path("source/protections/" GUEST_UUID ".json", NULL));
+	static const char *const contents[] = { "{\"uuid\":", "{\"uuid\":\"" GUEST_UUID "\",\"state\":\"active\",\"epoch\":1,\"vm\":\"web1\"}" };
+
+	mkdir(folder, 0700);
+	for (size_t i = 0; i < 2; i++) {
+		event_log_clear();
+		OK(file_write_durable(path, contents[i], strlen(contents[i]), 0600, &e), e);
+		json_t *all = epoch_load_protections(o.state_dir, &e);
+		ck_assert_uint_eq(json_array_size(all), 1);
+		prot = protection_start(&o, json_array_get(all, 0), &e);
+		ck_assert_msg(prot != NULL, "%s", e.text);
+		json_decref(all);
+		EVENTUALLY(is_state("failed", i ? "not a whole record of this VM" : "no JSON"));
+		EVENTUALLY(is_state("failed", "the agent reads it anew when it starts"));
+		HAS(event_log(), "protection.failed ");
+		protection_stop(prot);
+		prot = NULL;
+	}
+	ck_assert_uint_eq(fake.made, 0);
+}
+END_TEST
+
+/* An operator at the source sees what its replica takes, and what it may. */
+START_TEST(what_the_replica_takes)
+{
+	json_t *record = record_of(400, "auto");
+
+	json_object_set_new(json_object_get(record, "keep"), "max_bytes", json_integer(1 << 30));
+	protect_as(record);
+	EVENTUALLY(is_state("protected", ""));
+	EVENTUALLY(number("space_bytes") > 1024 * 4096 / 2);
+	ck_assert_int_eq(number("space_limit_bytes"), 1 << 30);
+	const json_int_t before = number("space_bytes");
+	for (uint64_t i = 0; i < 8; i++)
+		write_some(100 + i);
+	EVENTUALLY(number("space_bytes") != before);
+}
+END_TEST
+
 START_TEST(disks_alone_where_memory_cannot_be)
 {
 	fake.refuse_memory = true;
@@ -925,6 +1133,12 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_source_whose_vm_was_taken_over_is_fenced, 0, 2);
 	tcase_add_test(t, a_promotion_that_came_to_nothing_lets_no_old_epoch_in);
 	tcase_add_test(t, handed_over_without_loss);
+	tcase_add_test(t, handed_over_without_a_capture);
+	tcase_add_loop_test(t, a_hand_over_without_a_capture_that_fails_lets_it_run, 0, 3);
+	tcase_add_loop_test(t, a_session_that_ends_during_the_hand_over, 0, 2);
+	tcase_add_test(t, an_unreadable_record_is_said);
+	tcase_add_test(t, what_the_replica_takes);
+	tcase_add_test(t, no_taking_back_while_it_is_taken_over);
 	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);
 	tcase_add_loop_test(t, a_session_that_ends_before_the_hand_over_owes_no_last_point, 0, 3);
 	tcase_add_loop_test(t, a_vm_that_was_let_go_is_not_handed_over, PART_RESCUED, PART_RUNS + 1);

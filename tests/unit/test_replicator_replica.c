@@ -153,6 +153,8 @@ START_TEST(an_unreadable_record_lets_nobody_in)
 	replicas_list(target.replicas, NULL, list);
 	ck_assert_uint_eq(json_array_size(list), 1);
 	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "replica.json: no JSON");
+	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "look at both hosts before that file is moved away");
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "state")), "failed");
 	json_decref(list);
 }
 END_TEST
@@ -624,6 +626,124 @@ START_TEST(protect_is_refused_where_it_must_be)
 }
 END_TEST
 
+/* What the host that keeps the replica asks: its point and instant if it is handed over, a reason if not. */
+static int ask_handover(struct rpc *from, json_int_t epoch, bool again, char point[80], json_int_t *instant_ns, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:I, s:b}", "uuid", GUEST_UUID, "epoch", epoch, "again", (int)again), *said = NULL;
+
+	err_clear(e);
+	const int rc = replicator_source_handover(repl, from, args, &said, e);
+	json_decref(args);
+	if (rc < 0)
+		return -1;
+	snprintf(point, 80, "%s", json_string_value(json_object_get(said, "point")));
+	*instant_ns = json_integer_value(json_object_get(said, "instant_ns"));
+	json_decref(said);
+	return 0;
+}
+
+START_TEST(handed_over_to_its_peer)
+{
+	struct err e = ERR_INIT;
+	char point[80], again[80];
+	json_int_t instant = 0, then = 0;
+
+	start_replicator();
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	struct rpc *host2 = connect_peer(&source, "host2", &e);
+	ck_assert_msg(host2 != NULL, "%s", e.text);
+	/* Who only wants to know whether it was, does not have it handed over. */
+	ck_assert_int_eq(ask_handover(host2, 2, true, point, &instant, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	HAS(e.text, "web1 was not handed over");
+	ck_assert_int_eq(ask_handover(host2, 3, false, point, &instant, &e), -1);
+	HAS(e.text, "epoch 3 does not follow ours, 1");
+	ck_assert(!fake.paused);
+	OK(ask_handover(host2, 2, false, point, &instant, &e), e);
+	ck_assert(fake.paused);
+	ck_assert_int_gt(instant, 0);
+	/* And it was, with the same point, over a restart too. */
+	for (int i = 0; i < 2; i++) {
+		OK(ask_handover(host2, 2 + i, true, again, &then, &e), e);
+		ck_assert_str_eq(again, point);
+		ck_assert_int_eq(then, instant);
+		replicator_free(repl);
+		start_replicator();
+	}
+	ck_assert_int_eq(ask_handover(host2, 5, true, again, &then, &e), -1);
+	ck_assert(fake.paused);
+	rpc_unref(host2);
+}
+END_TEST
+
+static void *unprotect_main(void *rc)
+{
+	struct err e = ERR_INIT;
+
+	*(int *)rc = ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e);
+	return NULL;
+}
+
+/* Who ends a protection while a migration has its VM waits for that, and no longer. */
+START_TEST(ended_while_it_is_held)
+{
+	struct err e = ERR_INIT;
+	pthread_t thread;
+	int rc = 1;
+
+	start_replicator();
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	OK(replicator_hold_vm(repl, "web1", "it is being migrated", &e), e);
+	ck_assert_int_eq(pthread_create(&thread, NULL, unprotect_main, &rc), 0);
+	for (const int64_t until = soon(); replicator_protects(repl, "web1", NULL); usleep(2000))
+		ck_assert_int_lt(clock_mono_ns(), until);
+	replicator_release_vm(repl, "web1");
+	ck_assert_int_eq(pthread_join(thread, NULL), 0);
+	ck_assert_int_eq(rc, 0);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+}
+END_TEST
+
+/* It ran at the peer, and went on here: what is left there becomes its replica when it is protected, and no point of it is written over unasked. */
+START_TEST(what_is_left_at_the_peer_is_adopted)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL;
+	json_t *promoted = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2", "epoch", 3, "state", "promoted");
+	json_t *state = json_pack("{s:s}", "state", "promoted");
+	uint64_t epoch;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	OK(replicas_change(target.replicas, GUEST_UUID, "promoting", state, &e), e);
+	ck_assert_uint_eq(epoch, 2);
+	start_replicator();
+	/* Of an epoch before theirs, we are not who took it over. */
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), -1);
+	HAS(e.text, "runs VM web1 itself");
+	replicator_free(repl);
+	repl = NULL;
+	err_clear(&e);
+	OK(epoch_save_replica(fixture_path("source/replicas", NULL), promoted, &e), e);
+	start_replicator();
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	json_t *theirs = replicas_record(target.replicas, GUEST_UUID);
+	ck_assert_str_eq(json_string_value(json_object_get(theirs, "state")), "replica");
+	ck_assert_str_eq(json_string_value(json_object_get(theirs, "from")), "host1");
+	ck_assert_str_eq(json_string_value(json_object_get(theirs, "store")), "store-3");
+	ck_assert_str_eq(json_string_value(json_object_get(json_object_get(theirs, "old"), "store")), "store");
+	ck_assert_int_eq(json_integer_value(json_object_get(theirs, "epoch")), 3);
+	json_decref(theirs);
+	json_decref(promoted);
+	json_decref(state);
+}
+END_TEST
+
 /* Images of a VM that was failed over lie over what the replica has, but for links of their own. */
 START_TEST(what_a_running_vm_needs_stays)
 {
@@ -714,6 +834,9 @@ int main(void)
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
+	tcase_add_test(t, handed_over_to_its_peer);
+	tcase_add_test(t, ended_while_it_is_held);
+	tcase_add_test(t, what_is_left_at_the_peer_is_adopted);
 	tcase_add_test(t, what_a_running_vm_needs_stays);
 	tcase_add_test(t, listed_without_an_aim);
 	suite_add_tcase(s, t);

@@ -140,10 +140,8 @@ int cmd_failover(struct cli *cli, int argc, char **argv)
 	json_t *result = NULL;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &f) != 0)
 		return EXIT_CODE_USAGE;
-	if (!is_wanted(&f)) {
-		err_set(&e, ERR_CANCELLED, "nothing was done: the replica of %s is as it was", f.vm.vm);
-		return cli_fail(cli, &e);
-	}
+	if (!is_wanted(&f))
+		return vm_argument_declined(&f.vm, "the replica of %s is as it was");
 	json_t *args = json_pack("{s:s, s:b, s:b, s:b}", "vm", f.vm.vm, "paused", f.paused, "force", f.force, "unplanned", f.unplanned);
 	if (f.point)
 		json_object_set_new(args, "point", json_string(f.point));

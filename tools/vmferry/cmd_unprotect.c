@@ -83,10 +83,8 @@ static int give_up(const struct unprotect *u, const json_t *goes)
 		   cli_clean(cli_str(goes, "host", "?"), host, sizeof(host)), cli_str(goes, "state", "?"));
 	add_images(&text, goes);
 	MEM_AUTO char *question = mem_printf("%.*s", (int)text.len, (const char *)text.data);
-	if (!u->yes && !confirm(question)) {
-		err_set(&e, ERR_CANCELLED, "nothing was done: the old %s is as it was", u->vm.vm);
-		return cli_fail(u->vm.cli, &e);
-	}
+	if (!u->yes && !confirm(question))
+		return vm_argument_declined(&u->vm, "the old %s is as it was");
 	json_t *result = client_ask(u->vm.cli, "unprotect", json_pack("{s:s}", "vm", u->vm.vm), &e);
 	if (!result)
 		return vm_argument_fail(&u->vm, "status", &e);
@@ -116,11 +114,8 @@ int cmd_unprotect(struct cli *cli, int argc, char **argv)
 	if (u.forget && !u.yes) {
 		MEM_AUTO char *text = mem_printf("All restore points of %s at the other host will be gone for good.",
 						 u.vm.vm);
-		if (!confirm(text)) {
-			struct err e = ERR_INIT;
-			err_set(&e, ERR_CANCELLED, "nothing was done: %s is protected as before", u.vm.vm);
-			return cli_fail(cli, &e);
-		}
+		if (!confirm(text))
+			return vm_argument_declined(&u.vm, "%s is protected as before");
 	}
 	return vm_argument_call(&u.vm, "unprotect", json_pack("{s:b}", "forget", u.forget),
 				u.forget ? "%s is not protected any more, and its replica is gone."

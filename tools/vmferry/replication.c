@@ -191,6 +191,9 @@ void replication_details(const json_t *p, struct buf *out)
 		if (cli_int(p, "space_bytes", -1) >= 0)
 			buf_printf(out, " in %s",
 				   units_format_size((uint64_t)cli_int(p, "space_bytes", 0), a, sizeof(a)));
+		if (cli_int(p, "space_limit_bytes", 0) > 0)
+			buf_printf(out, ", of at most %s",
+				   units_format_size((uint64_t)cli_int(p, "space_limit_bytes", 0), a, sizeof(a)));
 		buf_printf(out, "\n");
 	}
 	if (cli_int(p, "epoch", -1) >= 0)

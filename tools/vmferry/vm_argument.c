@@ -86,3 +86,12 @@ int vm_argument_call(const struct vm_argument *a, const char *method, json_t *ar
 	json_decref(result);
 	return EXIT_CODE_OK;
 }
+
+int vm_argument_declined(const struct vm_argument *a, const char *state)
+{
+	const char *at = strstr(state, "%s");
+	struct err e = ERR_INIT;
+
+	err_set(&e, ERR_CANCELLED, "nothing was done: %.*s%s%s", (int)(at - state), state, a->vm, at + 2);
+	return cli_fail(a->cli, &e);
+}

@@ -24,5 +24,7 @@ int vm_argument_fail(const struct vm_argument *a, const char *call, struct err *
 /* Makes the call with {"vm": ...} and what `args` (stolen, may be NULL) has; prints the result with --json, or else the
  * sentence `done`, in which %s is the VM. For calls that are over soon. */
 int vm_argument_call(const struct vm_argument *a, const char *method, json_t *args, const char *done);
+/* The operator has said no; `state`, in which %s is the VM, is what it is in. Returns the exit code. */
+int vm_argument_declined(const struct vm_argument *a, const char *state);
 
 #endif

@@ -9,7 +9,7 @@
 #include "tools/vmferryd/control.h"
 #include "tools/vmferryd/declarer.h"
 #include "tools/vmferryd/listener.h"
-#include "tools/vmferryd/takeover.h"
+#include "tools/vmferryd/recovery.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -245,7 +245,7 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	if (!a->replicator)
 		return -1;
 	guard_tell(a->guard, a->replicator);
-	takeover_recover(a);
+	recovery_start(a);
 	a->control = control_start(a, e);
 	if (!a->control)
 		return -1;

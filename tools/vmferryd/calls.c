@@ -6,6 +6,7 @@
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/declarer.h"
 #include "tools/vmferryd/failback.h"
+#include "tools/vmferryd/leftover.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <stdio.h>
@@ -169,7 +170,7 @@ static int call_repl_protect(struct agent *a, struct rpc_call *call, const json_
 
 static int call_repl_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
-	return declarer_allows(a, args, e) < 0 ? -1 : failback_unprotect(a, call, args, result, e);
+	return declarer_allows(a, args, e) < 0 ? -1 : leftover_unprotect(a, call, args, result, e);
 }
 
 REPLICATOR_CALL(pause)
@@ -232,9 +233,9 @@ enum {
 	X(REPLICA_END, "replica.end", call_replica_end, RIN, CHANGES | WHILE_STOPPING)                \
 	X(REPLICA_RELEASE, "replica.release", call_replica_release, RIN, CHANGES)                     \
 	X(FAILOVER, "failover", takeover_failover, OP, CHANGES)                                       \
-	X(UNPROTECT_LOOK, "unprotect.look", failback_unprotect_look, OP, 0)                           \
+	X(UNPROTECT_LOOK, "unprotect.look", leftover_unprotect_look, OP, 0)                           \
 	X(FAILBACK, "failback", failback_run, OP, CHANGES)                                            \
-	X(REPLICA_ADOPT, "replica.adopt", failback_adopt, RIN, CHANGES)                               \
+	X(REPLICA_ADOPT, "replica.adopt", leftover_adopt_call, RIN, CHANGES)                               \
 	X(REPLICA_TAKEOVER, "replica.takeover", failback_takeover, RIN, CHANGES)                      \
 	X(EXPORT, "export", takeover_export, OP, CHANGES)                                             \
 	X(SOURCE_HANDOVER, "source.handover", call_source_handover, ANYONE, CHANGES)

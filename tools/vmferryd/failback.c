@@ -7,6 +7,7 @@
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/calls.h"
+#include "tools/vmferryd/leftover.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <string.h>
@@ -232,7 +233,8 @@ static int ask_state(struct failback *f, char state[32], uint64_t *epoch, struct
 
 	if (call_there(f, "replica.status", ASK_NS, &theirs, e) < 0)
 		return -1;
-	snprintf(state, 32, "%.31s", text_of(theirs, "state"));
+	/* It goes on with one that was handed over by itself. */
+	snprintf(state, 32, "%.31s", json_is_true(json_object_get(theirs, "handover")) ? "promoting" : text_of(theirs, "state"));
 	*epoch = (uint64_t)json_integer_value(json_object_get(theirs, "epoch"));
 	json_decref(theirs);
 	return 0;
@@ -326,7 +328,7 @@ static void tidy(struct failback *f)
 	json_t *left = NULL;
 
 	note(f, "tidy");
-	if (fault_point(FAULT_FAILBACK_TIDY, &e) < 0 || adopt_here(f->agent, f->uuid, f->vm, f->to, f->epoch, &left, &e) < 0) {
+	if (fault_point(FAULT_FAILBACK_TIDY, &e) < 0 || leftover_adopt(f->agent, f->uuid, f->vm, f->to, f->epoch, &left, &e) < 0) {
 		err_wrap(&e, "%s is home, but what is left of it here could not be made a replica", f->vm);
 		warn(f, &e);
 	} else {

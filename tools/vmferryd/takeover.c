@@ -5,25 +5,22 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "migrator/restore_virt.h"
-#include "replicator/epoch.h"
 #include "replicator/export.h"
 #include "replicator/failover.h"
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
-#include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/probe.h"
+#include "tools/vmferryd/promote_host.h"
+#include "tools/vmferryd/recovery.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* A last checkpoint and its way here; a guest that writes fast over a slow link takes its time. */
 #define HAND_OVER_NS (300 * NS_PER_S)
 /* How long the source may take to say that it is there: when its session was alive a moment ago, and when not. */
 #define PROBE_LIVE_NS (2 * NS_PER_S)
 #define PROBE_GONE_NS (1 * NS_PER_S)
-/* A promotion that could not be settled at start (libvirt is not up yet, say) is looked at again. */
-#define AGAIN_NS (5 * NS_PER_S)
 
 struct takeover {
 	struct agent *agent;
@@ -35,6 +32,7 @@ struct takeover {
 	json_t *record;
 	struct promote_host *host;
 	volatile bool cancel;
+	bool again; /* its source may have handed it over already; if not, it shall not */
 	bool has_turn;
 	struct takeover *next; /* turns.lock */
 };
@@ -94,7 +92,7 @@ static const char *text_of(const json_t *o, const char *key)
 	return s ? s : "";
 }
 
-static struct promote_host *open_host(struct agent *a, struct err *e)
+struct promote_host *takeover_host(struct agent *a, struct err *e)
 {
 	const struct settings_view *view = settings_get(a->settings);
 	const struct config *c = view->config;
@@ -138,7 +136,10 @@ static int begin(struct takeover *t, struct agent *a, struct rpc_call *call, con
 {
 	const char *vm = text_of(args, "vm");
 
-	*t = (struct takeover){ .agent = a, .call = call, .replicas = replicator_replicas(a->replicator) };
+	*t = (struct takeover){ .agent = a,
+				.call = call,
+				.replicas = replicator_replicas(a->replicator),
+				.again = json_is_true(json_object_get(args, "again")) };
 	if (!*vm)
 		return err_set(e, ERR_PROTOCOL, "no vm");
 	t->store = replicas_get(t->replicas, vm, &t->record, e);
@@ -146,7 +147,7 @@ static int begin(struct takeover *t, struct agent *a, struct rpc_call *call, con
 		return -1;
 	t->uuid = mem_strdup(text_of(t->record, "uuid"));
 	t->from = mem_strdup(text_of(t->record, "from"));
-	t->host = open_host(a, e);
+	t->host = takeover_host(a, e);
 	return t->host ? 0 : -1;
 }
 
@@ -176,27 +177,56 @@ static int find_point(struct store *s, const char *id, uint64_t *seq, struct err
 static void note(void *ctx, json_t *n)
 {
 	struct takeover *t = ctx;
+	if (!t->call) {
+		json_decref(n);
+		t->cancel = agent_stopping(t->agent);
+		return;
+	}
 	rpc_note(t->call, n);
 	t->cancel = rpc_cancelled(t->call);
 }
 
 /* ---- failover ---- */
 
-int takeover_has_point(struct store *s, const char *id, const char *from, struct err *e)
+static int lost_point(const json_t *said, const json_t *newest, const char *from, struct err *e)
 {
+	char then[32] = "", now[32] = "none is";
+
+	clock_format_wall(json_integer_value(json_object_get(said, "instant_ns")), then, sizeof(then));
+	if (newest)
+		clock_format_wall(json_integer_value(json_object_get(newest, "instant_ns")), now, sizeof(now));
+	err_set(e, ERR_REFUSED,
+		"the VM stands still at %s in point '%.80s' of %s, which was committed here; the newest here is "
+		"'%.80s' of %s",
+		from, text_of(said, "point"), then, text_of(newest, "id"), now);
+	return err_remedy(
+		e,
+		"this replica has lost points: 'vmferry resume' at %s lets the VM go on there with all that it had; "
+		"'vmferry failover --force' here goes on without what came after",
+		from);
+}
+
+int takeover_check_last(struct store *s, const json_t *said, const char *from, struct err *e)
+{
+	const char *id = text_of(said, "point");
+	const bool exact = json_is_integer(json_object_get(said, "instant_ns"));
 	struct store_point *p = NULL;
-	size_t n = 0;
-	bool here = false;
+	size_t n = 0, at = 0;
+	int rc = 0;
 
 	if (store_points(s, &p, &n, e) < 0)
 		return -1;
-	for (size_t i = 0; i < n && *id; i++)
-		here = here || strcmp(text_of(p[i].meta, "id"), id) == 0;
-	if (!here)
-		err_set(e, ERR_PEER, "%s says that the VM stands still there at point '%.80s', which is not here; the newest is '%.80s'", from, id,
-			n > 0 ? text_of(p[n - 1].meta, "id") : "");
+	while (at < n && strcmp(text_of(p[at].meta, "id"), id) != 0)
+		at++;
+	if (exact && at + 1 != n)
+		rc = lost_point(said, n > 0 ? p[n - 1].meta : NULL, from, e);
+	else if (at == n)
+		rc = err_set(e, ERR_PEER,
+			     "%s says that the VM stands still there at point '%.80s', which is not here; the newest "
+			     "is '%.80s'",
+			     from, id, n > 0 ? text_of(p[n - 1].meta, "id") : "");
 	store_points_free(p, n);
-	return here ? 0 : -1;
+	return rc;
 }
 
 static int hand_over(void *ctx, uint64_t epoch, struct err *e)
@@ -207,60 +237,16 @@ static int hand_over(void *ctx, uint64_t epoch, struct err *e)
 
 	if (!peer)
 		return -1;
-	int rc = rpc_call(peer, "source.handover", json_pack("{s:s, s:I}", "uuid", t->uuid, "epoch", (json_int_t)epoch),
-			  clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel, &answer, e);
+	json_t *args = json_pack("{s:s, s:I, s:b}", "uuid", t->uuid, "epoch", (json_int_t)epoch, "again", (int)t->again);
+	int rc = rpc_call(peer, "source.handover", args, clock_mono_ns() + HAND_OVER_NS, NULL, NULL, &t->cancel,
+			  &answer, e);
 	rpc_unref(peer);
-	if (rc == 0)
-		rc = takeover_has_point(t->store, text_of(answer, "point"), t->from, e);
-	json_decref(answer);
 	if (rc < 0)
 		err_remedy(e, "'vmferry failover --force' goes on without it, from the last point that is here");
+	if (rc == 0)
+		rc = takeover_check_last(t->store, answer, t->from, e);
+	json_decref(answer);
 	return rc;
-}
-
-/* Is the source there? Asked in a thread: a host that is gone lets a connect wait for seconds which a failover does not have. */
-struct probe {
-	struct agent *agent;
-	char *host;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	/* under lock */
-	unsigned refs;
-	bool done, there;
-};
-
-static void probe_unref(struct probe *p)
-{
-	pthread_mutex_lock(&p->lock);
-	bool last = --p->refs == 0;
-	pthread_mutex_unlock(&p->lock);
-	if (!last)
-		return;
-	pthread_cond_destroy(&p->cond);
-	pthread_mutex_destroy(&p->lock);
-	free(p->host);
-	free(p);
-}
-
-static void *probe_main(void *arg)
-{
-	struct probe *p = arg;
-	struct agent *a = p->agent;
-	struct err ignored = ERR_INIT;
-	struct rpc *peer = peers_connect(a->peers, p->host, &ignored);
-	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + PROBE_LIVE_NS, NULL, NULL, NULL,
-				      NULL, &ignored) == 0;
-
-	if (peer)
-		rpc_unref(peer);
-	pthread_mutex_lock(&p->lock);
-	p->there = there;
-	p->done = true;
-	pthread_cond_broadcast(&p->cond);
-	pthread_mutex_unlock(&p->lock);
-	probe_unref(p);
-	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
-	return NULL;
 }
 
 /* Was it connected just now? Then it is waited for: not to ask it would lose what it did since the last point. */
@@ -275,32 +261,6 @@ static bool source_is_connected(struct takeover *t)
 		connected = connected || strcmp(text_of(json_array_get(list, 0), "state"), states[i]) == 0;
 	json_decref(list);
 	return connected;
-}
-
-static bool source_answers(struct takeover *t)
-{
-	struct err e = ERR_INIT;
-	int64_t until = clock_mono_ns() + (source_is_connected(t) ? PROBE_LIVE_NS : PROBE_GONE_NS);
-	struct probe *p = mem_alloc(sizeof(*p));
-	bool there = false;
-
-	p->agent = t->agent;
-	p->host = mem_strdup(t->from);
-	p->refs = 2;
-	pthread_mutex_init(&p->lock, NULL);
-	thread_cond_init(&p->cond);
-	__atomic_add_fetch(&t->agent->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
-	if (thread_start_detached("probe", probe_main, p, &e) < 0) {
-		__atomic_sub_fetch(&t->agent->calls, 1, __ATOMIC_SEQ_CST);
-		p->refs = 1;
-	} else {
-		THREAD_LOCKED(&p->lock);
-		while (!p->done && thread_cond_wait_until(&p->cond, &p->lock, until) == 0)
-			;
-		there = p->done && p->there;
-	}
-	probe_unref(p);
-	return there;
 }
 
 /* A promotion that an earlier agent left, or libvirt did not answer to, first. */
@@ -335,16 +295,21 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 	if (settle(t, &records, e) < 0 || find_point(t->store, text_of(args, "point"), &o.seq, e) < 0)
 		goto end;
 	/* planned: by its source's own wish. Without its last checkpoint there is nothing to be done then. */
-	if (json_is_true(json_object_get(args, "planned")) || (!force && source_answers(t))) {
+	if (json_is_true(json_object_get(args, "planned")) ||
+	    (!force && probe_answers(t->agent, t->from, source_is_connected(t) ? PROBE_LIVE_NS : PROBE_GONE_NS))) {
 		if (o.seq != 0) {
-			err_set(e, ERR_REFUSED, "%s still answers; going back to an older point would throw away what the VM did since", t->from);
+			err_set(e, ERR_REFUSED,
+				"%s still answers; going back to an older point would throw away what the VM did since",
+				t->from);
 			err_remedy(e, "--force does that");
 			goto end;
 		}
 		o.hand_over = hand_over;
 		o.fence = NULL; /* it has stopped the VM itself */
 	} else if (!force && !json_is_true(json_object_get(args, "unplanned"))) {
-		err_set(e, ERR_REFUSED, "%s does not answer now: what the VM did after the last point would be lost, and if %s is alive it runs twice for a while",
+		err_set(e, ERR_REFUSED,
+			"%s does not answer now: what the VM did after the last point would be lost, and if %s is "
+			"alive it runs twice for a while",
 			t->from, t->from);
 		err_remedy(e, "try again in a moment; if %s is really gone, --yes goes on from the last point", t->from);
 		goto end;
@@ -357,6 +322,29 @@ end:
 	return rc;
 }
 
+/* Its source was asked to hand it over, and may have. */
+static bool is_handing(const struct takeover *t)
+{
+	json_t *record = replicas_record(t->replicas, t->uuid);
+	const bool yes = json_is_object(json_object_get(record, "handover"));
+
+	json_decref(record);
+	return yes;
+}
+
+static void tell_failed(struct takeover *t, const struct err *e)
+{
+	const bool open = is_handing(t);
+
+	/* Tried every few seconds: what is still open is no news. */
+	if (!open || !t->again)
+		agent_event(t->agent, "failover.failed", t->uuid,
+			    json_pack("{s:s, s:s, s:s}", "vm", text_of(t->record, "vm"), "from", t->from, "reason",
+				      e->text));
+	if (open && !t->again)
+		recovery_again(t->agent);
+}
+
 int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	struct err old = ERR_INIT;
@@ -366,8 +354,9 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 	if (rc == 0)
 		rc = take_turn(&t, e);
 	if (rc == 0) {
-		const char *vm = text_of(t.record, "vm");
-		agent_event(a, "failover.started", t.uuid, json_pack("{s:s, s:s}", "vm", vm, "from", t.from));
+		if (!t.again)
+			agent_event(a, "failover.started", t.uuid,
+				    json_pack("{s:s, s:s}", "vm", text_of(t.record, "vm"), "from", t.from));
 		rc = run(&t, args, result, e);
 		/* Our own record from before it went away would have the VM paused. */
 		if (rc == 0 && replicator_give_up(a->replicator, t.uuid, &old) < 0)
@@ -375,10 +364,26 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 		if (rc == 0)
 			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
 		else
-			agent_event(a, "failover.failed", t.uuid,
-				    json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
+			tell_failed(&t, e);
 	}
 	finish(&t);
+	return rc;
+}
+
+int takeover_settle(struct agent *a, const char *uuid, struct err *e)
+{
+	json_t *args = json_pack("{s:s}", "vm", uuid);
+	struct takeover t;
+	int rc = begin(&t, a, NULL, args, e);
+
+	if (rc == 0)
+		rc = take_turn(&t, e);
+	if (rc == 0) {
+		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
+		rc = settle(&t, &records, e);
+	}
+	finish(&t);
+	json_decref(args);
 	return rc;
 }
 
@@ -405,95 +410,4 @@ int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, 
 	}
 	finish(&t);
 	return rc;
-}
-
-/* ---- start ---- */
-
-static bool recover_one(struct agent *a, const char *uuid)
-{
-	struct err e = ERR_INIT;
-	struct takeover t;
-	json_t *args = json_pack("{s:s}", "vm", uuid);
-
-	if (begin(&t, a, NULL, args, &e) == 0 && take_turn(&t, &e) == 0) {
-		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
-		(void)settle(&t, &records, &e);
-	}
-	if (err_is_set(&e))
-		log_warn("failover_unsettled", "uuid=%s msg=%s", uuid, LOG_Q(e.text));
-	finish(&t);
-	json_decref(args);
-	return !err_is_set(&e);
-}
-
-/* False: something is left that libvirt could not be asked about, say. */
-static bool recover_all(struct agent *a)
-{
-	struct replicas *replicas = replicator_replicas(a->replicator);
-	json_t *all = json_array(), *one;
-	bool settled = true;
-	size_t i;
-
-	replicas_list(replicas, NULL, all);
-	json_array_foreach (all, i, one) {
-		json_t *record = replicas_record(replicas, text_of(one, "uuid"));
-		if (strcmp(text_of(record, "state"), "promoting") == 0)
-			settled = recover_one(a, text_of(record, "uuid")) && settled;
-		json_decref(record);
-	}
-	json_decref(all);
-	return settled;
-}
-
-static void *recover_main(void *arg)
-{
-	struct agent *a = arg;
-	const struct timespec moment = { .tv_nsec = 200 * NS_PER_MS };
-	bool settled = false;
-
-	while (!settled) {
-		const int64_t until = clock_mono_ns() + AGAIN_NS;
-		while (!agent_stopping(a) && clock_mono_ns() < until)
-			nanosleep(&moment, NULL);
-		settled = agent_stopping(a) || recover_all(a);
-	}
-	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
-	return NULL;
-}
-
-static void *warm_main(void *arg)
-{
-	struct agent *a = arg;
-	struct err e = ERR_INIT;
-	struct promote_host *p = open_host(a, &e);
-
-	if (p)
-		promote_host_warm(p);
-	promote_host_free(p);
-	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
-	return NULL;
-}
-
-static void in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
-{
-	struct err e = ERR_INIT;
-
-	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
-	if (thread_start_detached(name, fn, a, &e) < 0)
-		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
-}
-
-void takeover_recover(struct agent *a)
-{
-	const struct settings_view *view = settings_get(a->settings);
-	bool keeps_replicas = false;
-
-	for (size_t n = 0; n < view->config->n_peers; n++)
-		keeps_replicas = keeps_replicas || (view->config->peers[n].roles & ROLE_REPLICATE_IN);
-	restore_virt_clean_up(view->config->run_dir);
-	settings_put(a->settings, view);
-	if (!recover_all(a))
-		in_background(a, "recover", recover_main);
-	if (keeps_replicas)
-		in_background(a, "warm", warm_main);
 }

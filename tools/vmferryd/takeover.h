@@ -1,5 +1,5 @@
 /*
- * takeover.h - the agent's side of what ends or uses a replica kept here: failover, export, and what an agent that died in the middle left.
+ * takeover.h - the agent's side of what ends or uses a replica kept here: failover (replicator/failover.h) and export.
  */
 #ifndef VMFERRY_TOOLS_VMFERRYD_TAKEOVER_H
 #define VMFERRY_TOOLS_VMFERRYD_TAKEOVER_H
@@ -11,16 +11,19 @@
 #include <jansson.h>
 
 struct agent;
+struct promote_host;
 
-/* failover {vm, point, paused, force} with notes -> failover_run's report. If the source answers, it hands over (planned); forced, it is not asked. */
+/* failover {vm, point, paused, force} with notes -> failover_run's report. If the source answers, it hands over (planned); forced, it is not asked.
+ * {vm, paused, planned, again}, call NULL: one that the source may have handed over already; if it has not, it shall not. */
 int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 /* export {vm, point, dir} with notes -> export_point's report. */
 int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
-/* A source that has handed over names the point at which its VM stands still: 0 if it is here, so that the newest one is that, or (a source whose agent
- * was restarted since may name one that it noted earlier) has all that it has. */
-int takeover_has_point(struct store *s, const char *id, const char *from, struct err *e);
-/* At agent start, before anyone can connect: promotions that were under way are settled, as far as libvirt answers; those that are not are looked at
- * again every few seconds, and by the next failover of that VM. */
-void takeover_recover(struct agent *a);
+/* What a source that has handed over says: {"point", "instant_ns"}, at which its VM stands still: 0 if that is the newest point here. ERR_REFUSED if it was
+ * committed here and is not the newest. Without "instant_ns" (an older agent may name one that it noted earlier): if it is here. */
+int takeover_check_last(struct store *s, const json_t *said, const char *from, struct err *e);
+/* What a promotion that was under way has left, as far as libvirt answers (failover_recover). */
+int takeover_settle(struct agent *a, const char *uuid, struct err *e);
+/* By the rules of the configuration. */
+struct promote_host *takeover_host(struct agent *a, struct err *e);
 
 #endif

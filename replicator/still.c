@@ -1,4 +1,4 @@
-#include "replicator/adopt.h"
+#include "replicator/still.h"
 
 #include "base/child.h"
 #include "base/clock.h"
@@ -8,6 +8,7 @@
 #include "snapshot/disk_read.h"
 #include "snapshot/image.h"
 #include "snapshot/ram_reader.h"
+#include "snapshot/store.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,110 +18,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FD_NAME "vmferry-adopt"
+#define FD_NAME "vmferry-still"
 #define DEVICE_MAX (64u << 20)
 #define MIGRATION_NS (600 * NS_PER_S)
 #define NBD_NS (10 * NS_PER_S)
 #define INFO_NS (30 * NS_PER_S)
 #define FILE_MAX ((size_t)STORE_MAX_FILE)
-
-/* A transaction, as a capture's sink. */
-struct into {
-	struct store_txn *txn;
-};
-
-static int on_volumes(void *ctx, const struct capture_volume *v, size_t n, struct err *e)
-{
-	struct into *in = ctx;
-	struct store_volume *all = mem_alloc_array(n, sizeof(*all));
-
-	for (size_t i = 0; i < n; i++) {
-		all[i].kind = v[i].ram ? STORE_RAM : STORE_DISK;
-		snprintf(all[i].name, sizeof(all[i].name), "%s", v[i].name);
-		all[i].size_bytes = v[i].size_bytes;
-	}
-	int rc = n <= STORE_MAX_VOLUMES ? store_txn_volumes(in->txn, all, n, e)
-					: err_set(e, ERR_REFUSED, "%zu volumes are too many", n);
-	free(all);
-	return rc;
-}
-
-static int on_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *data, struct err *e)
-{
-	return store_txn_block(((struct into *)ctx)->txn, volume, block, data, e);
-}
-
-static int on_zero(void *ctx, uint32_t volume, uint64_t block, uint64_t n, struct err *e)
-{
-	for (uint64_t i = 0; i < n; i++)
-		if (store_txn_block(((struct into *)ctx)->txn, volume, block + i, NULL, e) < 0)
-			return -1;
-	return 0;
-}
-
-static int on_file(void *ctx, const char *name, const void *data, size_t len, struct err *e)
-{
-	return store_txn_file(((struct into *)ctx)->txn, name, data, len, e);
-}
-
-static struct capture_sink sink_of(struct into *in)
-{
-	return (struct capture_sink){ .volumes = on_volumes, .page = on_page, .zero = on_zero, .file = on_file, .ctx = in };
-}
-
-/* Its meta, as other points have it. New reference. */
-static json_t *point_meta(const json_t *more, const char *kind, const char *capture, const struct capture_point *p)
-{
-	char when[32], id[64];
-
-	clock_format_wall(p->instant_ns, when, sizeof(when));
-	snprintf(id, sizeof(id), "%s-%04x", when, (unsigned)(p->instant_ns / 1000 & 0xffff));
-	size_t to = 0;
-	for (size_t i = 0; id[i]; i++)
-		if (id[i] != ':' && !(id[i] == '-' && i < 10))
-			id[to++] = id[i];
-	id[to] = 0;
-	json_t *meta = json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:b}", "id", id, "instant_ns",
-				 (json_int_t)p->instant_ns, "kind", kind, "capture", capture, "pause_ns",
-				 (json_int_t)p->pause_ns, "dirty_bytes", (json_int_t)p->dirty_bytes, "quiesced",
-				 p->quiesced);
-	if (more) {
-		json_t *copy = json_deep_copy(more);
-		json_object_update(meta, copy);
-		json_decref(copy);
-	}
-	return meta;
-}
-
-static int commit(struct into *in, json_t *meta, uint64_t *seq, struct err *e)
-{
-	int rc = store_commit(in->txn, meta, seq, e);
-	in->txn = NULL;
-	json_decref(meta);
-	return rc;
-}
-
-int adopt_running(struct guest *g, struct store *s, const struct capture_opts *o, const json_t *meta, uint64_t *seq,
-		  struct err *e)
-{
-	struct capture *c = capture_new(g, o, e);
-	struct into in = { .txn = c ? store_begin(s, STORE_TXN_PART, e) : NULL };
-	const struct capture_sink sink = sink_of(&in);
-	struct capture_point p = { 0 };
-	int rc = -1;
-
-	if (!c || !in.txn || capture_start(c, &sink, e) < 0 || commit(&in, json_object(), NULL, e) < 0)
-		goto end;
-	in.txn = store_begin(s, STORE_TXN_POINT, e);
-	if (!in.txn || capture_take(c, &sink, &p, e) < 0)
-		goto end;
-	rc = commit(&in, point_meta(meta, p.has_memory ? "memory" : "disk", capture_mode_name(capture_chosen(c)), &p),
-		    seq, e);
-end:
-	store_abort(in.txn);
-	capture_free(c);
-	return rc;
-}
 
 /* ---- images ---- */
 
@@ -128,7 +31,8 @@ end:
 static int serve(const char *path, const char *format, const char *run_dir, pid_t *pid, int *fd, struct err *e)
 {
 	static unsigned count;
-	MEM_AUTO char *socket = mem_printf("%s/adopt-%d-%u.sock", run_dir, (int)getpid(), __atomic_fetch_add(&count, 1, __ATOMIC_SEQ_CST));
+	MEM_AUTO char *socket = mem_printf("%s/adopt-%d-%u.sock", run_dir, (int)getpid(),
+					   __atomic_fetch_add(&count, 1, __ATOMIC_SEQ_CST));
 	const char *const given[] = { "qemu-nbd", "-r", "-f", format, "-k", socket, path, NULL };
 	const char *const guessed[] = { "qemu-nbd", "-r", "-k", socket, path, NULL };
 	int64_t until = clock_mono_ns() + NBD_NS;
@@ -155,8 +59,8 @@ static int serve(const char *path, const char *format, const char *run_dir, pid_
 	return 0;
 }
 
-static int read_image(const struct capture_sink *sink, uint32_t volume, const char *path, const char *format, uint64_t size,
-		      const char *run_dir, struct err *e)
+int still_image(const struct capture_sink *sink, uint32_t volume, const char *path, const char *format,
+		uint64_t size_bytes, const char *run_dir, struct err *e)
 {
 	pid_t pid = -1;
 	int fd = -1;
@@ -164,12 +68,12 @@ static int read_image(const struct capture_sink *sink, uint32_t volume, const ch
 	int rc = serve(path, format, run_dir, &pid, &fd, e);
 
 	if (rc == 0)
-		rc = disk_read(fd, "", NULL, size, volume, sink, &bytes, e);
+		rc = disk_read(fd, "", NULL, size_bytes, volume, sink, &bytes, e);
 	child_stop(pid);
 	return rc < 0 ? err_wrap(e, "read %s", path) : 0;
 }
 
-static int image_size(const char *path, const char *format, uint64_t *size, struct err *e)
+int still_image_size(const char *path, const char *format, uint64_t *size_bytes, struct err *e)
 {
 	const char *const given[] = { "qemu-img", "info", "--output=json", "-f", format, path, NULL };
 	const char *const guessed[] = { "qemu-img", "info", "--output=json", path, NULL };
@@ -182,52 +86,8 @@ static int image_size(const char *path, const char *format, uint64_t *size, stru
 	json_decref(info);
 	if (n <= 0)
 		return err_set(e, ERR_CORRUPT, "qemu-img says no size of %s", path);
-	*size = (uint64_t)n;
+	*size_bytes = (uint64_t)n;
 	return 0;
-}
-
-/* The store's volumes with that disk among them; its index. */
-static int place_disk(struct store *s, struct store_volume *v, size_t *n, const char *target, uint64_t size,
-		      uint32_t *index, struct err *e)
-{
-	size_t i = 0;
-
-	*n = store_volumes(s, v, STORE_MAX_VOLUMES);
-	while (i < *n && !(v[i].kind == STORE_DISK && strcmp(v[i].name, target) == 0))
-		i++;
-	if (i == STORE_MAX_VOLUMES || strlen(target) > STORE_NAME_MAX)
-		return err_set(e, ERR_REFUSED, "no room for disk %s", target);
-	if (i == *n)
-		(*n)++;
-	v[i].kind = STORE_DISK;
-	memcpy(v[i].name, target, strlen(target) + 1);
-	v[i].size_bytes = size;
-	*index = (uint32_t)i;
-	return 0;
-}
-
-int adopt_image(struct store *s, const char *target, const char *path, const char *format, const char *run_dir,
-		struct err *e)
-{
-	struct store_volume *v = mem_alloc_array(STORE_MAX_VOLUMES, sizeof(*v));
-	struct into in = { 0 };
-	const struct capture_sink sink = sink_of(&in);
-	size_t n;
-	uint64_t size = 0;
-	uint32_t index = 0;
-	int rc = -1;
-
-	if (image_size(path, format, &size, e) < 0 || place_disk(s, v, &n, target, size, &index, e) < 0)
-		goto end;
-	in.txn = store_begin(s, STORE_TXN_PART, e);
-	if (!in.txn || store_txn_volumes(in.txn, v, n, e) < 0 ||
-	    read_image(&sink, index, path, format, size, run_dir, e) < 0)
-		goto end;
-	rc = commit(&in, json_pack("{s:s, s:s}", "seed", path, "disk", target), NULL, e);
-end:
-	store_abort(in.txn);
-	free(v);
-	return rc;
 }
 
 /* ---- a paused VM ---- */
@@ -355,7 +215,7 @@ static int take_disks(struct paused *p, const char *run_dir, struct err *e)
 
 	for (size_t i = 0; i < p->info->n_disks; i++) {
 		const struct guest_disk *d = &p->info->disks[i];
-		if (!d->readonly && read_image(p->sink, volume++, d->path, d->format, d->size_bytes, run_dir, e) < 0)
+		if (!d->readonly && still_image(p->sink, volume++, d->path, d->format, d->size_bytes, run_dir, e) < 0)
 			return -1;
 	}
 	return 0;
@@ -372,7 +232,7 @@ static int take_files(struct paused *p, struct err *e)
 	return p->sink->file(p->sink->ctx, "xml", p->info->xml, strlen(p->info->xml), e);
 }
 
-int adopt_still(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e)
+int still_capture(struct guest *g, const struct capture_sink *sink, const char *run_dir, struct err *e)
 {
 	struct guest_info info = { 0 };
 	struct paused p = { .sink = sink, .info = &info };
@@ -385,18 +245,5 @@ int adopt_still(struct guest *g, const struct capture_sink *sink, const char *ru
 	else if (take_memory(g, &p, e) == 0 && take_disks(&p, run_dir, e) == 0)
 		rc = take_files(&p, e);
 	guest_info_fini(&info);
-	return rc;
-}
-
-int adopt_paused(struct guest *g, struct store *s, const char *run_dir, const json_t *meta, uint64_t *seq, struct err *e)
-{
-	struct into in = { .txn = store_begin(s, STORE_TXN_POINT, e) };
-	const struct capture_sink sink = sink_of(&in);
-	struct capture_point point = { .instant_ns = clock_wall_ns(), .has_memory = true };
-	int rc = in.txn ? adopt_still(g, &sink, run_dir, e) : -1;
-
-	if (rc == 0)
-		rc = commit(&in, point_meta(meta, "memory", "paused", &point), seq, e);
-	store_abort(in.txn);
 	return rc;
 }

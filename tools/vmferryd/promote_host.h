@@ -1,8 +1,8 @@
 /*
- * promote.h - how this host starts a VM from a replica: replicator/promote.h done with migrator/restore_virt.h and the configured rules.
+ * promote_host.h - how this host starts a VM from a replica: replicator/promote.h done with migrator/restore_virt.h and the configured rules.
  */
-#ifndef VMFERRY_TOOLS_VMFERRYD_PROMOTE_H
-#define VMFERRY_TOOLS_VMFERRYD_PROMOTE_H
+#ifndef VMFERRY_TOOLS_VMFERRYD_PROMOTE_HOST_H
+#define VMFERRY_TOOLS_VMFERRYD_PROMOTE_HOST_H
 
 #include "base/err.h"
 #include "migrator/map_xml.h"

@@ -1,4 +1,5 @@
-/* What is still here of a VM that another host has taken over: becomes a replica (adoption.h), or is given up. */
+#include "tools/vmferryd/leftover.h"
+
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -7,12 +8,11 @@
 #include "migrator/domain.h"
 #include "migrator/virt.h"
 #include "migrator/where.h"
-#include "replicator/adopt.h"
 #include "replicator/adoption.h"
+#include "replicator/adoption_fill.h"
 #include "replicator/epoch.h"
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
-#include "tools/vmferryd/failback.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -48,7 +48,9 @@ static int host_open(struct host *h, struct agent *a, struct err *e)
 {
 	const struct settings_view *view = settings_get(a->settings);
 
-	*h = (struct host){ .agent = a, .run_dir = mem_strdup(view->config->run_dir), .name = mem_strdup(view->config->name) };
+	*h = (struct host){ .agent = a,
+			    .run_dir = mem_strdup(view->config->run_dir),
+			    .name = mem_strdup(view->config->name) };
 	if (virt_init(e) == 0)
 		h->virt = virt_new(view->config->libvirt.uri, e);
 	settings_put(a->settings, view);
@@ -65,9 +67,10 @@ static int look(void *ctx, const char *uuid, enum adoption_vm *out, struct err *
 
 	if (!conn || where_is(conn, uuid, &w, NULL, e) < 0)
 		return -1;
-	*out = w == WHERE_ABSENT ? ADOPTION_ABSENT : w == WHERE_SHUTOFF ? ADOPTION_OFF :
-	       w == WHERE_PAUSED || w == WHERE_LEFT			? ADOPTION_PAUSED :
-									  ADOPTION_RUNNING;
+	*out = w == WHERE_ABSENT                      ? ADOPTION_ABSENT
+	       : w == WHERE_SHUTOFF                   ? ADOPTION_OFF
+	       : w == WHERE_PAUSED || w == WHERE_LEFT ? ADOPTION_PAUSED
+						      : ADOPTION_RUNNING;
 	return 0;
 }
 
@@ -118,7 +121,7 @@ static int fill_images(struct host *h, const char *xml, struct store *s, struct 
 		/* One whose image is gone travels whole. */
 		if (!is_image(disk) || access(disk->path, R_OK) != 0)
 			continue;
-		if (adopt_image(s, disk->target, disk->path, disk->format, h->run_dir, e) < 0)
+		if (adoption_fill_image(s, disk->target, disk->path, disk->format, h->run_dir, e) < 0)
 			return -1;
 	}
 	return 0;
@@ -131,7 +134,7 @@ static int fill_paused(struct host *h, const char *uuid, struct store *s, struct
 	if (!g)
 		return -1;
 	json_t *meta = json_pack("{s:s, s:b}", "from", h->name, "adopted", 1);
-	const int rc = adopt_paused(g, s, h->run_dir, meta, NULL, e);
+	const int rc = adoption_fill_paused(g, s, h->run_dir, meta, NULL, e);
 	json_decref(meta);
 	guest_free(g);
 	return rc;
@@ -157,8 +160,8 @@ static int end_qemu(struct host *h, const char *uuid, struct err *e)
 	return 0;
 }
 
-static int fill(void *ctx, const char *uuid, enum adoption_vm vm, const char *xml, bool disks, struct store *s, const char **how,
-		struct err *e)
+static int fill(void *ctx, const char *uuid, enum adoption_vm vm, const char *xml, bool disks, struct store *s,
+		const char **how, struct err *e)
 {
 	struct host *h = ctx;
 	struct err why = ERR_INIT;
@@ -187,8 +190,8 @@ static int remove_vm(void *ctx, const char *uuid, struct err *e)
 		return -1;
 	/* One that was not persistent went with its QEMU. */
 	VIRT_DOM_AUTO virDomainPtr dom = vm == ADOPTION_OFF ? virDomainLookupByUUIDString(conn, uuid) : NULL;
-	if (!dom ||
-	    virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0)
+	if (!dom || virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM |
+							VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0)
 		return 0;
 	virt_err(e, "undefine the old VM %s", uuid);
 	if (!virt_err_is(e, VIR_ERR_NO_DOMAIN))
@@ -215,7 +218,8 @@ static json_t *settled_protection(struct agent *a, const char *uuid)
 
 	for (;;) {
 		json_t *record = protection_of(a, uuid);
-		if (!record || strcmp(text_of(record, "state"), "active") != 0 || clock_mono_ns() > until || agent_stopping(a))
+		if (!record || strcmp(text_of(record, "state"), "active") != 0 || clock_mono_ns() > until ||
+		    agent_stopping(a))
 			return record;
 		json_decref(record);
 		usleep(LOOK_US);
@@ -233,7 +237,8 @@ static json_t *settings_of(const json_t *record)
 	return o;
 }
 
-int adopt_here(struct agent *a, const char *uuid, const char *vm, const char *from, uint64_t epoch, json_t **report, struct err *e)
+int leftover_adopt(struct agent *a, const char *uuid, const char *vm, const char *from, uint64_t epoch, json_t **report,
+		   struct err *e)
 {
 	THREAD_LOCKED(&adopting);
 	const struct settings_view *view = settings_get(a->settings);
@@ -265,7 +270,7 @@ int adopt_here(struct agent *a, const char *uuid, const char *vm, const char *fr
 	return rc;
 }
 
-int failback_adopt(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+int leftover_adopt_call(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	const char *uuid = text_of(args, "uuid"), *vm = text_of(args, "vm"), *from = rpc_caller(call);
 	const json_int_t epoch = json_integer_value(json_object_get(args, "epoch"));
@@ -273,7 +278,7 @@ int failback_adopt(struct agent *a, struct rpc_call *call, const json_t *args, j
 	if (!epoch_uuid_ok(uuid) || !*vm || strlen(vm) > 255 || epoch < 1)
 		return err_set(e, ERR_PROTOCOL, "replica.adopt: a value is missing or out of range");
 	rpc_note(call, json_pack("{s:s}", "phase", "adopt"));
-	return adopt_here(a, uuid, vm, from, (uint64_t)epoch, result, e);
+	return leftover_adopt(a, uuid, vm, from, (uint64_t)epoch, result, e);
 }
 
 /* ---- giving up ---- */
@@ -293,7 +298,8 @@ static json_t *what_goes(struct host *h, const json_t *record, enum adoption_vm 
 
 	if (look(h, uuid, vm, e) < 0 || (*vm != ADOPTION_ABSENT && !(what = describe(h, uuid, e))))
 		return NULL;
-	json_t *o = json_pack("{s:s, s:s, s:s}", "vm", text_of(record, "vm"), "host", text_of(record, "host"), "state", states[*vm]);
+	json_t *o = json_pack("{s:s, s:s, s:s}", "vm", text_of(record, "vm"), "host", text_of(record, "host"), "state",
+			      states[*vm]);
 	json_object_set_new(o, "images", what ? json_incref(json_object_get(what, "images")) : json_array());
 	*xml = what ? mem_strdup(text_of(what, "xml")) : NULL;
 	json_decref(what);
@@ -313,8 +319,10 @@ static int give_up(struct agent *a, struct host *h, const json_t *record, bool o
 	if (only_look)
 		return 0;
 	if (vm == ADOPTION_RUNNING) {
-		err_set(e, ERR_REFUSED, "VM %s runs here although %s has taken it over", text_of(record, "vm"), text_of(record, "host"));
-		return err_remedy(e, "find out which of the two is the right one; 'virsh suspend %s' stops it here", text_of(record, "vm"));
+		err_set(e, ERR_REFUSED, "VM %s runs here although %s has taken it over", text_of(record, "vm"),
+			text_of(record, "host"));
+		return err_remedy(e, "find out which of the two is the right one; 'virsh suspend %s' stops it here",
+				  text_of(record, "vm"));
 	}
 	if (xml) {
 		const struct settings_view *view = settings_get(a->settings);
@@ -346,13 +354,13 @@ static int unprotect(struct agent *a, const json_t *args, bool only_look, json_t
 	return rc;
 }
 
-int failback_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+int leftover_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	(void)call;
 	return unprotect(a, args, false, result, e);
 }
 
-int failback_unprotect_look(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+int leftover_unprotect_look(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	(void)call;
 	return unprotect(a, args, true, result, e);

@@ -1,4 +1,4 @@
-#include "tools/vmferryd/promote.h"
+#include "tools/vmferryd/promote_host.h"
 
 #include "base/clock.h"
 #include "base/log.h"

@@ -1,0 +1,288 @@
+#include "replicator/protect.h"
+
+#include "base/log.h"
+#include "replicator/courier.h"
+#include "replicator/epoch.h"
+#include "replicator/field.h"
+#include "replicator/schedule.h"
+
+#include <string.h>
+
+#define MIN_RPO_MS 100
+#define MAX_RPO_MS (7 * 24 * 3600 * 1000LL)
+#define DEFAULT_RPO_MS 5000
+
+/* ---- begin, or change ---- */
+
+static int check_number(const json_t *args, const char *key, int64_t least, int64_t most, struct err *e)
+{
+	const json_t *v = json_object_get(args, key);
+
+	if (!v || json_is_null(v))
+		return 0;
+	if (json_is_integer(v) && json_integer_value(v) >= least && json_integer_value(v) <= most)
+		return 0;
+	return err_set(e, ERR_CONFIG, "protect: %s is not a number from %lld to %lld", key, (long long)least,
+		       (long long)most);
+}
+
+static int check_args(const struct protection_opts *o, const json_t *args, struct err *e)
+{
+	const char *mode = field_text(args, "mode");
+	const json_t *keep = json_object_get(args, "keep");
+
+	if (!field_text(args, "vm")[0] || !field_text(args, "host")[0])
+		return err_set(e, ERR_CONFIG, "protect: which VM, and to which host?");
+	if (strcmp(field_text(args, "host"), o->host_name) == 0)
+		return err_set(e, ERR_REFUSED, "a VM is not protected by a copy on its own host %s", o->host_name);
+	enum capture_mode m;
+	if (mode[0] && strcmp(mode, "memory") != 0 && capture_mode_from_name(mode, &m) < 0)
+		return err_set(e, ERR_CONFIG, "protect: mode is auto, memory, colo, background or disk, not %.20s",
+			       mode);
+	if (schedule_check(json_object_get(args, "schedule"), e) < 0)
+		return -1;
+	if (keep && !json_is_null(keep) && !json_is_object(keep))
+		return err_set(e, ERR_CONFIG, "protect: keep is not an object");
+	if (check_number(args, "rpo_ms", MIN_RPO_MS, MAX_RPO_MS, e) < 0 ||
+	    check_number(args, "max_pause_ms", 0, 60000, e) < 0 || check_number(args, "bandwidth", 0, INT64_MAX, e) < 0 ||
+	    check_number(keep, "last", 1, 100000, e) < 0 || check_number(keep, "hourly", 0, 100000, e) < 0 ||
+	    check_number(keep, "daily", 0, 100000, e) < 0 || check_number(keep, "max_bytes", 0, INT64_MAX, e) < 0)
+		return -1;
+	return 0;
+}
+
+static int look_at_guest(const struct protection_opts *o, const char *vm, struct guest_info *info, struct err *e)
+{
+	struct guest *g = o->open_guest(o->ctx, vm, e);
+
+	if (!g) {
+		if (e->cls == ERR_REFUSED)
+			err_remedy(e, "start it first; once protected, it may be shut off and started at any time");
+		return -1;
+	}
+	const int rc = g->ops->info(g->ctx, info, e);
+	guest_free(g);
+	return rc;
+}
+
+/* The peer has what is left of the VM from when it ran there, of an epoch before ours: it becomes a replica that we may write to. */
+static bool is_left_over(const json_t *theirs, uint64_t ours)
+{
+	return field_is(theirs, "state", "promoted") && field_u64(theirs, "epoch") < ours;
+}
+
+/* The epoch with which this host may begin, asked at the peer; 0 with the error set. */
+static uint64_t find_epoch(const struct protection_opts *o, const char *uuid, const char *vm, const char *host,
+			   uint64_t ours, struct err *e)
+{
+	const struct courier_opts co = {
+		.ways = o->ways,
+		.host = host,
+		.uuid = uuid,
+	};
+	json_t *theirs = NULL;
+
+	if (courier_ask(&co, &theirs, e) < 0) {
+		err_wrap(e, "protect %s", vm);
+		return 0;
+	}
+	if (is_left_over(theirs, ours)) {
+		const struct courier_opts at = { .ways = o->ways, .host = host, .uuid = uuid, .vm = vm, .epoch = ours };
+		json_decref(theirs);
+		return courier_adopt(&at, e) < 0 ? 0 : ours;
+	}
+	const char *state = field_text(theirs, "state");
+	const uint64_t epoch = field_u64(theirs, "epoch");
+	uint64_t found = ours;
+	if (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) {
+		err_set(e, ERR_REFUSED, "%s runs VM %s itself (epoch %llu)", host, vm, (unsigned long long)epoch);
+		err_remedy(e, "a VM must run once only: look at both with 'vmferry vms' before anything else");
+		found = 0;
+	} else if (state[0] && strcmp(state, "released") != 0 && strcmp(field_text(theirs, "from"), o->host_name) != 0) {
+		err_set(e, ERR_REFUSED, "%s keeps a replica of VM %s for %s", host, vm, field_text(theirs, "from"));
+		err_remedy(e, "if it has moved here: 'vmferry unprotect %s --forget' there first", vm);
+		found = 0;
+	} else if (epoch > found) {
+		found = epoch;
+	}
+	json_decref(theirs);
+	return found;
+}
+
+static void copy_keys(json_t *record, const json_t *args)
+{
+	static const char *const keys[] = { "rpo_ms", "mode", "keep", "quiesce", "max_pause_ms", "schedule", "bandwidth" };
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		const json_t *v = json_object_get(args, keys[i]);
+		if (v && !json_is_null(v))
+			json_object_set_new(record, keys[i], json_deep_copy(v));
+	}
+}
+
+/* The epoch this host has for the VM: as its source, or because it was promoted here. */
+static uint64_t own_epoch(const struct protection_opts *o, const char *uuid, const json_t *old)
+{
+	uint64_t epoch = old ? field_u64(old, "epoch") : 1;
+	json_t *args = json_pack("{s:s}", "uuid", uuid), *replica = NULL;
+	struct err e = ERR_INIT;
+
+	if (replicas_status(o->replicas, args, &replica, &e) == 0 && field_is(replica, "state", "promoted") &&
+	    field_u64(replica, "epoch") > epoch)
+		epoch = field_u64(replica, "epoch");
+	json_decref(args);
+	json_decref(replica);
+	return epoch;
+}
+
+static json_t *make_record(const struct protection_opts *o, const struct guest_info *info, const json_t *args,
+			   const json_t *old, struct err *e)
+{
+	const char *state = field_text(old, "state"), *host = field_text(args, "host");
+
+	if (strcmp(state, "fenced") == 0 || strcmp(state, "handed-over") == 0) {
+		err_set(e, ERR_REFUSED, "the protection of %s is %s: %s has taken the VM over", info->name, state,
+			field_text(old, "host"));
+		err_remedy(e, "'vmferry unprotect %s' gives up this side first", info->name);
+		return NULL;
+	}
+	if (strcmp(state, "handing-over") == 0) {
+		err_set(e, ERR_REFUSED, "%s is being handed over to %s", info->name, field_text(old, "host"));
+		return NULL;
+	}
+	if (old && strcmp(field_text(old, "host"), host) != 0) {
+		err_set(e, ERR_REFUSED, "%s is protected to %s already", info->name, field_text(old, "host"));
+		err_remedy(e, "'vmferry unprotect %s' first (--forget removes the replica there)", info->name);
+		return NULL;
+	}
+	const uint64_t epoch = find_epoch(o, info->uuid, info->name, host, own_epoch(o, info->uuid, old), e);
+	if (!epoch)
+		return NULL;
+	json_t *record = old ? json_deep_copy(old) : json_pack("{s:i, s:s}", "rpo_ms", DEFAULT_RPO_MS, "mode", "auto");
+	copy_keys(record, args);
+	json_object_set_new(record, "uuid", json_string(info->uuid));
+	json_object_set_new(record, "vm", json_string(info->name));
+	json_object_set_new(record, "host", json_string(host));
+	json_object_set_new(record, "role", json_string("source"));
+	json_object_set_new(record, "state", json_string("active"));
+	json_object_set_new(record, "epoch", json_integer((json_int_t)epoch));
+	return record;
+}
+
+/* In the place of the one that was, if there was one. */
+static int put_in_place(struct protections *t, const struct guest_info *info, json_t *old, json_t *record, struct err *e)
+{
+	const struct protection_opts *o = protections_opts(t);
+
+	if (!old)
+		return epoch_save_protection(o->state_dir, record, e) < 0 ? -1 : protections_start(t, record, e);
+	struct protection *p = protections_borrow(t, info->uuid);
+	const int rc = p ? protection_replace(p, old, record, e) : protections_none(t, info->name, e);
+	if (p)
+		protections_give_back(t, p);
+	if (rc < 0)
+		return -1;
+	protections_stop(t, info->uuid);
+	return protections_start(t, record, e);
+}
+
+static int protect(struct protections *t, const json_t *args, json_t **result, struct err *e)
+{
+	const struct protection_opts *o = protections_opts(t);
+	struct guest_info info = { 0 };
+	json_t *old = NULL;
+
+	if (look_at_guest(o, field_text(args, "vm"), &info, e) < 0)
+		return -1;
+	(void)protections_have(t, info.uuid, &old);
+	json_t *record = make_record(o, &info, args, old, e);
+	const int rc = record ? put_in_place(t, &info, old, record, e) : -1;
+	if (rc == 0) {
+		o->event(o->ctx, old ? "protection.changed" : "protection.started", info.uuid,
+			 json_pack("{s:s, s:s, s:s, s:O}", "vm", info.name, "host", field_text(args, "host"), "from",
+				   o->host_name, "rpo_ms", json_object_get(record, "rpo_ms")));
+		struct protection *now = protections_borrow(t, info.uuid);
+		*result = now ? protection_status(now) : json_object();
+		if (now)
+			protections_give_back(t, now);
+	}
+	json_decref(record);
+	json_decref(old);
+	guest_info_fini(&info);
+	return rc;
+}
+
+int protect_begin(struct protections *t, const json_t *args, json_t **result, struct err *e)
+{
+	if (check_args(protections_opts(t), args, e) < 0)
+		return -1;
+	protections_begin_change(t);
+	const int rc = protect(t, args, result, e);
+	protections_end_change(t);
+	return rc;
+}
+
+/* ---- end ---- */
+
+static int forget_at_peer(const struct protection_opts *o, const json_t *record, struct err *e)
+{
+	const struct courier_opts co = {
+		.ways = o->ways,
+		.host = field_text(record, "host"),
+		.uuid = field_text(record, "uuid"),
+		.epoch = field_u64(record, "epoch"),
+	};
+
+	if (courier_release(&co, e) == 0)
+		return 0;
+	err_wrap(e, "remove the replica at %s", co.host);
+	return err_remedy(
+		e, "without --forget the replica stays there, and 'vmferry unprotect %s --forget' at %s removes it",
+		field_text(record, "vm"), co.host);
+}
+
+static int end(struct protections *t, const json_t *record, bool forget, struct err *e)
+{
+	const struct protection_opts *o = protections_opts(t);
+	const char *uuid = field_text(record, "uuid");
+
+	protections_stop(t, uuid);
+	int rc = forget ? forget_at_peer(o, record, e) : 0;
+	if (rc == 0)
+		rc = epoch_remove_protection(o->state_dir, uuid, e);
+	if (rc == 0) {
+		protections_remove(t, uuid);
+		o->event(o->ctx, "protection.stopped", uuid,
+			 json_pack("{s:s, s:s, s:s, s:b}", "vm", field_text(record, "vm"), "host",
+				   field_text(record, "host"), "from", o->host_name, "forgotten", (int)forget));
+		return 0;
+	}
+	struct err again = ERR_INIT;
+	if (protections_start(t, record, &again) < 0)
+		log_error("protection_not_started", "uuid=%s msg=%s", uuid, LOG_Q(again.text));
+	return -1;
+}
+
+/* 1: there is none. */
+static int end_named(struct protections *t, const char *vm, bool forget, struct err *e)
+{
+	json_t *record = NULL;
+	int rc = 1;
+
+	protections_begin_change(t);
+	if (protections_have(t, vm, &record))
+		rc = end(t, record, forget, e);
+	protections_end_change(t);
+	json_decref(record);
+	return rc;
+}
+
+int protect_give_up(struct protections *t, const char *uuid, struct err *e)
+{
+	return end_named(t, uuid, false, e) < 0 ? -1 : 0;
+}
+
+int protect_end(struct protections *t, const json_t *args, struct err *e)
+{
+	return end_named(t, field_text(args, "vm"), json_is_true(json_object_get(args, "forget")), e);
+}

@@ -1,0 +1,201 @@
+/* One capture from its beginning to its end: a first pass of what differs from what the peer has, then a checkpoint whenever one is due. */
+#include "replicator/protection_internal.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/thread.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define NOT_NOW_NS (200 * NS_PER_MS)
+/* What the hour says. */
+void protection_points_clock(struct protection *p, struct ship *ship)
+{
+	const time_t t = (time_t)(clock_wall_ns() / NS_PER_S);
+	struct tm tm = { 0 };
+
+	localtime_r(&t, &tm);
+	const struct schedule_now now = schedule_at(p->schedule, (unsigned)(tm.tm_hour * 60 + tm.tm_min), p->bandwidth);
+	if (ship && now.bandwidth != p->now.bandwidth)
+		ship_set_rate_limit(ship, now.bandwidth);
+	p->now = now;
+	THREAD_LOCKED(&p->lock);
+	p->pace.every_ns = now.every_ns;
+}
+
+/* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
+static enum capture_mode wanted_mode(const struct protection *p)
+{
+	enum capture_mode m = CAPTURE_AUTO;
+
+	if (p->for_last)
+		return CAPTURE_COLO;
+	if (strcmp(p->mode, "memory") != 0)
+		(void)capture_mode_from_name(p->mode, &m);
+	return m == CAPTURE_AUTO ? p->forced : m;
+}
+
+/* With the guardian's eye on it. */
+static struct capture *make_watched(const struct protection_session *s, const struct capture_opts *co, struct err *e)
+{
+	struct protection *p = s->p;
+	struct capture *c = p->opts.capture->make(s->guest, co, e);
+
+	if (!c || protection_watch_begin(p, p->opts.capture->chosen(c), e) == 0)
+		return c;
+	p->opts.capture->free(c);
+	return NULL;
+}
+
+static int make_capture(struct protection_session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	const bool any = strcmp(p->mode, "auto") == 0;
+	struct capture_opts co = { .mode = wanted_mode(p),
+				   .staging_bytes = p->opts.staging_bytes,
+				   .quiesce = p->quiesce,
+				   .arm = protection_watch_arm,
+				   .hold = protection_watch_hold,
+				   .ctx = p };
+	struct capture *c = make_watched(s, &co, e);
+	char why[300] = "";
+
+	if (!c && any && !p->for_last && e->cls == ERR_REFUSED) {
+		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
+		err_clear(e);
+		co.mode = CAPTURE_DISK;
+		c = make_watched(s, &co, e);
+	}
+	if (!c)
+		return -1;
+	s->capture = c;
+	THREAD_LOCKED(&p->lock);
+	p->capture = c;
+	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(c)));
+	if (p->forced == CAPTURE_BACKGROUND)
+		snprintf(why, sizeof(why), "COLO's pauses were over the budget");
+	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c),
+		 why[0] ? "; " : "", why);
+	return p->interrupt ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
+}
+
+void protection_points_drop(struct protection_session *s, bool good)
+{
+	struct protection *p = s->p;
+	struct capture *c = s->capture;
+	struct err e = ERR_INIT;
+
+	if (!c)
+		return;
+	{
+		THREAD_LOCKED(&p->lock);
+		p->capture = NULL;
+	}
+	s->capture = NULL;
+	if (good && p->opts.capture->stop(c, &e) < 0)
+		log_warn("capture_stop", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(e.text));
+	p->opts.capture->free(c);
+	protection_watch_end(p);
+}
+
+/* The first pass: what differs travels while the guest runs. */
+static int first_pass(struct protection_session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80];
+	struct ship_tally t;
+
+	protection_take_id(id);
+	if (ship_begin(s->ship, id, e) < 0 ||
+	    protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
+		return -1;
+	if (ship_cancel(s->ship))
+		return 0;
+	if (ship_finish(s->ship, NULL, NULL, NULL, &t, e) < 0)
+		return -1;
+	THREAD_LOCKED(&p->lock);
+	p->wire_bytes += t.wire_bytes;
+	p->sent_bytes += t.sent_bytes;
+	return 0;
+}
+
+static int checkpoints(struct protection_session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	char id[80];
+
+	s->due_ns = clock_mono_ns();
+	while (protection_wanted(p)) {
+		protection_wait(p, s->due_ns);
+		if (!protection_wanted(p))
+			break;
+		if (protection_handover_wanted(p) && p->opts.capture->chosen(s->capture) == CAPTURE_BACKGROUND &&
+		    !p->for_last) {
+			/* Its snapshots are of a VM that runs on: this one leaves little that has to travel while it stands still. Then one
+			 * COLO capture, whatever its pauses, brings the last point. */
+			if (protection_take(s, p->opts.capture->take, id, e) < 0)
+				return -1;
+			err_clear(e);
+			p->for_last = true;
+			return 1;
+		}
+		if (protection_handover_wanted(p)) {
+			const int over = protection_handover_run(s, e);
+			p->for_last = false;
+			return over;
+		}
+		protection_points_clock(p, s->ship);
+		const int rc = protection_take(s, p->opts.capture->take, id, e);
+		if (rc < 0)
+			return -1;
+		if (rc == 1) {
+			protection_set_state(p, "waiting", e->text);
+			err_clear(e);
+			s->due_ns = clock_mono_ns() + NOT_NOW_NS;
+		}
+		bool change;
+		{
+			THREAD_LOCKED(&p->lock);
+			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && strcmp(p->mode, "auto") == 0;
+			if (change)
+				pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
+		}
+		if (change && p->opts.capture->chosen(s->capture) == CAPTURE_COLO) {
+			p->forced = CAPTURE_BACKGROUND;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* One capture from its beginning to its end; 1: the same session can go on with another. 2: the hand-over has to do without one. */
+int protection_points_run(struct protection_session *s, struct err *e)
+{
+	struct protection *p = s->p;
+	struct err ship = ERR_INIT, tidy = ERR_INIT;
+
+	if (make_capture(s, e) < 0) {
+		protection_points_drop(s, false);
+		if (!p->for_last || e->cls != ERR_REFUSED)
+			return -1;
+		err_clear(e);
+		return 2;
+	}
+	bool have;
+	{
+		THREAD_LOCKED(&p->lock);
+		have = p->have_point;
+	}
+	if (!have)
+		protection_set_state(p, "seeding", "the first copy is on its way");
+	int rc = first_pass(s, e);
+	if (rc == 0)
+		rc = checkpoints(s, e);
+	protection_points_drop(s, rc >= 0);
+	if (rc < 0 && !ship_broken(s->ship, &ship) && !ship_cancel(s->ship) && protection_wanted(p) &&
+	    ship_finish(s->ship, NULL, NULL, NULL, NULL, &tidy) < 0)
+		log_info("protection_part", "vm=%s msg=%s", LOG_Q(p->vm), LOG_Q(tidy.text)); /* only lost progress */
+	return rc;
+}
