@@ -23,7 +23,7 @@
 #define RETRY_MOST 15
 #define LOOK_AGAIN_NS (2 * NS_PER_S) /* at a VM that must not run here */
 #define ASK_TIMES 5                  /* so many of those: who owns a VM whose protection is paused */
-#define PATIENT_POINTS 100 /* after a pause that was too long; by then the pauses speak for themselves */
+#define PATIENT_POINTS 100           /* after a pause that was too long; by then the pauses speak for themselves */
 #define NOT_NOW_NS (200 * NS_PER_MS)
 #define SAVE_EVERY_NS (10 * NS_PER_S)
 #define THRIFT_LEVEL 1 /* zstd's; what travels is stored as well */
@@ -105,6 +105,19 @@ static struct courier_opts courier_opts_of(struct protection *p)
 
 /* ---- who owns the VM ---- */
 
+/* The agent comes up after libvirt: until it has, nothing would hold a VM that libvirt starts with the host. */
+static void no_autostart(struct protection *p, struct guest *g)
+{
+	struct err e = ERR_INIT;
+	bool was = false;
+
+	if (g->ops->autostart_off && g->ops->autostart_off(g->ctx, &was, &e) < 0)
+		log_warn("autostart_not_off", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
+	else if (was)
+		log_warn("autostart_off", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid,
+			 LOG_Q("another host has the VM: 'virsh autostart' there is for its operator"));
+}
+
 /* The peer runs it: here it stands still from now on, whatever happens. */
 static void fence(struct protection *p, const struct err *why)
 {
@@ -126,6 +139,8 @@ static void fence(struct protection *p, const struct err *why)
 		snprintf(text, sizeof(text), "%.700s; it is shut off here", why->text);
 	else
 		snprintf(text, sizeof(text), "%.500s; it could not be paused here: %.200s", why->text, e.text);
+	if (g)
+		no_autostart(p, g);
 	guest_free(g);
 	protection_set_state(p, "fenced", text);
 }
@@ -163,6 +178,8 @@ static void keep_fenced(struct protection *p)
 		else
 			log_error("fence_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
 	}
+	if (g)
+		no_autostart(p, g);
 	guest_free(g);
 }
 
@@ -238,7 +255,8 @@ static int make_capture(struct session *s, struct err *e)
 	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(c)));
 	if (p->forced == CAPTURE_BACKGROUND)
 		snprintf(why, sizeof(why), "COLO's pauses were over the budget");
-	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c), why[0] ? "; " : "", why);
+	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c),
+		 why[0] ? "; " : "", why);
 	return p->interrupt ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
 }
 
@@ -277,8 +295,9 @@ static json_t *meta_of(void *ctx, const struct ship_tally *t)
 	return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "id", m->id, "instant_ns",
 			 (json_int_t)m->pt->instant_ns, "kind", m->pt->has_memory ? "memory" : "disk", "capture",
 			 capture_mode_name(m->chosen), "pause_ns", (json_int_t)m->pt->pause_ns, "dirty_bytes",
-			 (json_int_t)m->pt->dirty_bytes, "sent_bytes", (json_int_t)t->sent_bytes, "wire_bytes", (json_int_t)t->wire_bytes,
-			 "quiesced", (int)m->pt->quiesced, "epoch", (json_int_t)__atomic_load_n(&m->p->epoch, __ATOMIC_SEQ_CST), "from", m->p->opts.host_name);
+			 (json_int_t)m->pt->dirty_bytes, "sent_bytes", (json_int_t)t->sent_bytes, "wire_bytes",
+			 (json_int_t)t->wire_bytes, "quiesced", (int)m->pt->quiesced, "epoch",
+			 (json_int_t)__atomic_load_n(&m->p->epoch, __ATOMIC_SEQ_CST), "from", m->p->opts.host_name);
 }
 
 static void save_last(struct protection *p, int64_t now)
@@ -291,7 +310,8 @@ static void save_last(struct protection *p, int64_t now)
 	p->saved_ns = now;
 	{
 		THREAD_LOCKED(&p->lock);
-		changes = json_pack("{s:{s:s, s:I}}", "last_point", "id", p->point_id, "instant_ns", (json_int_t)p->point_instant_ns);
+		changes = json_pack("{s:{s:s, s:I}}", "last_point", "id", p->point_id, "instant_ns",
+				    (json_int_t)p->point_instant_ns);
 	}
 	if (protection_update(p, changes, &e) < 0)
 		log_warn("protection_record", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
@@ -310,12 +330,15 @@ static void judge_pace(struct session *s)
 		const struct pace *pc = &p->pace;
 		if (pace_behind(pc)) {
 			state = "degraded";
-			snprintf(reason, sizeof(reason), "the target of %s is not held: points are up to %s old, their commits take %s",
-				 units_format_duration(p->rpo_ns, a, sizeof(a)), units_format_duration(pc->worst_rpo_ns, b, sizeof(b)),
+			snprintf(reason, sizeof(reason),
+				 "the target of %s is not held: points are up to %s old, their commits take %s",
+				 units_format_duration(p->rpo_ns, a, sizeof(a)),
+				 units_format_duration(pc->worst_rpo_ns, b, sizeof(b)),
 				 units_format_duration(pace_commit_ns(pc), c, sizeof(c)));
 		} else if (pc->stretch > 1) {
 			state = "degraded";
-			snprintf(reason, sizeof(reason), "pauses are over the budget of %s (p99 %s): the interval is stretched to %s",
+			snprintf(reason, sizeof(reason),
+				 "pauses are over the budget of %s (p99 %s): the interval is stretched to %s",
 				 units_format_duration(p->max_pause_ns, a, sizeof(a)),
 				 units_format_duration(pace_pause_ns(pc, 0.99), b, sizeof(b)),
 				 units_format_duration(pace_interval_ns(pc), c, sizeof(c)));
@@ -354,12 +377,16 @@ static void note_committed(struct session *s, const char *id, const struct captu
 static int take(struct session *s, take_call call, char id[80], struct err *e)
 {
 	struct protection *p = s->p;
-	struct capture_point pt = { .instant_ns = clock_wall_ns(), .instant_mono_ns = clock_mono_ns(), .has_memory = true };
+	struct capture_point pt = { .instant_ns = clock_wall_ns(),
+				    .instant_mono_ns = clock_mono_ns(),
+				    .has_memory = true };
 	struct ship_tally t;
 	uint64_t seq;
 
 	new_id(id);
-	struct made m = { .p = p, .id = id, .pt = &pt, .chosen = call ? p->opts.capture->chosen(s->capture) : CAPTURE_BACKGROUND };
+	struct made m = {
+		.p = p, .id = id, .pt = &pt, .chosen = call ? p->opts.capture->chosen(s->capture) : CAPTURE_BACKGROUND
+	};
 	if (fault_point(FAULT_REPLICA_TAKE, e) < 0 || ship_begin(s->ship, id, e) < 0)
 		return -1;
 	if (!call && p->opts.capture->still(s->guest, ship_sink(s->ship), p->opts.state_dir, e) < 0)
@@ -510,7 +537,8 @@ static int first_pass(struct session *s, struct err *e)
 	struct ship_tally t;
 
 	new_id(id);
-	if (ship_begin(s->ship, id, e) < 0 || protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
+	if (ship_begin(s->ship, id, e) < 0 ||
+	    protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
 		return -1;
 	if (ship_cancel(s->ship))
 		return 0;
@@ -691,7 +719,8 @@ static void close_session(struct session *s, struct err *why)
 		if (!p->last_done) {
 			p->last_error = *why;
 			if (!err_is_set(why))
-				err_set(&p->last_error, ERR_CANCELLED, "the session ended before the last point of %s", p->vm);
+				err_set(&p->last_error, ERR_CANCELLED, "the session ended before the last point of %s",
+					p->vm);
 		}
 		p->last_done = true;
 		p->last_wanted = false;
@@ -803,7 +832,8 @@ static void say_going_on(struct protection *p)
 	}
 	if (stale)
 		protection_set_state(p, have ? "degraded" : "seeding",
-				     have ? "it goes on: what has changed meanwhile is looked for" : "the first copy is on its way");
+				     have ? "it goes on: what has changed meanwhile is looked for"
+					  : "the first copy is on its way");
 }
 
 void *protection_run_thread(void *arg)
