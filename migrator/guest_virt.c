@@ -204,6 +204,22 @@ static int guest_virt_resume(void *ctx, struct err *e)
 	return virDomainResume(dom) < 0 ? virt_err(e, "resume the VM") : 0;
 }
 
+static int guest_virt_autostart_off(void *ctx, bool *was, struct err *e)
+{
+	VIRT_DOM_AUTO virDomainPtr dom = get_domain(ctx, e);
+	int on = 0;
+
+	if (!dom)
+		return -1;
+	/* A transient one has none, and libvirt says so by an error. */
+	if (virDomainIsPersistent(dom) == 1 && virDomainGetAutostart(dom, &on) < 0)
+		return virt_err(e, "ask whether the host starts the VM");
+	if (on && virDomainSetAutostart(dom, 0) < 0)
+		return virt_err(e, "keep the host from starting the VM");
+	*was = on != 0;
+	return 0;
+}
+
 static int guest_virt_freeze(void *ctx, bool on, struct err *e)
 {
 	VIRT_DOM_AUTO virDomainPtr dom = get_domain(ctx, e);
@@ -289,6 +305,7 @@ static const struct guest_ops guest_virt_ops = {
 	.unlisten = guest_virt_unlisten,
 	.freeze = guest_virt_freeze,
 	.free = guest_virt_free,
+	.autostart_off = guest_virt_autostart_off,
 };
 
 struct guest *guest_virt_open(struct virt *v, const char *name_or_uuid, struct err *e)

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "migrator/domain.h"
+#include "migrator/host_files.h"
 #include "migrator/xml.h"
 
 #include <stdarg.h>
@@ -173,10 +174,12 @@ static int map_other(struct map *m, xmlNodePtr disk, xmlNodePtr source, const ch
 	if (cdrom || xml_attr_is(disk, "device", "floppy"))
 		return empty_drive(m, source, target, path);
 	if (there) {
-		err_set(e, ERR_REFUSED, "disk %s is not replicated, and the VM would write to this host's %s", target, path);
+		err_set(e, ERR_REFUSED, "disk %s is not replicated, and the VM would write to this host's %s", target,
+			path);
 		return err_remedy(e, "if that is meant, a rule in restore.disks for its folder says so");
 	}
-	err_set(e, ERR_REFUSED, "disk %s is not replicated and %s is not on this host", target, path ? path : "what it is on");
+	err_set(e, ERR_REFUSED, "disk %s is not replicated and %s is not on this host", target,
+		path ? path : "what it is on");
 	return err_remedy(e, "copy it to this host, and place it with a rule in restore.disks if the VM writes to it");
 }
 
@@ -191,7 +194,8 @@ static int map_disk(struct map *m, xmlNodePtr disk, struct err *e)
 		return 0;
 	}
 	/* an empty drive, or storage that is reached over the network */
-	return !source || xml_attr_is(disk, "type", "network") ? 0 : map_other(m, disk, source, target ? target : "?", e);
+	return !source || xml_attr_is(disk, "type", "network") ? 0
+							       : map_other(m, disk, source, target ? target : "?", e);
 }
 
 /* ---- network cards ---- */
@@ -245,6 +249,20 @@ static int refuse_device(xmlNodePtr dev, struct err *e)
 	return 0;
 }
 
+/* libvirt runs what stands there: only where programs are that belong to root, and only QEMU. */
+static bool is_emulator(const char *path)
+{
+	static const char *const folders[] = { "/usr", "/opt", "/bin" };
+	const char *name = strrchr(path, '/');
+
+	if (!name || strncmp(name + 1, "qemu", 4) != 0 || climbs(path))
+		return false;
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++)
+		if (is_below(path, folders[i]))
+			return true;
+	return false;
+}
+
 static int map_devices(struct map *m, xmlNodePtr devices, struct err *e)
 {
 	for (xmlNodePtr n = xml_first(devices), next; n; n = next) {
@@ -260,8 +278,8 @@ static int map_devices(struct map *m, xmlNodePtr devices, struct err *e)
 			remove_node(n);
 		} else if (xml_is(n, "emulator")) {
 			MEM_AUTO char *path = xml_text(n);
-			if (path && !here(m, path)) {
-				found(m, "emulator", "%s is not on this host; libvirt's default is used", path);
+			if (path && (!is_emulator(path) || !here(m, path))) {
+				found(m, "emulator", "%s is not a QEMU of this host; libvirt's default is used", path);
 				remove_node(n);
 			}
 		}
@@ -350,7 +368,7 @@ char *map_xml(const char *xml, const struct map_opts *o, json_t *findings, struc
 
 	if (!root)
 		return NULL;
-	if (map_devices(&m, xml_child(root, "devices"), e) < 0)
+	if (map_devices(&m, xml_child(root, "devices"), e) < 0 || host_files_map(root, findings, e) < 0)
 		return NULL;
 	map_pinning(&m, root);
 	map_identity(&m, root);

@@ -44,7 +44,7 @@ struct map_opts {
 };
 
 /* The definition comes from the other host, which does not say what is written to here: a disk that is not among opts.disks stays if it is read-only, or
- * where a rule for folders places it.
+ * where a rule for folders places it; other files, devices and programs of this host by host_files.h.
  *
  * XML to define or restore here; heap. Findings are appended to `findings` (array of {"what", "text"}; may be NULL). ERR_REFUSED for what cannot run
  * elsewhere (host devices, a disk that is not among opts.disks and does not stay), ERR_CORRUPT for what is no definition. */

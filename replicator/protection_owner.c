@@ -10,6 +10,19 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The agent comes up after libvirt: until it has, nothing would hold a VM that libvirt starts with the host. */
+static void no_autostart(struct protection *p, struct guest *g)
+{
+	struct err e = ERR_INIT;
+	bool was = false;
+
+	if (g->ops->autostart_off && g->ops->autostart_off(g->ctx, &was, &e) < 0)
+		log_warn("autostart_not_off", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
+	else if (was)
+		log_warn("autostart_off", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid,
+			 LOG_Q("another host has the VM: 'virsh autostart' there is for its operator"));
+}
+
 /* The peer runs it: here it stands still from now on, whatever happens. */
 static void fence(struct protection *p, const struct err *why)
 {
@@ -31,6 +44,8 @@ static void fence(struct protection *p, const struct err *why)
 		snprintf(text, sizeof(text), "%.700s; it is shut off here", why->text);
 	else
 		snprintf(text, sizeof(text), "%.500s; it could not be paused here: %.200s", why->text, e.text);
+	if (g)
+		no_autostart(p, g);
 	guest_free(g);
 	protection_set_state(p, "fenced", text);
 }
@@ -68,6 +83,8 @@ void protection_owner_keep_fenced(struct protection *p)
 		else
 			log_error("fence_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
 	}
+	if (g)
+		no_autostart(p, g);
 	guest_free(g);
 }
 

@@ -72,6 +72,8 @@ struct guest_ops {
 	/* Guest agent: freeze and thaw its file systems. */
 	int (*freeze)(void *ctx, bool on, struct err *e);
 	void (*free)(void *ctx);
+	/* The host does not start it by itself any more. *was: it did until now. May be NULL. */
+	int (*autostart_off)(void *ctx, bool *was, struct err *e);
 };
 struct guest {
 	const struct guest_ops *ops;

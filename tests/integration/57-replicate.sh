@@ -85,8 +85,16 @@ test_handed_over() {
 	[ "$(counter host1)" = "$a" ] || fail "a restart let the old guest run"
 }
 
+autostart_is() { # VALUE, at host1
+	local info
+	info=$(in_host host1 virsh dominfo vm1)
+	[[ $info =~ Autostart:\ *$1 ]]
+}
+
 test_taken_over_and_fenced() {
 	protected_guest
+	in_host host1 virsh -q autostart vm1
+	autostart_is enable || fail "autostart is not on: $(in_host host1 virsh dominfo vm1)"
 	goes_on 10 "at first"
 	lab cut host1
 	in_host host2 vmferry failover vm1 --force
@@ -94,6 +102,7 @@ test_taken_over_and_fenced() {
 	lab restore host1
 	eventually 60 "the source that is back is fenced" is_state fenced
 	in_host host1 virsh -q list | grep -q 'vm1 *paused' || fail "the old guest still runs"
+	eventually 10 "the host does not start it any more" autostart_is disable
 	in_host host2 virsh -q list | grep -q 'vm1 *running' || fail "the new guest does not run any more"
 }
 

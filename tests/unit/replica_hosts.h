@@ -33,11 +33,12 @@ struct target {
 
 static struct target target;
 
-#define TARGET_CALL(name, with_rpc)                                                                                          \
-	UNUSED static int target_##name(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e) \
-	{                                                                                                                    \
-		(void)ctx, (void)call;                                                                                       \
-		return with_rpc;                                                                                             \
+#define TARGET_CALL(name, with_rpc)                                                                            \
+	UNUSED static int target_##name(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, \
+					struct err *e)                                                         \
+	{                                                                                                      \
+		(void)ctx, (void)call;                                                                         \
+		return with_rpc;                                                                               \
 	}
 TARGET_CALL(begin, replicas_begin(target.replicas, rpc_connection(call), args, result, e))
 TARGET_CALL(hashes, replicas_hashes(target.replicas, rpc_connection(call), args, result, e))
@@ -77,7 +78,9 @@ static unsigned target_roles(void *ctx, const char *peer)
 	return ~0u;
 }
 
-static const struct rpc_service target_service = { .methods = target_methods, .roles_of = target_roles, .on_close = target_on_close };
+static const struct rpc_service target_service = { .methods = target_methods,
+						   .roles_of = target_roles,
+						   .on_close = target_on_close };
 
 static void target_serve(int fd)
 {
@@ -192,7 +195,7 @@ struct fake {
 	pthread_mutex_t lock;
 	struct machine *m;
 	/* Set and looked at by the test while the protection's thread is at work. */
-	atomic_bool gone, paused, not_now, fail_take, refuse_memory;
+	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory;
 	atomic_bool no_colo;    /* as of a VM that only background snapshots are possible of */
 	atomic_bool fail_still; /* in the middle of reading it */
 	atomic_uint stills;
@@ -243,12 +246,24 @@ static int fake_resume(void *ctx, struct err *e)
 	return 0;
 }
 
+static int fake_autostart_off(void *ctx, bool *was, struct err *e)
+{
+	(void)ctx, (void)e;
+	*was = atomic_exchange(&fake.autostart, false);
+	return 0;
+}
+
 static void fake_free(void *ctx)
 {
 	free(ctx);
 }
 
-static const struct guest_ops fake_ops = { .info = fake_info, .state = fake_state, .pause = fake_pause, .resume = fake_resume, .free = fake_free };
+static const struct guest_ops fake_ops = { .info = fake_info,
+					   .state = fake_state,
+					   .pause = fake_pause,
+					   .resume = fake_resume,
+					   .free = fake_free,
+					   .autostart_off = fake_autostart_off };
 
 static struct guest *fake_open(void *ctx, const char *uuid, struct err *e)
 {

@@ -449,7 +449,7 @@ static void fake_free(void *ctx)
 static void fake_init(struct fake *f)
 {
 	static const struct guest_ops ops = { fake_info,   fake_qmp,      fake_state,  fake_pause, fake_resume,
-					      fake_listen, fake_unlisten, fake_freeze, fake_free };
+					      fake_listen, fake_unlisten, fake_freeze, fake_free,  NULL };
 	memset(f, 0, sizeof(*f));
 	f->guest = (struct guest){ &ops, f };
 	pthread_mutex_init(&f->lock, NULL);

@@ -214,8 +214,10 @@ END_TEST
 static char *folder_of(const char *file, const struct map_rule *rules, size_t n, const char *otherwise)
 {
 	struct err e = ERR_INIT;
-	MEM_AUTO char *xml = mem_printf("<domain type='kvm'><name>a</name><devices><disk type='file' device='disk'><source file='%s'/>"
-					"<target dev='vda'/></disk></devices></domain>", file);
+	MEM_AUTO char *xml = mem_printf(
+		"<domain type='kvm'><name>a</name><devices><disk type='file' device='disk'><source file='%s'/>"
+		"<target dev='vda'/></disk></devices></domain>",
+		file);
 	char *folder = map_image_dir(xml, "vda", rules, n, otherwise, &e);
 	ck_assert_msg(folder != NULL, "%s", e.text);
 	return folder;
@@ -281,15 +283,18 @@ START_TEST(this_hosts_own_files_and_devices)
 		ck_assert_int_eq(e.cls, ERR_REFUSED);
 	}
 	struct err e = ERR_INIT;
-	MEM_AUTO char *ro = map_one("<disk type='file' device='disk'><source file='/tools.img'/><target dev='vdb'/><readonly/></disk>",
-				    &o, NULL, &e);
+	MEM_AUTO char *ro = map_one(
+		"<disk type='file' device='disk'><source file='/tools.img'/><target dev='vdb'/><readonly/></disk>", &o,
+		NULL, &e);
 	ck_assert_msg(ro && strstr(ro, "/tools.img"), "%s", e.text);
-	MEM_AUTO char *placed = map_one("<disk type='block' device='disk'><source dev='/dev/scratch/web1'/><target dev='vdb'/></disk>",
-					&o, NULL, &e);
+	MEM_AUTO char *placed =
+		map_one("<disk type='block' device='disk'><source dev='/dev/scratch/web1'/><target dev='vdb'/></disk>",
+			&o, NULL, &e);
 	ck_assert_msg(placed && strstr(placed, "\"/dev/vg1/web1\""), "%s", e.text);
 	json_t *findings = json_array();
-	MEM_AUTO char *floppy = map_one("<disk type='file' device='floppy'><source file='/etc/passwd'/><target dev='fda'/></disk>", &o,
-					findings, &e);
+	MEM_AUTO char *floppy =
+		map_one("<disk type='file' device='floppy'><source file='/etc/passwd'/><target dev='fda'/></disk>", &o,
+			findings, &e);
 	ck_assert_msg(floppy && !strstr(floppy, "passwd"), "%s", e.text);
 	ck_assert(has_finding(findings, "drive-empty"));
 	json_decref(findings);
@@ -306,10 +311,128 @@ START_TEST(variables_become_a_file)
 	struct map_opts o = { .nvram = "/here/x_VARS.fd", .exists = everything };
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		struct err e = ERR_INIT;
-		MEM_AUTO char *xml = mem_printf("<domain type='kvm'><name>a</name><os>%s</os><devices/></domain>", all[i]);
+		MEM_AUTO char *xml = mem_printf("<domain type='kvm'><name>a</name><os>%s</os><devices/></domain>",
+						all[i]);
 		MEM_AUTO char *mapped = map_xml(xml, &o, NULL, &e);
 		ck_assert_msg(mapped && strstr(mapped, "<nvram>/here/x_VARS.fd</nvram>"), "%s: %s", e.text, mapped);
 	}
+}
+END_TEST
+
+/* Devices that write to, listen at or run what they name. */
+START_TEST(back_ends_that_name_this_hosts_files)
+{
+	static const struct {
+		const char *device, *gone, *kept, *what;
+	} cases[] = {
+		{ "<serial type='file'><source path='/etc/cron.d/x' append='on'/><target port='0'/></serial>",
+		  "/etc/cron.d", "<serial type=\"pty\"", "device-backend" },
+		{ "<serial type='file'><source path='/var/log/libvirt/libvirtd.log'/><target port='0'/></serial>",
+		  "libvirtd.log", "<target port=\"0\"", "device-backend" },
+		{ "<serial type='file'><source path='/var/log/libvirt/../a.console'/></serial>", "a.console", "pty",
+		  "device-backend" },
+		{ "<serial type='pty'><source path='/dev/pts/3'/><log file='/etc/cron.d/x' append='off'/></serial>",
+		  "/etc/cron.d", "pty", "device-log" },
+		{ "<parallel type='dev'><source path='/dev/sda'/></parallel>", "/dev/sda", "pty", "device-backend" },
+		{ "<console type='pipe'><source path='/run/p'/><target type='virtio'/></console>", "/run/p", "pty",
+		  "device-backend" },
+		{ "<serial type='unix'><source mode='bind' path='/etc/x'/></serial>", "/etc/x", "pty", "device-backend" },
+		{ "<channel type='unix'><source mode='bind' path='/etc/x'/><target type='virtio' "
+		  "name='org.qemu.guest_agent.0'/></channel>",
+		  "/etc/x", "<channel type=\"unix\"", NULL },
+		{ "<channel type='unix'><source mode='connect' path='/run/docker.sock'/><target type='guestfwd' "
+		  "address='10.0.2.1' "
+		  "port='4600'/></channel>",
+		  "docker.sock", "pty", "device-backend" },
+		{ "<channel type='file'><source path='/etc/x'/><target type='virtio' name='a'/></channel>", "/etc/x",
+		  "pty", "device-backend" },
+		{ "<redirdev bus='usb' type='unix'><source mode='connect' path='/run/x'/></redirdev>", "/run/x",
+		  "redirdev", "device-backend" },
+		{ "<rng model='virtio'><backend model='random'>/dev/sda</backend></rng>", "/dev/sda", "/dev/urandom",
+		  "randomness" },
+		{ "<rng model='virtio'><backend model='egd' type='unix'><source mode='connect' "
+		  "path='/run/x'/></backend></rng>",
+		  "/run/x", "/dev/urandom", "randomness" },
+		{ "<graphics type='vnc' socket='/etc/x'><listen type='socket' socket='/etc/x'/></graphics>", "/etc/x",
+		  "listen type=\"socket\"", "graphics-socket" },
+		{ "<audio id='1' type='file' path='/etc/x'/>", "/etc/x", "type=\"none\"", "audio" },
+		{ "<interface type='ethernet'><script path='/tmp/x'/><mac address='52:54:00:00:00:01'/></interface>",
+		  "/tmp/x", "52:54:00:00:00:01", "network-script" },
+		{ "<interface type='user'><backend type='passt' logFile='/etc/x'/></interface>", "/etc/x", "passt",
+		  NULL },
+		{ "<tpm model='tpm-crb'><backend type='emulator' debug='1'><source type='dir' "
+		  "path='/etc'/></backend></tpm>",
+		  "/etc", "tpm-crb", NULL },
+		{ "<emulator>/var/lib/libvirt/images/qemu-x</emulator>", "qemu-x", "<devices", "emulator" },
+		{ "<emulator>/usr/bin/perl</emulator>", "perl", "<devices", "emulator" },
+		{ "<emulator>/usr/../tmp/qemu-x</emulator>", "qemu-x", "<devices", "emulator" },
+	};
+	struct map_opts o = { .exists = everything };
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct err e = ERR_INIT;
+		json_t *findings = json_array();
+		MEM_AUTO char *xml = map_one(cases[i].device, &o, findings, &e);
+		ck_assert_msg(xml && !strstr(xml, cases[i].gone) && strstr(xml, cases[i].kept), "%s: %s %s",
+			      cases[i].device, e.text, xml);
+		ck_assert_msg(cases[i].what ? has_finding(findings, cases[i].what) : json_array_size(findings) == 0,
+			      "%s", cases[i].device);
+		json_decref(findings);
+	}
+}
+END_TEST
+
+START_TEST(back_ends_that_stay)
+{
+	static const char *const kept[] = {
+		"<serial type=\"file\"><source path=\"/var/log/libvirt/web1.console\" append=\"on\"/><target "
+		"port=\"0\"/></serial>",
+		"<console type=\"pty\"><log file=\"/var/log/libvirt/web1.console\" append=\"on\"/></console>",
+		"<serial type=\"tcp\"><source mode=\"bind\" host=\"127.0.0.1\" service=\"2445\"/></serial>",
+		"<channel type=\"spicevmc\"><target type=\"virtio\" name=\"com.redhat.spice.0\"/></channel>",
+		"<rng model=\"virtio\"><backend model=\"random\">/dev/hwrng</backend></rng>",
+		"<rng model=\"virtio\"><backend model=\"builtin\"/></rng>",
+		"<emulator>/usr/bin/qemu-system-x86_64</emulator>",
+		"<memory model=\"dimm\"><target><size unit=\"KiB\">1</size></target></memory>",
+		"<input type=\"tablet\" bus=\"usb\"/>",
+	};
+	struct map_opts o = { .exists = everything };
+	for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
+		struct err e = ERR_INIT;
+		json_t *findings = json_array();
+		MEM_AUTO char *xml = map_one(kept[i], &o, findings, &e);
+		ck_assert_msg(xml && strstr(xml, kept[i]), "%s: %s %s", kept[i], e.text, xml);
+		ck_assert_uint_eq(json_array_size(findings), 0);
+		json_decref(findings);
+	}
+}
+END_TEST
+
+START_TEST(what_the_guest_would_miss_is_refused)
+{
+	static const char *const refused[] = {
+		"<filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem>",
+		"<memory model='nvdimm'><source><path>/etc/x</path></source></memory>",
+		"<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>",
+		"<input type='passthrough' bus='virtio'><source evdev='/dev/input/event1'/></input>",
+		"<input type='evdev'><source dev='/dev/input/event1'/></input>",
+		"<smartcard mode='host-certificates'><database>/etc</database></smartcard>",
+		"<interface type='vhostuser'><source type='unix' path='/etc/x' mode='server'/></interface>",
+		"</devices><x:commandline xmlns:x='http://libvirt.org/schemas/domain/qemu/1.0'><x:arg "
+		"value='-S'/></x:commandline><devices>",
+	};
+	struct map_opts o = { .exists = everything };
+	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+		struct err e = ERR_INIT;
+		MEM_AUTO char *xml = map_one(refused[i], &o, NULL, &e);
+		ck_assert_msg(!xml, "%s", refused[i]);
+		ck_assert_int_eq(e.cls, ERR_REFUSED);
+	}
+	struct err e = ERR_INIT;
+	MEM_AUTO char *label = map_xml(
+		"<domain type='kvm'><name>a</name><seclabel type='static' model='dac'><label>+0:+0</label></seclabel>"
+		"<devices/></domain>",
+		&o, NULL, &e);
+	ck_assert_msg(label && !strstr(label, "seclabel"), "%s", e.text);
 }
 END_TEST
 
@@ -326,6 +449,9 @@ int main(void)
 	tcase_add_test(tc, folders_that_are_not_for_images);
 	tcase_add_test(tc, this_hosts_own_files_and_devices);
 	tcase_add_test(tc, variables_become_a_file);
+	tcase_add_test(tc, back_ends_that_name_this_hosts_files);
+	tcase_add_test(tc, back_ends_that_stay);
+	tcase_add_test(tc, what_the_guest_would_miss_is_refused);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);

@@ -1,6 +1,6 @@
 /* A protected VM from its record to the points at the peer, over TLS, with all that may come in between. */
-#include "tests/unit/event_log.h"
 #include "replica_hosts.h"
+#include "tests/unit/event_log.h"
 
 #include "base/file.h"
 
@@ -76,28 +76,31 @@ static struct protection_opts opts(void)
 	static char state_dir[200];
 
 	snprintf(state_dir, sizeof(state_dir), "%s", fixture_path("source", NULL));
-	return (struct protection_opts){ .host_name = "host1",
-					 .state_dir = state_dir,
-					 .ways = { .connect_peer = connect_peer, .connect_data = connect_data, .ctx = &source },
-					 .pool = target.pool,
-					 .delta_cache = 16 << 20,
-					 .channels = 2,
-					 .capture = &fake_calls,
-					 .retry_ns = 50 * NS_PER_MS,
-					 .watch_owner_ns = 100 * NS_PER_MS,
-					 .open_guest = fake_open,
-					 .watch = on_watch,
-					 .unwatch = on_unwatch,
-					 .part = on_part,
-					 .arm = on_arm,
-					 .replicas = own,
-					 .event = on_event };
+	return (struct protection_opts){
+		.host_name = "host1",
+		.state_dir = state_dir,
+		.ways = { .connect_peer = connect_peer, .connect_data = connect_data, .ctx = &source },
+		.pool = target.pool,
+		.delta_cache = 16 << 20,
+		.channels = 2,
+		.capture = &fake_calls,
+		.retry_ns = 50 * NS_PER_MS,
+		.watch_owner_ns = 100 * NS_PER_MS,
+		.open_guest = fake_open,
+		.watch = on_watch,
+		.unwatch = on_unwatch,
+		.part = on_part,
+		.arm = on_arm,
+		.replicas = own,
+		.event = on_event
+	};
 }
 
 static json_t *record_of(int rpo_ms, const char *mode)
 {
-	return json_pack("{s:s, s:s, s:s, s:i, s:s, s:i, s:s, s:s, s:{s:i}}", "uuid", GUEST_UUID, "vm", "web1", "host", "host2", "rpo_ms", rpo_ms,
-			 "mode", mode, "epoch", 1, "role", "source", "state", "active", "keep", "last", 5);
+	return json_pack("{s:s, s:s, s:s, s:i, s:s, s:i, s:s, s:s, s:{s:i}}", "uuid", GUEST_UUID, "vm", "web1", "host",
+			 "host2", "rpo_ms", rpo_ms, "mode", mode, "epoch", 1, "role", "source", "state", "active",
+			 "keep", "last", 5);
 }
 
 static void protect_as(json_t *record)
@@ -139,11 +142,11 @@ static bool is_state(const char *state, const char *reason)
 	return is;
 }
 
-#define EVENTUALLY(cond)                                                                               \
-	do {                                                                                           \
-		const int64_t until = soon();                                                          \
-		while (!(cond) && clock_mono_ns() < until)                                             \
-			usleep(2000);                                                                  \
+#define EVENTUALLY(cond)                                                                              \
+	do {                                                                                          \
+		const int64_t until = soon();                                                         \
+		while (!(cond) && clock_mono_ns() < until)                                            \
+			usleep(2000);                                                                 \
 		ck_assert_msg(cond, "%s never came; status: %s", #cond, (is_state("", NULL), shown)); \
 	} while (0)
 
@@ -306,7 +309,8 @@ START_TEST(a_vm_that_was_let_go_is_protected_again)
 		const unsigned before = __atomic_load_n(&watches, __ATOMIC_SEQ_CST);
 		protection_rescued(prot, GUARDIAN_END_FREED);
 		ck_assert(strstr(event_log(), "protection.rescued"));
-		EVENTUALLY(is_state("degraded", "the guardian let the VM run") || __atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
+		EVENTUALLY(is_state("degraded", "the guardian let the VM run") ||
+			   __atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
 		EVENTUALLY(__atomic_load_n(&watches, __ATOMIC_SEQ_CST) > before);
 		EVENTUALLY(is_state("protected", ""));
 		ck_assert_int_eq(number("rescues"), k);
@@ -762,8 +766,10 @@ START_TEST(a_vm_that_is_fenced_and_started_again_is_paused)
 	protect_as(record);
 	EVENTUALLY(is_state("fenced", _i ? "handed over" : "taken this VM over"));
 	for (unsigned k = 0; k < 2; k++) {
+		fake.autostart = true;
 		fake.paused = false;
 		EVENTUALLY(fake.paused);
+		EVENTUALLY(!fake.autostart);
 	}
 }
 END_TEST
@@ -794,8 +800,8 @@ START_TEST(an_old_fence_leaves_a_later_promotion_alone)
 					  .delta_cache = 1 << 20,
 					  .min_free = 1,
 					  .pool = target.pool };
-	json_t *kept = json_pack("{s:s, s:s, s:s, s:i, s:s, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2", "epoch", _i ? 1 : 3, "role",
-				 "target", "state", "promoted");
+	json_t *kept = json_pack("{s:s, s:s, s:s, s:i, s:s, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2",
+				 "epoch", _i ? 1 : 3, "role", "target", "state", "promoted");
 
 	OK(epoch_save_replica(ro.replica_dir, kept, &e), e);
 	json_decref(kept);
@@ -1027,11 +1033,21 @@ START_TEST(commits_that_take_too_long_are_said)
 END_TEST
 
 /* Whatever breaks at whatever step, it heals by itself. */
-static const char *const breaks[] = { "replica.begin.source=fail@2",	 "replica.begin.target=fail@2",	    "replica.begun.target=fail@2",
-				      "replica.hashes=fail@1",		 "replica.take=fail@3",		    "replica.commit.source=fail@3",
-				      "replica.commit.target=fail@3",	 "replica.committed.target=fail@3", "replica.committed.source=fail@3",
-				      "replica.receive=fail@5",		 "replica.ship=fail@4",		    "channel.send=fail@7",
-				      "channel.recv=fail@7",		 "channel.connect=fail@4",	    "channel.accept=fail@4",
+static const char *const breaks[] = { "replica.begin.source=fail@2",
+				      "replica.begin.target=fail@2",
+				      "replica.begun.target=fail@2",
+				      "replica.hashes=fail@1",
+				      "replica.take=fail@3",
+				      "replica.commit.source=fail@3",
+				      "replica.commit.target=fail@3",
+				      "replica.committed.target=fail@3",
+				      "replica.committed.source=fail@3",
+				      "replica.receive=fail@5",
+				      "replica.ship=fail@4",
+				      "channel.send=fail@7",
+				      "channel.recv=fail@7",
+				      "channel.connect=fail@4",
+				      "channel.accept=fail@4",
 				      "replica.prune=fail@1" };
 
 START_TEST(it_heals)
@@ -1043,7 +1059,8 @@ START_TEST(it_heals)
 	EVENTUALLY(is_state("protected", ""));
 	write_some(3);
 	settle();
-	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") || strstr(breaks[_i], "connect")) {
+	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") ||
+	    strstr(breaks[_i], "connect")) {
 		target_stop(); /* so that there is a second session */
 		EVENTUALLY(is_state("degraded", NULL));
 		target_start();
