@@ -8,7 +8,8 @@
  *
  * A batch is in flight from its reservation until its acknowledgement, so the window covers encoding, queue, network, decoding and the
  * write to the local socket at the other end. Two bounds, FLOW_MAX_RAW bytes of stream (the receiver's memory) and about 50 ms
- * of the measured rate (flow_window.h), besides FLOW_MAX_BATCHES per stream.
+ * of the measured rate (flow_window.h), besides FLOW_MAX_BATCHES per stream. No stream waits for the others' bytes to be taken: one
+ * that has nothing in flight is let in past the window (flow_flight.h).
  */
 #ifndef VMFERRY_TRANSPORT_FLOW_H
 #define VMFERRY_TRANSPORT_FLOW_H
@@ -85,7 +86,7 @@ int flow_tx_add_link(struct flow_tx *f, struct link *l, struct err *e);
 
 /* Makes a stream known, before anything else is said of it. `urgent`: its batches do not wait for the wire window and go first. */
 void flow_tx_add_stream(struct flow_tx *f, uint32_t stream, bool urgent);
-/* Waits for room for a batch of that many raw bytes (one is always let in when nothing is in flight) and gives it its number: 0, 1, ... per
+/* Waits for room for a batch of that many raw bytes (a stream's first in flight is always let in) and gives it its number: 0, 1, ... per
  * stream. -1 (ERR_CANCELLED) after an error, an abort or flow_tx_forget. */
 int flow_tx_reserve(struct flow_tx *f, uint32_t stream, size_t raw_bytes, uint64_t *number, struct err *e);
 /* Queues the encoded batch of a reservation, in any order; takes payload's memory over (payload is left empty). Does not block. -1 as above,

@@ -30,8 +30,9 @@ void flow_flight_init(struct flow_flight *f, uint64_t max_raw)
 	flow_window_init(&f->window);
 }
 
-void flow_flight_stream_init(struct flow_flight_stream *s, bool urgent)
+void flow_flight_stream_init(struct flow_flight *f, struct flow_flight_stream *s, bool urgent)
 {
+	f->streams++;
 	*s = (struct flow_flight_stream){ .urgent = urgent, .ratio = 1 };
 }
 
@@ -72,8 +73,11 @@ bool flow_flight_has_room(const struct flow_flight *f, const struct flow_flight_
 		return false;
 	if (f->raw == 0)
 		return true;
-	if (f->raw + raw > f->max_raw)
+	const bool first = s->reserved == s->acked;
+	if (f->raw + raw > (first ? f->max_raw : f->max_raw / 2))
 		return false;
+	if (first)
+		return true;
 	if (s->urgent || f->wire + estimate(s, raw) <= flow_flight_window(f))
 		return true;
 	*limited = true;
@@ -151,6 +155,8 @@ int flow_flight_ack(struct flow_flight *f, struct flow_flight_stream *s, uint64_
 
 void flow_flight_forget(struct flow_flight *f, struct flow_flight_stream *s)
 {
+	if (!s->forgotten)
+		f->streams--;
 	s->forgotten = true;
 	for (; s->acked < s->reserved; s->acked++) {
 		const struct flow_record *r = record_of(s, s->acked);
@@ -173,7 +179,11 @@ size_t flow_flight_hint(const struct flow_flight *f, const struct flow_flight_st
 	double wire = rate > 0 ? rate * HINT_NS / 1e9 : quarter;
 	if (wire > quarter)
 		wire = quarter;
-	const double raw = wire / s->ratio;
+	double raw = wire / s->ratio;
+	/* The first batches of all streams fit into what the others leave to them. */
+	const double share = (double)f->max_raw / 2 / (double)(f->streams ? f->streams : 1);
+	if (raw > share)
+		raw = share;
 	if (raw < (double)HINT_MIN)
 		return HINT_MIN;
 	return raw > (double)HINT_MAX ? HINT_MAX : (size_t)raw;

@@ -17,6 +17,7 @@ struct flow_flight {
 	struct flow_window window;
 	uint64_t raw, wire; /* in flight */
 	uint64_t queued;    /* of wire: encoded, and not handed to a link yet */
+	uint64_t streams;   /* that may have something in flight */
 };
 
 struct flow_record;
@@ -30,12 +31,16 @@ struct flow_flight_stream {
 };
 
 void flow_flight_init(struct flow_flight *f, uint64_t max_raw);
-void flow_flight_stream_init(struct flow_flight_stream *s, bool urgent);
+void flow_flight_stream_init(struct flow_flight *f, struct flow_flight_stream *s, bool urgent);
 /* Bytes on the wire, TLS records included, of a batch of that many bytes. */
 uint32_t flow_flight_wire_of(size_t payload);
 /* Wire bytes that may be in flight now. */
 uint64_t flow_flight_window(const struct flow_flight *f);
-/* One is always let in when nothing is in flight. *limited is set if it is the window that says no. */
+/*
+ * A stream that has nothing in flight is let in whatever the others fill, since the reader at the other end may need just this one to go
+ * on with those (QEMU's multifd channels wait for each other); so the others leave half of max_raw to such. *limited is set if it is the
+ * window that says no.
+ */
 bool flow_flight_has_room(const struct flow_flight *f, const struct flow_flight_stream *s, size_t raw, bool *limited);
 /* Returns the batch's number. `waited`: it had to wait for the window. */
 uint64_t flow_flight_reserve(struct flow_flight *f, struct flow_flight_stream *s, size_t raw, bool waited,

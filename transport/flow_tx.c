@@ -377,8 +377,8 @@ void flow_tx_add_stream(struct flow_tx *f, uint32_t stream, bool urgent)
 	struct tx_stream *s = mem_alloc(sizeof(*s));
 
 	s->id = stream;
-	flow_flight_stream_init(&s->flight, urgent);
 	THREAD_LOCKED(&f->lock);
+	flow_flight_stream_init(&f->flight, &s->flight, urgent);
 	assert(stream > 0 && stream <= FLOW_MAX_STREAMS && !f->streams[stream]);
 	f->streams[stream] = s;
 }

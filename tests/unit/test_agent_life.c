@@ -51,7 +51,7 @@ START_TEST(it_leaves_nothing_behind_and_starts_again)
 		ck_assert_int_eq(FAKE_GET(fake_freed), i + 1);
 	}
 	ck_assert_int_eq(stat(fixture_path("state1"), &st), 0);
-	ck_assert_uint_eq(st.st_mode & 0777, 0700);
+	ck_assert_uint_eq(st.st_mode & 0777, 0711);
 }
 END_TEST
 

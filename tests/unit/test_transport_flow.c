@@ -245,6 +245,7 @@ END_TEST
 
 #define LINKS 3
 #define MAX_SEEN 20000
+#define STREAMS 6
 
 struct world {
 	struct flow_tx *tx;
@@ -258,8 +259,8 @@ struct world {
 	struct err rx_error;
 	bool rx_ended;
 	uint64_t batches, bytes;
-	uint8_t seen[2][MAX_SEEN];
-	uint64_t due[2]; /* lowest number not seen */
+	uint8_t seen[STREAMS][MAX_SEEN];
+	uint64_t due[STREAMS]; /* lowest number not seen */
 	unsigned acks;
 	uint64_t last_ack;
 	struct flow_stream_msg messages[16];
@@ -277,7 +278,7 @@ static int on_batch(void *ctx, struct link *link, uint32_t stream, uint64_t numb
 
 	{
 		THREAD_LOCKED(&w.lock);
-		if (stream < 1 || stream > 2 || number >= MAX_SEEN || w.seen[stream - 1][number])
+		if (stream < 1 || stream > STREAMS || number >= MAX_SEEN || w.seen[stream - 1][number])
 			return err_set(e, ERR_PROTOCOL, "unexpected batch");
 		if (len > 0 && (p[0] != (uint8_t)(number + stream) || memcmp(p, p + 1, len - 1) != 0))
 			return err_set(e, ERR_CORRUPT, "unexpected contents");
@@ -521,7 +522,7 @@ START_TEST(window_holds_back)
 		uint64_t max_raw;
 		int expected;
 	} cases[] = {
-		{ 1, 100000, 1000000, 10 }, { 2, 10, 0, FLOW_MAX_BATCHES }, /* an urgent one does not wait for the wire */
+		{ 1, 100000, 1000000, 5 }, { 2, 10, 0, FLOW_MAX_BATCHES }, /* an urgent one does not wait for the wire */
 	};
 	struct blocked b = { .stream = cases[_i].stream, .raw = cases[_i].raw };
 	struct err e = ERR_INIT;
@@ -551,6 +552,31 @@ START_TEST(one_batch_always_goes)
 	start(1, 0, 1000);
 	OK(send_one(1, 100000, 100, &e), e);
 	WAIT_FOR(w.batches == 1);
+}
+END_TEST
+
+/* The reader at the other end takes nothing of stream 1 before something of stream 3 has come, and so on: nobody is held up. */
+START_TEST(a_stream_is_not_held_up_by_others)
+{
+	static const uint64_t max_raw[] = { 1000000, 0 }; /* the bound on raw bytes; the window */
+	struct blocked b = { .stream = 1, .raw = 100000 };
+	struct flow_stats fs;
+	struct err e = ERR_INIT;
+	pthread_t t;
+
+	start(2, 0, max_raw[_i]);
+	for (uint32_t id = 3; id <= STREAMS; id++)
+		flow_tx_add_stream(w.tx, id, false);
+	pthread_create(&t, NULL, send_until_it_fails, &b);
+	wait_for_stop(&b);
+	for (uint32_t id = 3; id <= STREAMS; id++) {
+		OK(send_one(id, 100000, 100000, &e), e);
+		WAIT_FOR(w.seen[id - 1][0]);
+	}
+	flow_tx_stats(w.tx, &fs);
+	ck_assert_uint_le(fs.in_flight_raw, max_raw[_i] ? max_raw[_i] : FLOW_MAX_RAW);
+	flow_tx_abort(w.tx);
+	pthread_join(t, NULL);
 }
 END_TEST
 
@@ -695,8 +721,8 @@ START_TEST(handler_says_no)
 	struct err e = ERR_INIT;
 
 	start(2, 0, 0);
-	flow_tx_add_stream(w.tx, 3, false);
-	OK(send_one(3, 100, 100, &e), e);
+	flow_tx_add_stream(w.tx, STREAMS + 1, false);
+	OK(send_one(STREAMS + 1, 100, 100, &e), e);
 	WAIT_FOR(w.rx_ended);
 	ck_assert_int_eq(w.rx_ends, 1);
 	ck_assert_int_eq(w.rx_error.cls, ERR_PROTOCOL);
@@ -787,6 +813,7 @@ int main(void)
 	tcase_add_test(t, acks_and_messages);
 	tcase_add_loop_test(t, window_holds_back, 0, 2);
 	tcase_add_test(t, one_batch_always_goes);
+	tcase_add_loop_test(t, a_stream_is_not_held_up_by_others, 0, 2);
 	tcase_add_test(t, forget_frees_and_wakes);
 	tcase_add_test(t, lies_about_acknowledgements);
 	tcase_add_loop_test(t, rate_limit_holds, 0, 2);
