@@ -68,6 +68,11 @@ static int find(struct failback *f, const json_t *replica, const json_t *protect
 	const json_t *of = promoted ? replica : protection;
 
 	f->handed = protection && taken_over(protection);
+	if (strcmp(text_of(replica, "state"), "promoting") == 0 && !f->handed) {
+		err_set(e, ERR_REFUSED, "the failover of %.80s to %s is not settled yet", vm, f->host);
+		return err_remedy(e, "it is looked at every few seconds; if that does not help, the log of %s says why",
+				  f->host);
+	}
 	if (!promoted && !f->handed) {
 		err_set(e, ERR_REFUSED, "%.80s was not failed over to %s", vm, f->host);
 		return err_remedy(e, "failback is asked at the host on which the VM runs since its failover: 'vmferry vms --all'");
