@@ -1,0 +1,22 @@
+# A protected guest whose agents, guardian, QEMU, libvirtd, hosts and link are killed, stopped and cut at random moments and fault points; after
+# each round no acknowledged point may be lost, and the guest goes on at one host, from one instant (tools/dev/torture says what else).
+# shellcheck shell=bash
+# long other_seed
+# limit fixed_seed 300
+# limit other_seed 420
+
+torture() { # SEED SECONDS: its lab is this one, anew, so that its logs are kept where it fails
+	local rc=0
+	lab purge
+	"$TOOLS/dev/torture" --seed "$1" --rounds 200 --seconds "$2" || rc=$?
+	[ $rc != 77 ] || skip "no /dev/kvm"
+	return $rc
+}
+
+test_fixed_seed() {
+	torture 7 50
+}
+
+test_other_seed() {
+	torture "$(date +%s)" 150
+}
