@@ -130,7 +130,8 @@ START_TEST(no_client_is_left_when_the_server_stops)
 		disk_points_abort(r.d);
 	ck_assert_int_eq(pthread_create(&t, NULL, read_main, &r), 0);
 	if (_i == 1) {
-		for (const int64_t until = clock_mono_ns() + 20 * NS_PER_S; listener < 0 && clock_mono_ns() < until; usleep(1000))
+		for (const int64_t until = clock_mono_ns() + 20 * NS_PER_S; listener < 0 && clock_mono_ns() < until;
+		     usleep(1000))
 			;
 		struct pollfd p = { .fd = listener, .events = POLLIN };
 		ck_assert_int_eq(poll(&p, 1, 20000), 1);
