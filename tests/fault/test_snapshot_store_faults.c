@@ -285,7 +285,8 @@ START_TEST(a_full_disk_is_survived)
 	/* For a moment, and for longer. */
 	const int n = walk(calls[_i / 2], ENOSPC, _i % 2 ? 6 : 1, true);
 
-	ck_assert_msg(n >= (calls[_i / 2] == FALLOCATE ? 0 : 8), "%s: only %d calls were met", call_names[calls[_i / 2]], n);
+	ck_assert_msg(n >= (calls[_i / 2] == FALLOCATE ? 0 : 8), "%s: only %d calls were met",
+		      call_names[calls[_i / 2]], n);
 }
 END_TEST
 
