@@ -180,7 +180,7 @@ static void note(void *ctx, json_t *n)
 	t->cancel = rpc_cancelled(t->call);
 }
 
-/* ---- the source's part ---- */
+/* ---- failover ---- */
 
 int takeover_has_point(struct store *s, const char *id, const char *from, struct err *e)
 {
@@ -357,7 +357,71 @@ end:
 	return rc;
 }
 
-/* ---- what is not settled ---- */
+static void in_background(struct agent *a, const char *name, void *(*fn)(void *arg));
+static void *recover_main(void *arg);
+
+/* It runs and the record does not say so, or libvirt did not say whether it does: found out as soon as that can be. */
+static void settle_later(struct takeover *t)
+{
+	json_t *record = replicas_record(t->replicas, t->uuid);
+
+	if (strcmp(text_of(record, "state"), "promoting") == 0)
+		in_background(t->agent, "recover", recover_main);
+	json_decref(record);
+}
+
+int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	struct err old = ERR_INIT;
+	struct takeover t;
+	int rc = begin(&t, a, call, args, e);
+
+	if (rc == 0)
+		rc = take_turn(&t, e);
+	if (rc == 0) {
+		const char *vm = text_of(t.record, "vm");
+		agent_event(a, "failover.started", t.uuid, json_pack("{s:s, s:s}", "vm", vm, "from", t.from));
+		rc = run(&t, args, result, e);
+		/* Our own record from before it went away would have the VM paused. */
+		if (rc == 0 && replicator_give_up(a->replicator, t.uuid, &old) < 0)
+			log_warn("old_protection", "uuid=%s msg=%s", t.uuid, LOG_Q(old.text));
+		if (rc == 0)
+			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
+		else
+			agent_event(a, "failover.failed", t.uuid,
+				    json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
+		settle_later(&t);
+	}
+	finish(&t);
+	return rc;
+}
+
+/* ---- export ---- */
+
+int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	struct takeover t;
+	int rc = begin(&t, a, call, args, e);
+
+	if (rc == 0) {
+		const struct settings_view *view = settings_get(a->settings);
+		struct export_opts o = { .dir = text_of(args, "dir"),
+					 .run_dir = view->config->run_dir,
+					 .note = note,
+					 .ctx = &t,
+					 .cancel = &t.cancel,
+					 .ops = &promote_host_ops,
+					 .ops_ctx = t.host };
+		rc = find_point(t.store, text_of(args, "point"), &o.seq, e);
+		if (rc == 0)
+			rc = export_point(t.store, &o, result, e);
+		settings_put(a->settings, view);
+	}
+	finish(&t);
+	return rc;
+}
+
+/* ---- start ---- */
 
 static bool recover_one(struct agent *a, const char *uuid)
 {
@@ -411,80 +475,6 @@ static void *recover_main(void *arg)
 	return NULL;
 }
 
-static void in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
-{
-	struct err e = ERR_INIT;
-
-	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
-	if (thread_start_detached(name, fn, a, &e) < 0)
-		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
-}
-
-/* It runs and the record does not say so, or libvirt did not say whether it does: found out as soon as that can be. */
-static void settle_later(struct agent *a, const char *uuid)
-{
-	json_t *record = replicas_record(replicator_replicas(a->replicator), uuid);
-
-	if (strcmp(text_of(record, "state"), "promoting") == 0)
-		in_background(a, "recover", recover_main);
-	json_decref(record);
-}
-
-/* ---- failover ---- */
-
-int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
-{
-	struct err old = ERR_INIT;
-	struct takeover t;
-	int rc = begin(&t, a, call, args, e);
-
-	if (rc == 0)
-		rc = take_turn(&t, e);
-	if (rc == 0) {
-		const char *vm = text_of(t.record, "vm");
-		agent_event(a, "failover.started", t.uuid, json_pack("{s:s, s:s}", "vm", vm, "from", t.from));
-		rc = run(&t, args, result, e);
-		/* Our own record from before it went away would have the VM paused. */
-		if (rc == 0 && replicator_give_up(a->replicator, t.uuid, &old) < 0)
-			log_warn("old_protection", "uuid=%s msg=%s", t.uuid, LOG_Q(old.text));
-		if (rc == 0)
-			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
-		else
-			agent_event(a, "failover.failed", t.uuid,
-				    json_pack("{s:s, s:s, s:s}", "vm", vm, "from", t.from, "reason", e->text));
-		settle_later(a, t.uuid);
-	}
-	finish(&t);
-	return rc;
-}
-
-/* ---- export ---- */
-
-int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
-{
-	struct takeover t;
-	int rc = begin(&t, a, call, args, e);
-
-	if (rc == 0) {
-		const struct settings_view *view = settings_get(a->settings);
-		struct export_opts o = { .dir = text_of(args, "dir"),
-					 .run_dir = view->config->run_dir,
-					 .note = note,
-					 .ctx = &t,
-					 .cancel = &t.cancel,
-					 .ops = &promote_host_ops,
-					 .ops_ctx = t.host };
-		rc = find_point(t.store, text_of(args, "point"), &o.seq, e);
-		if (rc == 0)
-			rc = export_point(t.store, &o, result, e);
-		settings_put(a->settings, view);
-	}
-	finish(&t);
-	return rc;
-}
-
-/* ---- start ---- */
-
 static void *warm_main(void *arg)
 {
 	struct agent *a = arg;
@@ -496,6 +486,15 @@ static void *warm_main(void *arg)
 	promote_host_free(p);
 	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
 	return NULL;
+}
+
+static void in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
+{
+	struct err e = ERR_INIT;
+
+	__atomic_add_fetch(&a->calls, 1, __ATOMIC_SEQ_CST); /* the agent waits for it when it stops */
+	if (thread_start_detached(name, fn, a, &e) < 0)
+		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
 }
 
 void takeover_recover(struct agent *a)
