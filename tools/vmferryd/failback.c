@@ -332,7 +332,7 @@ static void tidy(struct failback *f)
 
 	note(f, "tidy");
 	if (fault_point(FAULT_FAILBACK_TIDY, &e) < 0 || adopt_here(f->agent, f->uuid, f->vm, f->to, f->epoch, &left, &e) < 0) {
-		err_wrap(&e, "%s is home, but what is left of it here could not be made a replica", f->vm);
+		err_wrap(&e, "%s is home, but what is left of it here could not be made a replica ('vmferry failback %s' again does that)", f->vm, f->vm);
 		warn(f, &e);
 	} else {
 		json_object_set(f->report, "kept", json_object_get(left, "adopted"));
