@@ -29,6 +29,7 @@ struct courier {
 	struct ship *ship;
 	char session[40];
 	uint64_t epoch;
+	uint64_t acked; /* the number of the last transaction that the peer says it has */
 	uint32_t slots;
 	uint8_t secret[BLOCK_HASH_SECRET];
 	struct store_volume volumes[STORE_MAX_VOLUMES];
@@ -119,13 +120,17 @@ static int ask_commit(void *ctx, const char *id, bool point, const json_t *meta,
 	if (rpc_call(c->rpc, "replica.commit", args, clock_mono_ns() + COMMIT_NS, NULL, NULL, c->opts.cancel, &answer,
 		     e) < 0)
 		return -1;
-	const json_t *n = json_object_get(answer, "seq");
-	const int rc = json_is_integer(n) ? 0 : err_set(e, ERR_PROTOCOL, "%s committed without saying what", c->host);
-	if (rc == 0 && seq)
-		*seq = (uint64_t)json_integer_value(n);
+	const json_int_t n = json_integer_value(json_object_get(answer, "seq"));
 	note_space(c, answer);
 	json_decref(answer);
-	return rc;
+	/* Each transaction has a number above all before it. */
+	if (n <= 0 || (uint64_t)n <= c->acked)
+		return err_set(e, ERR_PROTOCOL, "%s acknowledges %s as number %lld, after %llu", c->host, id,
+			       (long long)n, (unsigned long long)c->acked);
+	c->acked = (uint64_t)n;
+	if (seq)
+		*seq = (uint64_t)n;
+	return 0;
 }
 
 /* ---- begin ---- */
@@ -161,6 +166,8 @@ static int take_answer(struct courier *c, const json_t *answer, uint32_t slots, 
 	note_space(c, answer);
 	if (json_is_object(json_object_get(answer, "last")))
 		c->last = json_incref(json_object_get(answer, "last"));
+	const json_int_t seq = json_integer_value(json_object_get(c->last, "seq"));
+	c->acked = seq > 0 ? (uint64_t)seq : 0;
 	return take_volumes(c, json_object_get(answer, "volumes"), e);
 }
 

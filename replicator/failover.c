@@ -302,9 +302,9 @@ static void record_done(struct failover *f)
 		nanosleep(&moment, NULL);
 	}
 	log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
-	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "record", "text",
-						     "the VM runs, and that could not be written down: see to this "
-						     "host's disk, then restart its agent"));
+	json_array_append_new(f->findings,
+			      json_pack("{s:s, s:s}", "what", "record", "text",
+					"the VM runs, and that could not be written down: see to this host's disk; it is tried again"));
 }
 
 /* ---- the whole ---- */

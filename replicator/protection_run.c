@@ -5,6 +5,7 @@
 #include "replicator/protection_internal.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
 
@@ -51,12 +52,15 @@ static void learn_last(struct protection *p, const json_t *last)
 	const char *id = json_string_value(json_object_get(last, "id"));
 	const int64_t instant = json_integer_value(json_object_get(last, "instant_ns"));
 
-	if (!id)
-		return;
-	bool newer;
+	bool newer, lost;
 	{
 		THREAD_LOCKED(&p->lock);
-		newer = !p->have_point || strcmp(p->point_id, id) != 0;
+		lost = p->have_point && (!id || instant < p->point_instant_ns);
+		if (lost)
+			log_error("points_lost", "vm=%s host=%s acknowledged=%s has=%s", LOG_Q(p->vm), p->host,
+				  p->point_id, LOG_Q(id ? id : "none"));
+		newer = id && (!p->have_point || strcmp(p->point_id, id) != 0);
+		p->have_point = p->have_point && id;
 	}
 	if (newer)
 		protection_note_point(p, id, instant, 0);

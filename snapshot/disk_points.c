@@ -249,26 +249,31 @@ static int still_copying(struct disk_points *d, struct err *e)
 	return 0;
 }
 
-static int read_disk(struct disk_points *d, struct disk *disk, const struct capture_sink *sink, uint32_t volume,
-		     uint64_t *dirty, struct err *e)
+/* A connection, unless the capture was ended; it blocks no longer than until disk_points_abort. */
+static int connect_reader(struct disk_points *d, struct err *e)
 {
 	FD_AUTO int fd = fd_unix_connect(d->socket, e);
 	if (fd < 0)
 		return -1;
-	pthread_mutex_lock(&d->lock);
-	bool aborted = d->aborted;
-	d->reading = dup(fd);
-	pthread_mutex_unlock(&d->lock);
-	if (aborted)
+	THREAD_LOCKED(&d->lock);
+	if (d->aborted)
 		return err_set(e, ERR_CANCELLED, "the capture was ended");
+	d->reading = dup(fd);
 	int given = fd;
 	fd = -1;
-	int rc = disk_read(given, disk->export, d->point ? POINT : NULL, disk->size_bytes, volume, sink, dirty, e);
-	pthread_mutex_lock(&d->lock);
+	return given;
+}
+
+static int read_disk(struct disk_points *d, struct disk *disk, const struct capture_sink *sink, uint32_t volume,
+		     uint64_t *dirty, struct err *e)
+{
+	int fd = connect_reader(d, e);
+	if (fd < 0)
+		return -1;
+	int rc = disk_read(fd, disk->export, d->point ? POINT : NULL, disk->size_bytes, volume, sink, dirty, e);
+	THREAD_LOCKED(&d->lock);
 	fd_close(&d->reading);
-	aborted = d->aborted;
-	pthread_mutex_unlock(&d->lock);
-	return rc && aborted ? err_set(e, ERR_CANCELLED, "the capture was ended") : rc;
+	return rc && d->aborted ? err_set(e, ERR_CANCELLED, "the capture was ended") : rc;
 }
 
 int disk_points_read(struct disk_points *d, const struct capture_sink *sink, uint32_t first_volume,
@@ -313,6 +318,14 @@ static bool listed(struct guest *g, const char *query, const char *key, const ch
 	return found;
 }
 
+/* QEMU stops its server only once all its clients are gone, and in its main loop, which holds up the VM: it would never see the end of one that it
+ * is still greeting. Ours has closed its end; with one more command QEMU has seen that. */
+static void stop_server(struct guest *g)
+{
+	(void)listed(g, "query-block-exports", "id", NULL);
+	guest_watch_try(g, "nbd-server-stop", NULL); /* with its exports */
+}
+
 static void until_gone(struct guest *g, const char *query, const char *key, const char *name)
 {
 	const struct timespec nap = { .tv_nsec = NS_PER_MS };
@@ -325,7 +338,7 @@ void disk_points_release(struct disk_points *d)
 {
 	struct guest *g = d->g;
 	if (d->serving) {
-		guest_watch_try(g, "nbd-server-stop", NULL); /* with its exports */
+		stop_server(g);
 		until_gone(g, "query-block-exports", "id", NULL);
 		d->serving = false;
 	}
@@ -394,7 +407,7 @@ static void delete_exports(struct guest *g)
 	json_decref(list);
 	until_gone(g, "query-block-exports", "id", NULL);
 	if (of_us > 0 && of_us == all)
-		guest_watch_try(g, "nbd-server-stop", NULL);
+		stop_server(g);
 }
 
 /* Bitmaps and overlays. */

@@ -42,13 +42,24 @@ static ssize_t faulty_pread(int fd, void *buf, size_t n, off_t at)
 {
 	return fails(PREAD) ? -1 : kernel.pread(fd, buf, n, at);
 }
+
+/* Every third write is short, by next to nothing or to next to nothing. */
+static size_t shorter(size_t n)
+{
+	static atomic_uint calls;
+	const unsigned k = atomic_fetch_add(&calls, 1);
+
+	if (k % 3 || n < 2)
+		return n;
+	return k % 2 ? n - 1 : 1 + n / 7;
+}
 static ssize_t faulty_write(int fd, const void *buf, size_t n)
 {
-	return fails(WRITE) ? -1 : kernel.write(fd, buf, n);
+	return fails(WRITE) ? -1 : kernel.write(fd, buf, shorter(n));
 }
 static ssize_t faulty_pwrite(int fd, const void *buf, size_t n, off_t at)
 {
-	return fails(PWRITE) ? -1 : kernel.pwrite(fd, buf, n < 20000 ? n : 20000, at);
+	return fails(PWRITE) ? -1 : kernel.pwrite(fd, buf, shorter(n), at);
 }
 static int faulty_fallocate(int fd, int mode, off_t at, off_t n)
 {
@@ -248,23 +259,20 @@ static bool run(enum call call, int first, int last, int errnum, bool lasting)
 	return fired;
 }
 
-/* Every n-th call; many of one kind are walked in larger steps towards the end. */
+/* Every call in turn. */
 static int walk(enum call call, int errnum, int width, bool lasting)
 {
-	int n = 0, runs = 0;
+	int nth = 1;
 
-	for (int nth = 1; runs < 60; nth += nth < 20 ? 1 : 1 + nth / 8, runs++) {
-		if (!run(call, nth, nth + width - 1, errnum, lasting))
-			break;
-		n++;
-	}
-	return n;
+	while (run(call, nth, nth + width - 1, errnum, lasting))
+		nth++;
+	return nth - 1;
 }
 
 START_TEST(the_nth_call_fails)
 {
 	const enum call call = (enum call)_i;
-	const int least[CALL_COUNT] = { 10, 20, 3, 20, 0, 10, 5, 3, 1, 0 };
+	const int least[CALL_COUNT] = { 60, 40, 8, 80, 0, 40, 40, 8, 10, 0 };
 	const int n = walk(call, EIO, 1, false);
 
 	ck_assert_msg(n >= least[call], "%s: only %d calls were met", call_names[call], n);
@@ -274,9 +282,11 @@ END_TEST
 START_TEST(a_full_disk_is_survived)
 {
 	static const enum call calls[] = { PWRITE, WRITE, FALLOCATE };
-	const int n = walk(calls[_i], ENOSPC, 6, true);
+	/* For a moment, and for longer. */
+	const int n = walk(calls[_i / 2], ENOSPC, _i % 2 ? 6 : 1, true);
 
-	ck_assert_msg(n >= (calls[_i] == FALLOCATE ? 0 : 3), "%s: only %d calls were met", call_names[calls[_i]], n);
+	ck_assert_msg(n >= (calls[_i / 2] == FALLOCATE ? 0 : 8), "%s: only %d calls were met",
+		      call_names[calls[_i / 2]], n);
 }
 END_TEST
 
@@ -312,7 +322,7 @@ int main(void)
 	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, set_up, tear_down);
 	tcase_add_loop_test(t, the_nth_call_fails, 0, CALL_COUNT);
-	tcase_add_loop_test(t, a_full_disk_is_survived, 0, 3);
+	tcase_add_loop_test(t, a_full_disk_is_survived, 0, 6);
 	tcase_add_test(t, a_sync_that_failed_ends_it);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

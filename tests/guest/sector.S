@@ -7,9 +7,15 @@
  *
  * A page that holds something else has been lost or mixed up: 'X' on the serial port. '+' when it starts, '.' after every
  * 256 rounds. SPIN pauses between rounds slow it down.
+ *
+ * With RECORD=1 every round is also on record: first in memory, then in dword 0 of the second sector of its disk (IDE), then as a line of
+ * eight hexadecimal digits on the serial port instead of the '.'. So at any instant memory >= disk >= port, each at most one ahead. Before it
+ * writes the disk it reads it: what is not the round before is of another instant than its memory, 'X'.
  */
 	.set	COM1, 0x3f8
 	.set	BASE, 0x100000
+	.set	SECTOR, 0x8000		/* where it is read to and written from */
+	.set	IDE, 0x1f0
 
 	.code16
 	.globl	_start
@@ -65,16 +71,87 @@ round:
 	jb	2b
 
 	incl	%ebx
+	.if	RECORD
+	call	record
+	.else
 	testb	%bl, %bl
 	jnz	5f
 	movb	$'.', %al
 	outb	%al, %dx
+	.endif
 5:	movl	$SPIN, %ecx
 	jecxz	round
 6:	pause
 	decl	%ecx
 	jnz	6b
 	jmp	round
+
+	.if	RECORD
+/* Disk, then port; ebx is the round, and its predecessor is what the disk should hold. */
+record:
+	movb	$0x20, %al		/* read */
+	call	command
+	movl	$SECTOR, %edi
+	movl	$256, %ecx
+	rep	insw
+	leal	-1(%ebx), %eax
+	cmpl	SECTOR, %eax
+	je	7f
+	movb	$'X', %al
+	call	put
+7:	movl	%ebx, SECTOR
+	movb	$0x30, %al		/* write */
+	call	command
+	movl	$SECTOR, %esi
+	movl	$256, %ecx
+	rep	outsw
+	movw	$IDE + 7, %dx
+8:	inb	%dx, %al		/* until it is done */
+	testb	$0x80, %al
+	jnz	8b
+	movl	$8, %ecx
+	movl	%ebx, %esi
+9:	roll	$4, %esi
+	movl	%esi, %eax
+	andb	$15, %al
+	addb	$'0', %al
+	cmpb	$'9', %al
+	jbe	10f
+	addb	$'a' - '9' - 1, %al
+10:	call	put
+	loop	9b
+	movb	$'\n', %al
+put:	movw	$COM1, %dx
+	outb	%al, %dx
+	ret
+
+/* al, for one sector, LBA 1 of the first disk; returns when it takes or gives the data, at port dx. */
+command:
+	movb	%al, %ah
+	movw	$IDE + 6, %dx
+	movb	$0xe0, %al
+	outb	%al, %dx
+	movw	$IDE + 2, %dx
+	movb	$1, %al
+	outb	%al, %dx
+	incw	%dx
+	outb	%al, %dx
+	incw	%dx
+	movb	$0, %al
+	outb	%al, %dx
+	incw	%dx
+	outb	%al, %dx
+	movw	$IDE + 7, %dx
+	movb	%ah, %al
+	outb	%al, %dx
+11:	inb	%dx, %al
+	testb	$0x80, %al
+	jnz	11b
+	testb	$8, %al
+	jz	11b
+	movw	$IDE, %dx
+	ret
+	.endif
 
 	.align	8
 gdt:	.quad	0

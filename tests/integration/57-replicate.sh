@@ -5,6 +5,7 @@
 # limit handed_over 240
 # limit taken_over_and_fenced 300
 # limit agent_dies_in_failover 240
+# limit record_that_was_not_written 240
 # limit agent_dies_after_failover 240
 # limit agent_dies_handed_over 240
 
@@ -172,4 +173,18 @@ test_agent_dies_handed_over() {
 	handover_is_open && fail "it is still said that the source was asked"
 	runs_on_host2
 	[ "$(counter host1)" = "$a" ] || fail "the guest runs at both hosts"
+}
+
+# That the VM runs could not be written down: the agent goes on trying, and until then nothing is done by half.
+test_record_that_was_not_written() {
+	protected_guest
+	agent_with_fault host2 failover.done=fail
+	goes_on 20 "the target's agent restarted"
+	lab cut host1
+	in_host host2 vmferry failover vm1 --force
+	record_is promoting || fail "the fault had no effect"
+	vmferry_at host2 failback vm1 && fail "failback of what is not settled"
+	grep -q "not settled yet" "$WORK/out" || fail "no word of why"
+	eventually 20 "it is settled without a restart" record_is promoted
+	runs_on_host2
 }

@@ -29,6 +29,9 @@ struct target {
 	struct rpc *rpc[MAX_CONNS];
 	unsigned n_rpc;
 	uint64_t min_free;
+	atomic_int lie_from; /* this commit, counted from 1, and those after it are answered with the number of the one before; 0: none */
+	atomic_int commits;
+	_Atomic json_int_t number;
 };
 
 static struct target target;
@@ -42,7 +45,7 @@ static struct target target;
 	}
 TARGET_CALL(begin, replicas_begin(target.replicas, rpc_connection(call), args, result, e))
 TARGET_CALL(hashes, replicas_hashes(target.replicas, rpc_connection(call), args, result, e))
-TARGET_CALL(commit, replicas_commit(target.replicas, rpc_connection(call), args, result, e))
+TARGET_CALL(truth, replicas_commit(target.replicas, rpc_connection(call), args, result, e))
 TARGET_CALL(end, replicas_end(target.replicas, rpc_connection(call), args, result, e))
 TARGET_CALL(status, replicas_status(target.replicas, args, result, e))
 static int fill_nothing(void *ctx, struct store *s, struct err *e)
@@ -59,6 +62,19 @@ UNUSED static int target_adopt(void *ctx, struct rpc_call *call, const json_t *a
 			      rpc_caller(call), (uint64_t)json_integer_value(json_object_get(args, "epoch")), NULL, fill_nothing, NULL, e);
 }
 TARGET_CALL(release, replicas_release(target.replicas, rpc_connection(call), args, result, e))
+
+UNUSED static int target_commit(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	const int rc = target_truth(ctx, call, args, result, e);
+
+	if (rc < 0)
+		return rc;
+	if (target.lie_from && ++target.commits >= target.lie_from)
+		json_object_set_new(*result, "seq", json_integer(target.number));
+	else
+		target.number = json_integer_value(json_object_get(*result, "seq"));
+	return 0;
+}
 
 static const struct rpc_method target_methods[] = {
 	{ "replica.begin", target_begin, 0 },	{ "replica.hashes", target_hashes, 0 },	  { "replica.commit", target_commit, 0 },

@@ -481,6 +481,65 @@ START_TEST(a_promotion_that_came_to_nothing_lets_no_old_epoch_in)
 }
 END_TEST
 
+/* Durable before the VM is paused: whatever happens then, it is paused in the end. */
+START_TEST(a_fence_that_was_cut_short_is_repeated)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch = 0;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	OK(fault_arm("replica.fence=fail", &e), e);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "promoted", &e), e);
+	EVENTUALLY(is_owned("fenced"));
+	EVENTUALLY(fake.paused);
+	EVENTUALLY(is_state("fenced", NULL));
+	ck_assert(!fake.in_vm);
+}
+END_TEST
+
+/* ---- targets that lie ---- */
+
+START_TEST(an_acknowledgement_of_what_was_there_before_is_none)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	target.lie_from = 1;
+	EVENTUALLY(is_state("degraded", "acknowledges"));
+	const json_int_t n = number("points");
+	write_some(5);
+	EVENTUALLY(target.commits >= 3);
+	/* No point counts, and the age shown is that of the last one that does. */
+	ck_assert_int_eq(number("points"), n);
+	target.lie_from = 0;
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+}
+END_TEST
+
+/* What it had acknowledged is not there any more: nothing is shown that does not exist, and all of it travels again. */
+START_TEST(a_target_that_has_lost_its_points)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	fake.not_now = true; /* nothing is taken, so that what is shown is what the peer says */
+	target_stop();
+	EVENTUALLY(is_state("degraded", NULL));
+	MEM_AUTO char *rm = mem_printf("rm -rf %s", fixture_path("target/replicas/" GUEST_UUID, NULL));
+	ck_assert_int_eq(system(rm), 0);
+	target_start();
+	EVENTUALLY(is_state("", NULL) || !strstr(shown, "\"last_point\":{"));
+	ck_assert_msg(strstr(shown, "\"rpo_ms\":null"), "%s", shown);
+	fake.not_now = false;
+	EVENTUALLY(is_state("protected", ""));
+	settle();
+	check_replica();
+}
+END_TEST
+
 /* ---- hand-over ---- */
 
 struct asked {
@@ -1149,6 +1208,9 @@ static Suite *suite(void)
 	tcase_add_test(t, held_while_something_else_needs_the_vm);
 	tcase_add_loop_test(t, a_source_whose_vm_was_taken_over_is_fenced, 0, 2);
 	tcase_add_test(t, a_promotion_that_came_to_nothing_lets_no_old_epoch_in);
+	tcase_add_test(t, a_fence_that_was_cut_short_is_repeated);
+	tcase_add_test(t, an_acknowledgement_of_what_was_there_before_is_none);
+	tcase_add_test(t, a_target_that_has_lost_its_points);
 	tcase_add_test(t, handed_over_without_loss);
 	tcase_add_test(t, handed_over_without_a_capture);
 	tcase_add_loop_test(t, a_hand_over_without_a_capture_that_fails_lets_it_run, 0, 3);

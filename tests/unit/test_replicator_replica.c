@@ -364,6 +364,16 @@ START_TEST(a_session_is_its_owners)
 	struct rpc *two = connect_as(source.ctx);
 	json_t *ignored = NULL;
 	ck_assert_int_eq(call(two, "replica.end", json_pack("{s:s}", "session", session), &ignored, &e), -1);
+	/* Another host that has heard of it. */
+	fixture_issue("ca", "host3", "h3", 0, 0);
+	struct tls_ctx *ctx3 = fixture_ctx("h3", NULL);
+	struct source three = { .ctx = ctx3 };
+	json_t *stolen = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", session, "direction",
+				   "forward", "index", 0);
+	ck_assert_ptr_null(connect_data(&three, "host2", stolen, &e));
+	HAS(e.text, "no such session of host3");
+	tls_ctx_free(ctx3);
+	err_clear(&e);
 	/* A link that is not asked for. */
 	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", session, "direction", "forward", "index", 7);
 	struct link *l = connect_data(&source, "host2", hello, &e);
@@ -373,10 +383,27 @@ START_TEST(a_session_is_its_owners)
 	hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", "0123", "direction", "forward", "index", 0);
 	ck_assert_ptr_null(connect_data(&source, "host2", hello, &e));
 	HAS(e.text, "no such session");
-	/* A new one ends it. */
+	/* A new one ends it: nothing of the old one is taken, over either connection. */
 	json_t *again = NULL;
 	OK(call(two, "replica.begin", begin_args(1), &again, &e), e);
-	ck_assert_int_eq(call(peer_rpc, "replica.end", json_pack("{s:s}", "session", session), &ignored, &e), -1);
+	for (int i = 0; i < 2; i++) {
+		struct rpc *by = i ? two : peer_rpc;
+		ck_assert_int_eq(call(by, "replica.end", json_pack("{s:s}", "session", session), &ignored, &e), -1);
+		HAS(e.text, "no such session");
+		ck_assert_int_eq(call(by, "replica.hashes",
+				      json_pack("{s:s, s:[[i,i]]}", "session", session, "ranges", 0, 1), &ignored, &e),
+				 -1);
+		HAS(e.text, "no such session");
+		json_t *args = json_pack("{s:s, s:s, s:s, s:i, s:{s:s}}", "session", session, "id", "p1", "kind",
+					 "point", "epoch", 1, "meta", "id", "p1");
+		ck_assert_int_eq(call(by, "replica.commit", args, &ignored, &e), -1);
+		HAS(e.text, "no such session");
+	}
+	hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", session, "direction", "forward",
+			  "index", 0);
+	err_clear(&e);
+	ck_assert_ptr_null(connect_data(&source, "host2", hello, &e));
+	HAS(e.text, "no such session");
 	json_decref(again);
 	json_decref(r);
 	rpc_unref(two);

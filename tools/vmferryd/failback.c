@@ -69,6 +69,11 @@ static int find(struct failback *f, const json_t *replica, const json_t *protect
 	const json_t *of = promoted ? replica : protection;
 
 	f->handed = protection && taken_over(protection);
+	if (strcmp(text_of(replica, "state"), "promoting") == 0 && !f->handed) {
+		err_set(e, ERR_REFUSED, "the failover of %.80s to %s is not settled yet", vm, f->host);
+		return err_remedy(e, "it is looked at every few seconds; if that does not help, the log of %s says why",
+				  f->host);
+	}
 	if (!promoted && !f->handed) {
 		err_set(e, ERR_REFUSED, "%.80s was not failed over to %s", vm, f->host);
 		return err_remedy(e, "failback is asked at the host on which the VM runs since its failover: 'vmferry vms --all'");
@@ -329,7 +334,7 @@ static void tidy(struct failback *f)
 
 	note(f, "tidy");
 	if (fault_point(FAULT_FAILBACK_TIDY, &e) < 0 || leftover_adopt(f->agent, f->uuid, f->vm, f->to, f->epoch, &left, &e) < 0) {
-		err_wrap(&e, "%s is home, but what is left of it here could not be made a replica", f->vm);
+		err_wrap(&e, "%s is home, but what is left of it here could not be made a replica ('vmferry failback %s' again does that)", f->vm, f->vm);
 		warn(f, &e);
 	} else {
 		json_object_set(f->report, "kept", json_object_get(left, "adopted"));

@@ -332,6 +332,16 @@ static bool is_handing(const struct takeover *t)
 	return yes;
 }
 
+/* It runs and the record does not say so, or libvirt did not say whether it does: found out as soon as that can be. */
+static void settle_later(const struct takeover *t)
+{
+	json_t *record = replicas_record(t->replicas, t->uuid);
+
+	if (strcmp(text_of(record, "state"), "promoting") == 0)
+		recovery_again(t->agent);
+	json_decref(record);
+}
+
 static void tell_failed(struct takeover *t, const struct err *e)
 {
 	const bool open = is_handing(t);
@@ -365,6 +375,7 @@ int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args
 			agent_event(a, "failover.done", t.uuid, json_deep_copy(*result));
 		else
 			tell_failed(&t, e);
+		settle_later(&t);
 	}
 	finish(&t);
 	return rc;

@@ -5,12 +5,12 @@
 guest_parse() { # NAME [KEY=VALUE...]
 	local arg
 	G_name=$1 G_mem=1024 G_vcpus=1 G_machine=q35 G_cpu="" G_disk="" G_data=0 G_shared=0 G_format=qcow2 G_redis=0
-	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0
+	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_record=0
 	shift
 	for arg in "$@"; do
 		case $arg in
 		mem=* | vcpus=* | machine=* | cpu=* | disk=* | data=* | shared=* | format=* | redis=* | transient=* | paused=* | off=* | \
-			accel=* | sector=* | spin=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
+			accel=* | sector=* | spin=* | record=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
 		*) die "'$arg' is no setting of a guest" ;;
 		esac
 	done
@@ -18,6 +18,10 @@ guest_parse() { # NAME [KEY=VALUE...]
 	[ "$G_paused" = 0 ] || G_pausedflag=1
 	if [ -z "$G_accel" ]; then
 		if [ -n "$G_sector" ] && [ -w /dev/kvm ]; then G_accel=kvm; else G_accel=$(accel_detect); fi
+	fi
+	if [ "$G_record" = 1 ]; then # an IDE disk of its own
+		[ -n "$G_sector" ] || die "record=1 is for sector=PAGES"
+		G_machine=pc G_disk=1M G_format=raw
 	fi
 	guest_number "$G_name"
 	G_ip=$LAB_NET.$((100 + G_number)) G_mac=$(printf '52:54:00:77:00:%02x' "$G_number")
@@ -80,6 +84,10 @@ machine_files() {
 domain_disk() { # HOST
 	local host=$1 raw
 	[ -n "$G_disk" ] || return 0
+	if [ "$G_record" = 1 ]; then
+		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 1 "$LAB_DIR/$host/fs$G_disk_path"
+		return
+	fi
 	if [ "$G_data" = 0 ]; then
 		enter "$host" qemu-img create -q -f "$G_format" "$G_disk_path" "$G_disk"
 		return
@@ -112,11 +120,13 @@ domain_boot_xml() {
 }
 
 domain_disk_xml() { # PATH FORMAT [readonly]
+	local target="dev='vda' bus='virtio'"
+	[ "$G_record" = 0 ] || target="dev='hda' bus='ide'"
 	cat <<-E
 		<disk type='file' device='disk'>
 		      <driver name='qemu' type='$2' cache='none' discard='unmap'/>
 		      <source file='$1'/>
-		      <target dev='vda' bus='virtio'/>
+		      <target $target/>
 		      ${3:+<readonly/>}
 		    </disk>
 	E
@@ -126,8 +136,10 @@ domain_xml() {
 	local type=kvm cpu="" disk="" net=""
 	[ "$G_accel" = kvm ] || type=qemu
 	[ -z "$G_cpu" ] || cpu="<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>$G_cpu</model></cpu>"
-	if [ -n "$G_sector" ]; then
-		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" "$LAB_DIR/shared/$G_name.sector" || exit 1
+	if [ "$G_record" = 1 ]; then
+		disk=$(domain_disk_xml "$G_disk_path" raw)
+	elif [ -n "$G_sector" ]; then
+		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 0 "$LAB_DIR/shared/$G_name.sector" || exit 1
 		disk=$(domain_disk_xml "/var/lib/libvirt/shared/$G_name.sector" raw readonly)
 	else
 		[ -z "$G_disk" ] || disk=$(domain_disk_xml "$G_disk_path" "$G_format")
