@@ -384,8 +384,7 @@ END_TEST
 START_TEST(back_ends_that_stay)
 {
 	static const char *const kept[] = {
-		"<serial type=\"file\"><source path=\"/var/log/libvirt/web1.console\" append=\"on\"/><target "
-		"port=\"0\"/></serial>",
+		"<serial type=\"file\"><source path=\"/var/log/libvirt/web1.console\"/><target port=\"0\"/></serial>",
 		"<console type=\"pty\"><log file=\"/var/log/libvirt/web1.console\" append=\"on\"/></console>",
 		"<serial type=\"tcp\"><source mode=\"bind\" host=\"127.0.0.1\" service=\"2445\"/></serial>",
 		"<channel type=\"spicevmc\"><target type=\"virtio\" name=\"com.redhat.spice.0\"/></channel>",
@@ -407,6 +406,8 @@ START_TEST(back_ends_that_stay)
 }
 END_TEST
 
+#define QEMU_NS "http://libvirt.org/schemas/domain/qemu/1.0"
+
 START_TEST(what_the_guest_would_miss_is_refused)
 {
 	static const char *const refused[] = {
@@ -417,8 +418,7 @@ START_TEST(what_the_guest_would_miss_is_refused)
 		"<input type='evdev'><source dev='/dev/input/event1'/></input>",
 		"<smartcard mode='host-certificates'><database>/etc</database></smartcard>",
 		"<interface type='vhostuser'><source type='unix' path='/etc/x' mode='server'/></interface>",
-		"</devices><x:commandline xmlns:x='http://libvirt.org/schemas/domain/qemu/1.0'><x:arg "
-		"value='-S'/></x:commandline><devices>",
+		"</devices><x:commandline xmlns:x='" QEMU_NS "'><x:arg value='-S'/></x:commandline><devices>",
 	};
 	struct map_opts o = { .exists = everything };
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
