@@ -12,6 +12,7 @@
 #define NOTE_NS (250 * NS_PER_MS)
 #define ASK_INTERVAL_NS NS_PER_S
 #define ABORT_AGAIN_NS (500 * NS_PER_MS)
+#define ABORT_PATIENCE_NS (5 * NS_PER_S)
 
 struct watch {
 	/* fixed */
@@ -26,6 +27,7 @@ struct watch {
 	struct watch_result r;
 	bool cut;
 	int64_t next_note_ns, next_ask_ns, next_abort_ns;
+	int64_t end_ns; /* since when there has been an r.end */
 	bool downtime_set;
 	struct converge converge;
 };
@@ -36,6 +38,7 @@ static void end_for(struct watch *w, enum watch_end end, const struct err *why)
 		return;
 	w->r.end = end;
 	w->r.why = *why;
+	w->end_ns = clock_mono_ns();
 }
 
 /* Again and again until virDomainMigrate3 returns: an abort that comes too early is refused. */
@@ -214,9 +217,15 @@ static void tick(struct watch *w)
 		end_for(w, WATCH_END_CANCELLED, &e);
 	}
 	/* Once Finish has gone out the VM is starting there; there is nothing left to abort. */
-	if (w->r.end != WATCH_END_NONE && gate_finish_state(outgoing_gate(w->o.session)) == GATE_FINISH_NOT_SENT)
+	if (w->r.end != WATCH_END_NONE && gate_finish_state(outgoing_gate(w->o.session)) == GATE_FINISH_NOT_SENT) {
 		abort_job(w);
-	else if (w->r.end == WATCH_END_NONE)
+		/* QEMU itself waits for its channels to take what they were given, which one that does not read never does. */
+		if (!w->cut && !w->r.postcopy && clock_mono_ns() - w->end_ns > ABORT_PATIENCE_NS) {
+			log_warn("abort_cuts", "vm=%s host=%s", w->o.job->name, w->o.job->host);
+			outgoing_cut(w->o.session);
+			w->cut = true;
+		}
+	} else if (w->r.end == WATCH_END_NONE)
 		look(w);
 }
 

@@ -34,6 +34,26 @@ test_cancel() {
 	moves_afterwards vm1
 }
 
+# What it has taken fills every socket; QEMU's own cancelling would wait for it for ever.
+test_cancel_while_target_qemu_stands_still() {
+	the_hosts
+	boot vm1 host1
+	guest ask vm1 "load random 20000 100"
+	lab rate host1 100
+	move_in_background vm1 host2 --qemu-channels 2
+	eventually 40 "memory is copied" under_way vm1 host1
+	in_host host2 sh -c 'kill -STOP $(pgrep qemu-system)'
+	sleep 2 # of what is on its way some may go on; what is asserted holds whether it did or not
+	vmferry_at host1 cancel vm1
+	local rc=0
+	moved || rc=$?
+	[ $rc = 5 ] || fail "status $rc, not 5"
+	assert_only_at vm1 host1
+	assert_same_guest vm1
+	assert_tidy
+	moves_afterwards vm1
+}
+
 test_interrupted_by_ctrl_c() {
 	slow_move vm1
 	in_host host1 sh -c 'kill -INT $(pgrep -x vmferry)'
