@@ -274,6 +274,14 @@ void protection_event(struct protection *p, const char *type, const char *reason
 					"reason", reason));
 }
 
+/* Reasons have figures in them, which are other ones with each point. */
+static bool is_same_but_for_figures(const char *a, const char *b)
+{
+	const size_t n = strcspn(a, "0123456789");
+
+	return n == strcspn(b, "0123456789") && strncmp(a, b, n) == 0;
+}
+
 void protection_set_state(struct protection *p, const char *state, const char *reason)
 {
 	const char *type = NULL;
@@ -282,9 +290,9 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 	{
 		THREAD_LOCKED(&p->lock);
 		const bool other = strcmp(p->state, state) != 0;
-		/* Reasons have figures in them, which are other ones with each point. */
 		const int64_t now = clock_mono_ns();
-		log = other || (strcmp(p->reason, reason) != 0 && now - p->logged_ns > LOG_AGAIN_NS);
+		log = other || !is_same_but_for_figures(p->reason, reason) ||
+		      (strcmp(p->reason, reason) != 0 && now - p->logged_ns > LOG_AGAIN_NS);
 		if (log)
 			p->logged_ns = now;
 		if (other && strcmp(state, "degraded") == 0) {
