@@ -145,6 +145,33 @@ static int expect(struct capture *c, uint32_t message, struct err *e)
 
 /* ---- first pass ---- */
 
+static int completed_early(struct capture *c, struct err *e)
+{
+	c->completed_early = true;
+	err_clear(e);
+	return err_set(e, ERR_REFUSED, "this QEMU ended the migration in place of going into COLO");
+}
+
+/* QEMU closes the stream when it completes, and says so a moment later. */
+static bool completes(struct capture *c)
+{
+	const int64_t until = clock_mono_ns() + NS_PER_S;
+	struct guest_seen seen;
+	char status[32];
+	for (;;) {
+		struct err ignored = ERR_INIT;
+		guest_watch_look(c->watch, &seen);
+		if (capture_check(c, &ignored) || clock_mono_ns() >= until ||
+		    guest_watch_migration(c->g, status, sizeof(status), &ignored))
+			return false;
+		if (!strcmp(status, "completed"))
+			return true;
+		if (strcmp(status, "active") != 0 && strcmp(status, "device") != 0)
+			return false;
+		guest_watch_wait(c->watch, seen.events, clock_mono_ns() + 20 * NS_PER_MS, &seen);
+	}
+}
+
 /* The device state that ends the first pass has no length, and nobody needs it: it has ended when QEMU is in COLO,
  * which it says elsewhere, and nothing more comes. */
 static int skip_device_state(struct capture *c, struct err *e)
@@ -161,22 +188,14 @@ static int skip_device_state(struct capture *c, struct err *e)
 				return -1;
 			ask_ns = clock_mono_ns() + 100 * NS_PER_MS;
 		}
-		if (!strcmp(status, "completed")) {
-			c->completed_early = true;
-			return err_set(e, ERR_REFUSED, "this QEMU ended the migration in place of going into COLO");
-		}
+		if (!strcmp(status, "completed"))
+			return completed_early(c, e);
 		if (!strcmp(status, "failed") || !strcmp(status, "cancelled"))
 			return err_set(e, ERR_LIBVIRT, "QEMU's migration has %s", status);
 		bool colo = !strcmp(status, "colo");
 		size_t got;
-		if (ram_reader_discard(c->reader, colo ? 0 : NS_PER_MS, &got, e)) {
-			/* QEMU closes the stream when it completes, and says so a moment later. */
-			struct err ignored = ERR_INIT;
-			if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0 &&
-			    !strcmp(status, "completed"))
-				c->completed_early = true;
-			return -1;
-		}
+		if (ram_reader_discard(c->reader, colo ? 0 : NS_PER_MS, &got, e))
+			return completes(c) ? completed_early(c, e) : -1;
 		if (colo && got == 0)
 			return 0;
 		if (got > 0)

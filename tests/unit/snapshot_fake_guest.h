@@ -13,6 +13,7 @@
 #include "snapshot/guest.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,8 @@ struct fake {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	/* lock */
-	bool running, paused_by_user, kvm;
+	atomic_bool running; /* looked at by the test as well */
+	bool paused_by_user, kvm;
 	unsigned minor, micro, major;
 	char status[32];
 	bool x_colo, background;
@@ -50,11 +52,12 @@ struct fake {
 	bool started, kicked, lost_heartbeat, quit;
 	unsigned checkpoints, pages; /* dirty pages of the next checkpoint */
 	uint32_t version;            /* what is in its pages */
-	bool agent, frozen, stopped_frozen;
+	bool agent;
+	atomic_bool frozen, stopped_frozen; /* looked at by the test as well */
 	unsigned freezes;
 	bool complete_early; /* as QEMU 10.0.0 to 10.0.6 */
-	enum fake_where where;
-	enum fake_what what;
+	_Atomic enum fake_where where; /* as what, set by the test while its thread runs */
+	_Atomic enum fake_what what;
 	unsigned heartbeats, conts, cancels, migrations;
 	void (*fn)(void *arg, const char *event, const json_t *data);
 	void *arg;
@@ -78,7 +81,8 @@ static void fake_run(struct fake *f, bool on)
 	pthread_mutex_lock(&f->lock);
 	bool was = f->running;
 	f->running = on;
-	f->stopped_frozen |= !on && f->frozen;
+	if (!on && f->frozen)
+		f->stopped_frozen = true;
 	pthread_mutex_unlock(&f->lock);
 	if (was != on)
 		fake_event(f, on ? "RESUME" : "STOP", NULL);
