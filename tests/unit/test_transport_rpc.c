@@ -689,6 +689,8 @@ END_TEST
 /* Notes to a caller that does not read are dropped, and the handler never waits. */
 START_TEST(notes_never_wait)
 {
+	/* The other end is the test's, and sends no PING. */
+	const struct rpc_opts opts = { .ping_interval_ns = NS_PER_S, .dead_after_ns = 60 * NS_PER_S };
 	struct link *l[2];
 	struct side b;
 	struct err e = ERR_INIT;
@@ -702,7 +704,7 @@ START_TEST(notes_never_wait)
 
 	fixture_local_links(l);
 	side_init(&b);
-	b.rpc = rpc_start(l[1], &b.service, &e);
+	b.rpc = rpc_start_opts(l[1], &b.service, &opts, &e);
 	OK(link_send(l[0], FRAME_MSG, &iov, 1, soon(), &e), e);
 	WAIT_FOR(&b, b.closed == 0);
 	while (!answered && link_recv(l[0], &f, soon(), &e) == 1) {
