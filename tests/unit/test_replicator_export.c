@@ -5,6 +5,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,12 +22,15 @@ static char *fake_map(void *ctx, const struct promote_spec *s, json_t *findings,
 }
 static const struct promote_ops ops = { .map = fake_map };
 
-/* The n-th read of the store from now fails; 0: none does. */
-static unsigned reads_left;
+/* The n-th read of the store from now fails; 0: none does. The store's own threads read too. */
+static atomic_uint reads_left;
 
 static ssize_t failing_pread(int fd, void *p, size_t n, off_t at)
 {
-	if (reads_left > 0 && --reads_left == 0) {
+	unsigned left = reads_left;
+	while (left > 0 && !atomic_compare_exchange_weak(&reads_left, &left, left - 1))
+		;
+	if (left == 1) {
 		errno = EIO;
 		return -1;
 	}
@@ -38,16 +42,16 @@ static void setup(void)
 	strcpy(dir, "/var/tmp/vmferry-export-XXXXXX");
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	MEM_AUTO char *path = mem_printf("%s/store", dir);
-	store = vm_store_new(path);
-	(void)vm_store_put(store, "p2", "memory", "nvram", "vars", 4);
 	reads_left = 0;
 	sys.pread = failing_pread;
+	store = vm_store_new(path);
+	(void)vm_store_put(store, "p2", "memory", "nvram", "vars", 4);
 }
 static void teardown(void)
 {
 	MEM_AUTO char *command = mem_printf("rm -rf %s", dir);
-	sys.pread = pread;
 	store_close(store);
+	sys.pread = pread;
 	ck_assert_int_eq(system(command), 0);
 }
 
