@@ -282,6 +282,9 @@ static void parse_tpm(struct domain *d, xmlNodePtr node)
 
 	if (type && strcmp(type, "emulator") == 0) {
 		d->tpm_emulator = true;
+		d->tpm_elsewhere = xml_child(backend, "source") != NULL;
+		free(d->tpm_version);
+		d->tpm_version = xml_attr(backend, "version");
 		return;
 	}
 	MEM_AUTO char *path = xml_attr(xml_child(backend, "device"), "path");
@@ -518,6 +521,7 @@ void domain_free(struct domain *d)
 	free(d->cpu_model);
 	free(d->cpu_check);
 	free(d->cpu_xml);
+	free(d->tpm_version);
 	free(d->nvram);
 	free(d->nvram_template);
 	free(d);

@@ -110,6 +110,8 @@ struct domain {
 	unsigned dirty_ring; /* entries, 0 = off */
 	bool leases;         /* a lock manager's leases */
 	bool tpm_emulator;
+	bool tpm_elsewhere; /* its state is not in libvirt's own folder (libvirt 10: <source>) */
+	char *tpm_version;  /* "2.0", "1.2" */
 	char *nvram;
 	char *nvram_template;
 };

@@ -2,13 +2,14 @@
 
 #include "base/mem.h"
 #include "migrator/domain.h"
+#include "migrator/qemu_conf.h"
+#include "migrator/state_files.h"
 #include "migrator/xml.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define QEMU_CONF "/etc/libvirt/qemu.conf"
+#include <unistd.h>
 
 /* What QEMU has plugged into the device with that alias: query-block's entry. */
 static const json_t *block_of(const json_t *blocks, const char *alias)
@@ -81,21 +82,6 @@ static void add_file(struct guest_info *out, const char *kind, const char *path)
 	f->path = mem_strdup(path);
 }
 
-/* Where libvirt has swtpm keep its state. */
-static void add_tpm(struct guest_info *out)
-{
-	static const char *const versions[] = { "tpm2/tpm2-00.permall", "tpm1.2/tpm-00.permall" };
-	for (size_t i = 0; i < sizeof(versions) / sizeof(versions[0]); i++) {
-		MEM_AUTO char *path = mem_printf("/var/lib/libvirt/swtpm/%s/%s", out->uuid, versions[i]);
-		FILE *f = fopen(path, "re");
-		if (!f)
-			continue;
-		fclose(f);
-		add_file(out, "tpm", path);
-		return;
-	}
-}
-
 static bool agent_connected(xmlNodePtr devices)
 {
 	for (xmlNodePtr n = xml_child(devices, "channel"); n; n = xml_next(n, "channel")) {
@@ -133,8 +119,9 @@ int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *
 	}
 	if (d->nvram)
 		add_file(&i, "nvram", d->nvram);
-	if (d->tpm_emulator)
-		add_tpm(&i);
+	MEM_AUTO char *tpm = state_files_path(STATE_FILES_ROOT, d, "tpm");
+	if (tpm && access(tpm, R_OK) == 0)
+		add_file(&i, "tpm", tpm);
 	*out = i;
 	return 0;
 }
@@ -143,20 +130,8 @@ int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *
  * wrote there. So its configuration is read, where we may: `lock_manager = "..."`. */
 static bool lock_manager_configured(void)
 {
-	FILE *f = fopen(QEMU_CONF, "re");
-	char line[1024];
-	bool found = false;
-	while (f && fgets(line, sizeof(line), f)) {
-		const char *p = line + strspn(line, " \t");
-		if (strncmp(p, "lock_manager", 12) != 0)
-			continue;
-		p += 12;
-		p += strspn(p, " \t=");
-		found = *p == '"' && p[1] != '"' && strncmp(p, "\"nop\"", 5) != 0;
-	}
-	if (f)
-		fclose(f);
-	return found;
+	MEM_AUTO char *manager = qemu_conf_string(QEMU_CONF, "lock_manager");
+	return manager && *manager && strcmp(manager, "nop") != 0;
 }
 
 int guest_virt_info_get(virDomainPtr dom, const json_t *version, const json_t *blocks, struct guest_info *out,

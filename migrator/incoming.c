@@ -100,8 +100,8 @@ void incoming_list_locked(struct migrator *m, json_t *jobs)
 		struct relay_stats s = { 0 };
 		if (in->relay)
 			relay_get_stats(in->relay, &s);
-		json_array_append_new(jobs, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "vm", in->name, "uuid", in->uuid,
-						      "direction", "in", "peer", in->peer, "phase",
+		json_array_append_new(jobs, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "vm", in->name, "uuid",
+						      in->uuid, "direction", "in", "peer", in->peer, "phase",
 						      in->ending ? "ending" : "incoming", "wire_bytes",
 						      (json_int_t)s.wire_bytes));
 	}
@@ -193,11 +193,11 @@ static int prepare(struct incoming *in, const json_t *args, struct err *e)
 	if (session_make_dir(m->opts.run_dir, in->session, m->opts.qemu_group, in->dir, sizeof in->dir, e) != 0)
 		return -1;
 	json_t *planned = json_array();
-	json_array_foreach(disks, i, disk)
+	json_array_foreach (disks, i, disk)
 		json_array_append(planned, json_object_get(disk, "path"));
-	in->record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:o}", "session", in->session, "direction", "in", "uuid",
-			       in->uuid, "name", in->name, "peer", in->peer, "started", (json_int_t)clock_wall_ns(), "dir",
-			       in->dir, "images", planned);
+	in->record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:o}", "session", in->session, "direction", "in",
+			       "uuid", in->uuid, "name", in->name, "peer", in->peer, "started",
+			       (json_int_t)clock_wall_ns(), "dir", in->dir, "images", planned);
 	if (sessions_save(m->opts.state_dir, in->record, e) != 0)
 		return -1;
 	if (fault_point(FAULT_BEGIN_TARGET, e) != 0)
@@ -276,8 +276,8 @@ static int start_relay_locked(struct incoming *in, struct err *e)
 }
 
 /* The set and place the HELLO names; NULL with the error set. migrator.lock is held. */
-static struct link **place_locked(struct migrator *m, const struct link *l, struct incoming **out, struct link_set **set,
-				  struct err *e)
+static struct link **place_locked(struct migrator *m, const struct link *l, struct incoming **out,
+				  struct link_set **set, struct err *e)
 {
 	const json_t *hello = link_hello(l);
 	const char *session = json_string_value(json_object_get(hello, "session"));
@@ -318,7 +318,8 @@ void migrator_incoming_attach(struct migrator *m, struct link *l)
 	struct link **place = place_locked(m, l, &in, &set, &e);
 	pthread_mutex_unlock(&m->lock);
 	if (!place) {
-		log_warn("data_link_refused", "peer=%s addr=%s msg=%s", link_peer_name(l), link_peer_addr(l), LOG_Q(e.text));
+		log_warn("data_link_refused", "peer=%s addr=%s msg=%s", link_peer_name(l), link_peer_addr(l),
+			 LOG_Q(e.text));
 		link_refuse(l, &e);
 		return;
 	}
@@ -529,8 +530,8 @@ int migrator_incoming_export(struct migrator *m, struct rpc *rpc, const json_t *
 	if (!in)
 		return -1;
 	struct incoming_view v = view_of(in);
-	int rc = in->export > 0 ? err_set(e, ERR_PROTOCOL, "an image is being copied already") :
-				  incoming_export_start(&v, args, &in->export, e);
+	int rc = in->export > 0 ? err_set(e, ERR_PROTOCOL, "an image is being copied already")
+				: incoming_export_start(&v, args, &in->export, e);
 	give_back(in);
 	*result = NULL;
 	return rc;
@@ -554,9 +555,8 @@ int migrator_incoming_define(struct migrator *m, struct rpc *rpc, const json_t *
 	if (!in)
 		return -1;
 	struct incoming_view v = view_of(in);
-	int rc = incoming_define(&v, args, e);
+	int rc = incoming_define(&v, args, result, e);
 	give_back(in);
-	*result = NULL;
 	return rc;
 }
 

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "migrator/domain.h"
 #include "migrator/incoming.h"
+#include "migrator/state_files.h"
 #include "migrator/virt.h"
 
 #include <stdio.h>
@@ -21,7 +22,7 @@ static bool made_by(const json_t *images, const char *path)
 	const json_t *image;
 	size_t i;
 
-	json_array_foreach(images, i, image)
+	json_array_foreach (images, i, image)
 		if (strcmp(json_string_value(image), path) == 0)
 			return true;
 	return false;
@@ -41,8 +42,10 @@ int incoming_export_start(const struct incoming_view *v, const json_t *args, pid
 	MEM_AUTO char *nbd = mem_printf("%s/nbd.sock", v->dir);
 	MEM_AUTO char *format_arg = mem_printf("--format=%s", format);
 	MEM_AUTO char *socket_arg = mem_printf("--socket=%s", nbd);
-	const char *const argv[] = { "qemu-nbd", "--persistent", "--shared=8", "--discard=unmap", "--detect-zeroes=unmap", format_arg,
-				     socket_arg, path, NULL };
+	const char *const argv[] = {
+		"qemu-nbd", "--persistent", "--shared=8", "--discard=unmap", "--detect-zeroes=unmap", format_arg,
+		socket_arg, path,           NULL
+	};
 	if (child_start(argv, pid, NULL, e) != 0)
 		return -1;
 	while (access(nbd, F_OK) != 0) {
@@ -67,11 +70,14 @@ void incoming_export_stop(const struct incoming_view *v, pid_t *pid)
 	unlink(nbd);
 }
 
-int incoming_define(const struct incoming_view *v, const json_t *args, struct err *e)
+int incoming_define(const struct incoming_view *v, const json_t *args, json_t **result, struct err *e)
 {
 	const char *xml = json_string_value(json_object_get(args, "xml"));
+	const json_t *files = json_object_get(args, "files");
 	DOMAIN_AUTO struct domain *d = xml ? domain_parse(xml, e) : NULL;
+	bool all_there;
 
+	*result = NULL;
 	if (!xml)
 		return err_set(e, ERR_PROTOCOL, "migrate.define: no XML");
 	if (!d)
@@ -79,8 +85,15 @@ int incoming_define(const struct incoming_view *v, const json_t *args, struct er
 	if (!d->uuid || strcmp(d->uuid, v->uuid) != 0)
 		return err_set(e, ERR_PROTOCOL, "migrate.define: the definition is of another VM");
 	VIRT_CONN_AUTO virConnectPtr conn = virt_get(v->m->virt, e);
-	if (!conn)
+	if (!conn || state_files_write(STATE_FILES_ROOT, d, files, &all_there, e) != 0)
 		return -1;
 	VIRT_DOM_AUTO virDomainPtr dom = virDomainDefineXMLFlags(conn, xml, VIR_DOMAIN_DEFINE_VALIDATE);
-	return dom ? 0 : virt_err(e, "define %s", d->name);
+	if (!dom) {
+		virt_err(e, "define %s", d->name);
+		if (!all_there)
+			state_files_remove(STATE_FILES_ROOT, d, files);
+		return -1;
+	}
+	*result = json_pack("{s:b}", "files_were_there", all_there);
+	return 0;
 }

@@ -17,6 +17,7 @@
 #include "migrator/preflight.h"
 #include "migrator/recover.h"
 #include "migrator/sessions.h"
+#include "migrator/state_files.h"
 #include "migrator/watch.h"
 
 #include <stdio.h>
@@ -61,8 +62,8 @@ static void migration_fini(struct migration *g)
 
 static void event(const struct migration *g, const char *type, const char *text)
 {
-	json_t *data = json_pack("{s:s, s:s, s:s, s:s*}", "vm", g->name, "from", g->m->opts.host_name, "to", g->args.host, "text",
-				 text);
+	json_t *data = json_pack("{s:s, s:s, s:s, s:s*}", "vm", g->name, "from", g->m->opts.host_name, "to",
+				 g->args.host, "text", text);
 	if (g->m->opts.event)
 		g->m->opts.event(g->m->opts.ctx, type, g->uuid, data);
 	else
@@ -100,7 +101,7 @@ static int check_plan(struct migration *g, const json_t *args, struct err *e)
 	if (fault_point(FAULT_PREFLIGHT_JUDGE, e) != 0)
 		return -1;
 	found.list = json_object_get(g->plan, "findings");
-	json_array_foreach(found.list, i, f)
+	json_array_foreach (found.list, i, f)
 		found.errors += strcmp(json_string_value(json_object_get(f, "severity")), "error") == 0;
 	job_note(g->m, g->job, g->ctl,
 		 json_pack("{s:s, s:O?, s:O?}", "phase", "preflight", "findings", found.list, "forecast",
@@ -143,11 +144,13 @@ static int add_params(const struct migration *g, virTypedParameterPtr *p, int *n
 
 	if (json_array_size(copy) > 0)
 		rc |= virTypedParamsAddString(p, n, max, VIR_MIGRATE_PARAM_DISKS_URI, outgoing_disks_uri(g->session));
-	json_array_foreach(copy, i, disk)
+	json_array_foreach (copy, i, disk)
 		rc |= virTypedParamsAddString(p, n, max, VIR_MIGRATE_PARAM_MIGRATE_DISKS, json_string_value(disk));
 	if (g->args.auto_converge) {
-		rc |= virTypedParamsAddInt(p, n, max, VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL, CONVERGE_THROTTLE_INITIAL);
-		rc |= virTypedParamsAddInt(p, n, max, VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT, CONVERGE_THROTTLE_INCREMENT);
+		rc |= virTypedParamsAddInt(p, n, max, VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL,
+					   CONVERGE_THROTTLE_INITIAL);
+		rc |= virTypedParamsAddInt(p, n, max, VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT,
+					   CONVERGE_THROTTLE_INCREMENT);
 	}
 	if (g->args.parallel > 0)
 		rc |= virTypedParamsAddInt(p, n, max, VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, (int)g->args.parallel);
@@ -167,7 +170,8 @@ static int perform(struct migration *g, struct err *e)
 			      .deadline_ns = (int64_t)g->args.deadline_ms * NS_PER_MS,
 			      .on_stall = g->args.on_stall,
 			      .auto_converge = g->args.auto_converge },
-		.disk_bytes = (uint64_t)json_integer_value(json_object_get(json_object_get(g->plan, "disks"), "copy_bytes")),
+		.disk_bytes =
+			(uint64_t)json_integer_value(json_object_get(json_object_get(g->plan, "disks"), "copy_bytes")),
 	};
 	const char *type = json_string_value(json_object_get(g->plan, "type"));
 	virTypedParameterPtr params = NULL;
@@ -232,10 +236,11 @@ static int tell_state(struct migration *g, enum where here, struct err *e)
 
 	snprintf(text, sizeof text, "%s", e->text);
 	if (here == g->was)
-		err_set(e, e->cls, "%s; %s is %s on %s as before", text, g->name, where_name(here), g->m->opts.host_name);
-	else
-		err_set(e, e->cls, "%s; %s is %s on %s", text, g->name, here == WHERE_LEFT ? "paused" : where_name(here),
+		err_set(e, e->cls, "%s; %s is %s on %s as before", text, g->name, where_name(here),
 			g->m->opts.host_name);
+	else
+		err_set(e, e->cls, "%s; %s is %s on %s", text, g->name,
+			here == WHERE_LEFT ? "paused" : where_name(here), g->m->opts.host_name);
 	return -1;
 }
 
@@ -253,24 +258,29 @@ static json_t *report(const struct migration *g)
 	json_t *warnings = json_array();
 	size_t i;
 
-	json_array_foreach(old, i, path)
+	json_array_foreach (old, i, path)
 		json_array_append_new(warnings, json_sprintf("the old image %s stays on %s until you remove it",
 							     json_string_value(path), g->m->opts.host_name));
 	if (g->watched.moved)
-		json_array_append_new(warnings, json_string("the connection was lost in the last moment; the target confirmed that "
-							    "the VM runs there"));
+		json_array_append_new(warnings,
+				      json_string(
+					      "the connection was lost in the last moment; the target confirmed that "
+					      "the VM runs there"));
 	if (g->was == WHERE_RUNNING && g->there != WHERE_RUNNING)
-		json_array_append_new(warnings, json_sprintf("the VM arrived running and is %s on %s now: its guest powered off, crashed or "
-							     "was paused since; libvirt's log of the VM there says more",
-							     where_name(g->there), g->args.host));
-	json_t *r = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:s?, s:b, s:b, s:o}", "vm", g->name, "uuid",
-			      g->uuid, "from", g->m->opts.host_name, "to", g->args.host, "runs_on", g->args.host, "state",
-			      where_name(g->there), "total_ms", (json_int_t)((g->ended_ns - g->began_ns) / NS_PER_MS), "qemu_bytes",
-			      (json_int_t)qemu, "disk_bytes", (json_int_t)disk, "wire_bytes", (json_int_t)g->relay.wire_bytes,
-			      "ratio", g->relay.wire_bytes ? (double)(qemu + disk) / (double)g->relay.wire_bytes : 1.0,
+		json_array_append_new(
+			warnings,
+			json_sprintf("the VM arrived running and is %s on %s now: its guest powered off, crashed or "
+				     "was paused since; libvirt's log of the VM there says more",
+				     where_name(g->there), g->args.host));
+	json_t *r = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:I, s:s?, s:b, s:b, s:o}", "vm",
+			      g->name, "uuid", g->uuid, "from", g->m->opts.host_name, "to", g->args.host, "runs_on",
+			      g->args.host, "state", where_name(g->there), "total_ms",
+			      (json_int_t)((g->ended_ns - g->began_ns) / NS_PER_MS), "qemu_bytes", (json_int_t)qemu,
+			      "disk_bytes", (json_int_t)disk, "wire_bytes", (json_int_t)g->relay.wire_bytes, "ratio",
+			      g->relay.wire_bytes ? (double)(qemu + disk) / (double)g->relay.wire_bytes : 1.0,
 			      "iterations", (json_int_t)g->watched.last.iteration, "passthrough", unparsed(g),
-			      "paused_to_finish", (int)g->watched.paused, "postcopy", (int)g->watched.postcopy, "warnings",
-			      warnings);
+			      "paused_to_finish", (int)g->watched.paused, "postcopy", (int)g->watched.postcopy,
+			      "warnings", warnings);
 	json_t *downtime = json_object_get(g->target, "downtime_ms");
 	if (downtime)
 		json_object_set(r, "downtime_ms", downtime);
@@ -328,9 +338,12 @@ static int move_offline(struct migration *g, struct err *e)
 	struct offline_disk *disks = mem_alloc_array(n + 1, sizeof *disks);
 	VIRT_STR_AUTO char *live = virDomainGetXMLDesc(g->dom, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
 	MEM_AUTO char *xml = NULL;
+	DOMAIN_AUTO struct domain *dom = NULL;
+	json_t *files = NULL;
+	bool shared = true;
 	int rc = -1;
 
-	json_array_foreach(create, i, d)
+	json_array_foreach (create, i, d)
 		disks[i] = (struct offline_disk){
 			.path = json_string_value(json_object_get(d, "path")),
 			.format = json_string_value(json_object_get(d, "format")),
@@ -340,12 +353,15 @@ static int move_offline(struct migration *g, struct err *e)
 		virt_err(e, "definition of %s", g->name);
 	else
 		xml = domain_for_define(live, NULL, 0, e);
-	if (xml && begin_session(g, e) == 0 && offline_copy(g->m, g->job, g->ctl, g->session, disks, n, e) == 0 &&
-	    offline_define(g->session, xml, e) == 0)
-		rc = recover_forget_vm(g->conn, g->uuid, e);
+	dom = xml ? domain_parse(xml, e) : NULL;
+	files = dom ? state_files_read(STATE_FILES_ROOT, dom, e) : NULL;
+	if (files && begin_session(g, e) == 0 && offline_copy(g->m, g->job, g->ctl, g->session, disks, n, e) == 0 &&
+	    offline_define(g->session, xml, files, &shared, e) == 0)
+		rc = recover_forget_vm(g->conn, g->uuid, !shared, e);
 	g->ended_ns = clock_mono_ns();
 	end_session(g, rc == 0);
 	free(disks);
+	json_decref(files);
 	return rc;
 }
 

@@ -42,9 +42,9 @@ static void tell(const struct copy *c, unsigned percent)
 
 	outgoing_stats(c->session, &r);
 	job_note(c->m, c->job, c->ctl,
-		 json_pack("{s:s, s:f, s:I, s:I, s:f}", "phase", "disks", "percent", c->all ? 100.0 * done / (double)c->all : 100.0,
-			   "rate", (json_int_t)r.rate, "wire_bytes", (json_int_t)r.wire_bytes, "ratio",
-			   r.wire_bytes ? done / (double)r.wire_bytes : 1.0));
+		 json_pack("{s:s, s:f, s:I, s:I, s:f}", "phase", "disks", "percent",
+			   c->all ? 100.0 * done / (double)c->all : 100.0, "rate", (json_int_t)r.rate, "wire_bytes",
+			   (json_int_t)r.wire_bytes, "ratio", r.wire_bytes ? done / (double)r.wire_bytes : 1.0));
 }
 
 /* nbdcopy writes "NN/100" lines. The last complete one counts. */
@@ -120,13 +120,15 @@ static int wait_socket(pid_t pid, const char *path, struct err *e)
 	return 0;
 }
 
-static int call(struct outgoing *o, const char *method, json_t *args, int64_t ns, struct err *e)
+/* answer may be NULL. */
+static int call(struct outgoing *o, const char *method, json_t *args, int64_t ns, json_t **answer, struct err *e)
 {
-	json_t *answer = NULL;
+	json_t *unread = NULL;
 
 	json_object_set_new(args, "session", json_string(outgoing_session(o)));
-	int rc = rpc_call(outgoing_rpc(o), method, args, clock_mono_ns() + ns, NULL, NULL, NULL, &answer, e);
-	json_decref(answer);
+	int rc = rpc_call(outgoing_rpc(o), method, args, clock_mono_ns() + ns, NULL, NULL, NULL,
+			  answer ? answer : &unread, e);
+	json_decref(unread);
 	return rc;
 }
 
@@ -137,19 +139,21 @@ static int copy_one(struct copy *c, const struct offline_disk *d, struct err *e)
 	MEM_AUTO char *format = mem_printf("--format=%s", d->format);
 	MEM_AUTO char *socket = mem_printf("--socket=%s", source);
 	/* The image's lock keeps the VM from being started while it is copied. */
-	const char *const argv[] = { "qemu-nbd", "--read-only", "--persistent", "--shared=8", format, socket, d->path, NULL };
+	const char *const argv[] = { "qemu-nbd", "--read-only", "--persistent", "--shared=8",
+				     format,     socket,        d->path,        NULL };
 	struct err ignored = ERR_INIT;
 	pid_t pid = -1;
 	int rc = -1;
 
-	if (call(c->session, "migrate.export", json_pack("{s:s, s:s}", "path", d->path, "format", d->format), EXPORT_NS, e) != 0)
+	if (call(c->session, "migrate.export", json_pack("{s:s, s:s}", "path", d->path, "format", d->format), EXPORT_NS,
+		 NULL, e) != 0)
 		return -1;
 	if (child_start(argv, &pid, NULL, e) == 0 && wait_socket(pid, source, e) == 0)
 		rc = run_nbdcopy(c, source, nbd, e);
 	child_stop(pid);
 	unlink(source);
 	/* The target's server flushes and ends; its error counts, for it is what makes the copy last. */
-	if (call(c->session, "migrate.unexport", json_object(), EXPORT_NS, rc == 0 ? e : &ignored) != 0)
+	if (call(c->session, "migrate.unexport", json_object(), EXPORT_NS, NULL, rc == 0 ? e : &ignored) != 0)
 		rc = -1;
 	return rc;
 }
@@ -170,7 +174,12 @@ int offline_copy(struct migrator *m, struct job *job, const struct job_ctl *ctl,
 	return 0;
 }
 
-int offline_define(struct outgoing *session, const char *xml, struct err *e)
+int offline_define(struct outgoing *session, const char *xml, const json_t *files, bool *all_there, struct err *e)
 {
-	return call(session, "migrate.define", json_pack("{s:s}", "xml", xml), DEFINE_NS, e);
+	json_t *args = json_pack("{s:s, s:O}", "xml", xml, "files", files), *answer = NULL;
+
+	int rc = call(session, "migrate.define", args, DEFINE_NS, &answer, e);
+	*all_there = json_is_true(json_object_get(answer, "files_were_there"));
+	json_decref(answer);
+	return rc;
 }

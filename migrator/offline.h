@@ -1,6 +1,6 @@
 /*
  * offline.h - moving a VM that is shut off: its disks through NBD (qemu-nbd at both ends, nbdcopy at the source, the relay between), then its
- * definition. The target defines before the source undefines: power lost in between leaves it defined at both, running at none.
+ * definition and the files of state_files.h. The target defines before the source undefines: power lost in between leaves it defined at both, running at none.
  */
 #ifndef VMFERRY_MIGRATOR_OFFLINE_H
 #define VMFERRY_MIGRATOR_OFFLINE_H
@@ -17,7 +17,7 @@ struct offline_disk {
 /* Copies the disks into the images that the session made at the target. */
 int offline_copy(struct migrator *m, struct job *job, const struct job_ctl *ctl, struct outgoing *session,
 		 const struct offline_disk *disks, size_t n, struct err *e);
-/* Defines the VM at the target from that XML. */
-int offline_define(struct outgoing *session, const char *xml, struct err *e);
+/* Defines the VM at the target from that XML, with its files (state_files.h). *all_there: they were at the target already. */
+int offline_define(struct outgoing *session, const char *xml, const json_t *files, bool *all_there, struct err *e);
 
 #endif

@@ -4,6 +4,9 @@
  */
 #include "migrator/preflight_internal.h"
 
+#include "base/mem.h"
+#include "migrator/state_files.h"
+
 static void judge_iface(const struct judge *j, const struct domain_iface *iface, enum preflight_severity severity)
 {
 	if (iface->network) {
@@ -92,11 +95,16 @@ static void judge_devices(const struct judge *j)
 	if (j->dom->tpm_emulator && is_false(j->t, "swtpm"))
 		preflight_add(j->f, PREFLIGHT_ERROR, "tpm-missing", "install swtpm and swtpm-tools there",
 			      "%s has an emulated TPM, and %s has no swtpm", j->dom->name, j->host);
-	if (j->dom->nvram && j->offline)
-		preflight_add(j->f, PREFLIGHT_WARNING, "nvram", "copy the file there before the VM's first start",
-			      "the firmware variables of %s (%s) are not moved with it: boot entries and Secure Boot "
-			      "keys are in there",
-			      j->dom->name, j->dom->nvram);
+	MEM_AUTO char *nvram = state_files_path(STATE_FILES_ROOT, j->dom, "nvram");
+	if (j->dom->nvram && !nvram && j->offline)
+		preflight_add(
+			j->f, PREFLIGHT_WARNING, "nvram", "see that the file is there before the VM's first start",
+			"the firmware variables of %s (%s) are not in libvirt's own folder and not moved with it: "
+			"boot entries and Secure Boot keys are in there",
+			j->dom->name, j->dom->nvram);
+	if (j->dom->tpm_emulator && j->dom->tpm_elsewhere && j->offline)
+		preflight_add(j->f, PREFLIGHT_WARNING, "tpm-state", "see that it is there before the VM's first start",
+			      "the TPM state of %s is not in libvirt's own folder and not moved with it", j->dom->name);
 	if (j->dom->dirty_ring > 0 && !j->offline)
 		preflight_add(j->f, PREFLIGHT_INFO, "dirty-ring", "",
 			      "%s uses a dirty ring of %u entries, which %s must offer too", j->dom->name,

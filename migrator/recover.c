@@ -8,8 +8,10 @@
 
 #include <string.h>
 
-int recover_forget_vm(virConnectPtr conn, const char *uuid, struct err *e)
+int recover_forget_vm(virConnectPtr conn, const char *uuid, bool files_too, struct err *e)
 {
+	const unsigned files = files_too ? VIR_DOMAIN_UNDEFINE_NVRAM | VIR_DOMAIN_UNDEFINE_TPM
+					 : VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM;
 	VIRT_DOM_AUTO virDomainPtr dom = virDomainLookupByUUIDString(conn, uuid);
 
 	if (!dom) {
@@ -26,7 +28,7 @@ int recover_forget_vm(virConnectPtr conn, const char *uuid, struct err *e)
 			return -1;
 		err_clear(e);
 	}
-	if (persistent && virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_NVRAM) != 0) {
+	if (persistent && virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | files) != 0) {
 		virt_err(e, "undefine VM %s here", uuid);
 		if (!virt_err_is(e, VIR_ERR_NO_DOMAIN))
 			return -1;
@@ -65,7 +67,7 @@ static int settle_left(struct migrator *m, virConnectPtr conn, const json_t *rec
 	case WHERE_RUNNING:
 	case WHERE_PAUSED:
 		log_info("recover_moved", "vm=%s runs_on=%s", name, peer);
-		return recover_forget_vm(conn, uuid, e);
+		return recover_forget_vm(conn, uuid, false, e);
 	case WHERE_ABSENT:
 	case WHERE_SHUTOFF:
 		log_info("recover_stayed", "vm=%s was=%s", name, where_name(was));
@@ -123,14 +125,13 @@ size_t recover_pass(struct migrator *m)
 		log_warn("recover_failed", "msg=%s", LOG_Q(e.text));
 		return 1;
 	}
-	json_array_foreach(records, i, record)
-	{
+	json_array_foreach (records, i, record) {
 		const char *uuid = json_string_value(json_object_get(record, "uuid"));
 		const char *direction = json_string_value(json_object_get(record, "direction"));
 		if (!uuid || !direction || has_job(m, uuid) || incoming_has(m, uuid))
 			continue;
-		open += strcmp(direction, "in") == 0 ? (size_t)incoming_recover(m, record) :
-						       (size_t)recover_outgoing(m, record);
+		open += strcmp(direction, "in") == 0 ? (size_t)incoming_recover(m, record)
+						     : (size_t)recover_outgoing(m, record);
 	}
 	json_decref(records);
 	return open;

@@ -69,7 +69,8 @@ static void settle_handover(struct watch *w)
 	w->next_ask_ns = now + ASK_INTERVAL_NS;
 	job_note(w->o.m, w->o.job, w->o.ctl,
 		 json_pack("{s:s, s:s}", "phase", "undecided", "text",
-			   "the connection was lost while the target was starting the VM; it stays paused here until the target "
+			   "the connection was lost while the target was starting the VM; it stays paused here until "
+			   "the target "
 			   "says whether it runs there"));
 	/* The session's own end is the quicker answer, while its control link lives; else what the host says once it is reached again. */
 	if (outgoing_settle_target(w->o.session, &there, &e) != 0 &&
@@ -82,7 +83,7 @@ static void settle_handover(struct watch *w)
 	if (there == WHERE_RUNNING || there == WHERE_PAUSED) {
 		/* Before libvirt goes on: it would resume this copy. */
 		VIRT_CONN_AUTO virConnectPtr conn = virt_get(w->o.m->virt, &e);
-		if (!conn || recover_forget_vm(conn, j->uuid, &e) != 0) {
+		if (!conn || recover_forget_vm(conn, j->uuid, false, &e) != 0) {
 			log_error("handover_failed", "vm=%s msg=%s", j->name, LOG_Q(e.text));
 			return;
 		}
@@ -114,7 +115,8 @@ static void carry_out(struct watch *w, const struct converge_advice *a)
 		break;
 	case CONVERGE_DO_ABORT:
 		err_set(&e, ERR_REFUSED, "%s", a->verdict);
-		err_remedy(&e, "allow a longer --max-downtime or more --bandwidth, or let the VM be paused or finish after the switch: "
+		err_remedy(&e, "allow a longer --max-downtime or more --bandwidth, or let the VM be paused or finish "
+			       "after the switch: "
 			       "--on-stall pause or --on-stall postcopy");
 		end_for(w, WATCH_END_POLICY, &e);
 		break;
@@ -160,11 +162,13 @@ static void tell(struct watch *w, const struct jobstats *s, const struct converg
 	uint64_t stream = 0;
 	for (int k = 0; k < RELAY_KIND_COUNT; k++)
 		stream += r.stream_bytes[k];
-	json_t *n = json_pack("{s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "phase", phase_of(w, s), "percent", percent_of(s),
-			      "rate", (json_int_t)r.rate, "stream_rate", (json_int_t)(s->memory_bps + s->disk_bps), "dirty_rate",
+	json_t *n = json_pack("{s:s, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:I}", "phase", phase_of(w, s), "percent",
+			      percent_of(s), "rate", (json_int_t)r.rate, "stream_rate",
+			      (json_int_t)(s->memory_bps + s->disk_bps), "dirty_rate",
 			      (json_int_t)(s->memory_dirty_rate * s->page_size), "remaining_bytes",
-			      (json_int_t)(s->memory_remaining + s->disk_remaining), "wire_bytes", (json_int_t)r.wire_bytes,
-			      "ratio", r.wire_bytes ? (double)stream / (double)r.wire_bytes : 1.0, "iteration",
+			      (json_int_t)(s->memory_remaining + s->disk_remaining), "wire_bytes",
+			      (json_int_t)r.wire_bytes, "ratio",
+			      r.wire_bytes ? (double)stream / (double)r.wire_bytes : 1.0, "iteration",
 			      (json_int_t)s->iteration);
 	if (a->eta_ns > 0)
 		json_object_set_new(n, "eta_ms", json_integer(a->eta_ns / NS_PER_MS));

@@ -1,10 +1,10 @@
 #include "replicator/courier.h"
 
+#include "base/base64.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "replicator/base64.h"
 #include "replicator/block_hash.h"
 #include "transport/codec.h"
 

@@ -215,9 +215,8 @@ static int write_files(struct failover *f, struct err *e)
 		}
 		if (!path)
 			continue;
-		MEM_AUTO char *copy = mem_strdup(path);
-		if (file_mkdirs(dirname(copy), 0711, e) < 0 || file_write_durable(path, data, len, 0600, e) < 0)
-			return err_wrap(e, "%s file", kinds[i]);
+		if (f->o->ops->file_put(f->o->ops_ctx, kinds[i], path, data, len, e) < 0)
+			return -1;
 	}
 	return 0;
 }
@@ -302,9 +301,9 @@ static void record_done(struct failover *f)
 		nanosleep(&moment, NULL);
 	}
 	log_error("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
-	json_array_append_new(f->findings,
-			      json_pack("{s:s, s:s}", "what", "record", "text",
-					"the VM runs, and that could not be written down: see to this host's disk; it is tried again"));
+	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "record", "text",
+						     "the VM runs, and that could not be written down: see to this "
+						     "host's disk; it is tried again"));
 }
 
 /* ---- the whole ---- */

@@ -47,6 +47,8 @@ struct promote_ops {
 	char *(*disk_dir)(void *ctx, const char *xml, const char *target, struct err *e);
 	/* Where a file of the VM ("nvram", "tpm") belongs here; heap; NULL with no error set: the VM needs none. */
 	char *(*file_path)(void *ctx, const struct promote_spec *s, const char *kind, struct err *e);
+	/* Puts it there, durably, owned by who will open it. */
+	int (*file_put)(void *ctx, const char *kind, const char *path, const void *data, size_t len, struct err *e);
 	/* The definition for this host; heap. findings: array, appended to; may be NULL. ERR_REFUSED: it cannot run here. Changes nothing. */
 	char *(*map)(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e);
 	/* Maps and starts. The VM runs (or is paused, as asked for) when it returns 0. -1: `where` is to be asked; ERR_SYS with ETIMEDOUT: not

@@ -1,8 +1,8 @@
 /* Which blocks has the peer? Its questions, answered from the last commit. */
 #include "replicator/replica_internal.h"
 
+#include "base/base64.h"
 #include "base/mem.h"
-#include "replicator/base64.h"
 #include "replicator/field.h"
 
 #include <stdlib.h>

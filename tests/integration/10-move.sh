@@ -73,6 +73,38 @@ test_offline() {
 	guest wait vm1 60
 }
 
+test_firmware() { # UEFI variables and TPM state are in QEMU's stream
+	local nvram=/var/lib/libvirt/qemu/nvram/vm1_VARS.fd
+	the_hosts
+	boot vm1 host1 uefi=1 tpm=1 off=1
+	in_host host1 virsh -q start vm1
+	eventually 60 "the firmware did not write its variables" in_host host1 sh -c "! cmp -s $nvram /usr/share/OVMF/OVMF_VARS_4M.fd"
+	in_host host1 virsh -q suspend vm1
+	move vm1 host2
+	assert_only_at vm1 host2 "paused persistent"
+	in_host host2 virsh -q resume vm1 # when QEMU writes the file
+	eventually 20 "the variables are those of a new VM" in_host host2 sh -c "! cmp -s $nvram /usr/share/OVMF/OVMF_VARS_4M.fd"
+	in_host host2 sh -c 'test -s /var/lib/libvirt/swtpm/*/tpm2/tpm2-00.permall' || fail "no TPM state at host2"
+	in_host host2 virsh -q destroy vm1
+}
+
+test_offline_firmware() { # UEFI variables and the TPM's keys are the VM as much as its disk
+	local nvram=/var/lib/libvirt/qemu/nvram/vm1_VARS.fd tpm
+	the_hosts
+	boot vm1 host1 uefi=1 tpm=1 off=1
+	in_host host1 virsh -q start vm1 # which makes both
+	in_host host1 virsh -q destroy vm1
+	tpm=$(in_host host1 find /var/lib/libvirt/swtpm -name tpm2-00.permall)
+	in_host host1 sh -c "printf changed | dd of=$nvram bs=1 seek=4096 conv=notrunc status=none"
+	in_host host1 sha256sum "$nvram" "$tpm" >"$WORK/before"
+	move vm1 host2 --offline
+	assert_only_at vm1 host2 "shut off persistent"
+	in_host host2 sha256sum -c --quiet - <"$WORK/before" || fail "what arrived is not what was there"
+	! in_host host1 ls "$nvram" "$tpm" 2>/dev/null || fail "they are left at host1"
+	in_host host2 virsh -q start vm1 # swtpm may read its state
+	in_host host2 virsh -q destroy vm1
+}
+
 test_transient() { # stays transient, and is gone from the source
 	the_hosts
 	boot vm1 host1 transient=1

@@ -52,6 +52,11 @@ static char *fake_file_path(void *ctx, const struct promote_spec *s, const char 
 	(void)ctx, (void)s, (void)e;
 	return strcmp(kind, "nvram") == 0 ? in_dir("images/web1_VARS.fd") : NULL;
 }
+static int fake_file_put(void *ctx, const char *kind, const char *path, const void *data, size_t len, struct err *e)
+{
+	(void)ctx, (void)kind;
+	return file_write_durable(path, data, len, 0600, e);
+}
 static bool map_refuses;
 static char *fake_map(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e)
 {
@@ -131,8 +136,8 @@ static int fake_clear(void *ctx, const char *uuid, struct err *e)
 	cleared++;
 	return 0;
 }
-static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_map,  fake_start,
-					fake_where,    fake_settle,    fake_clear };
+static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_file_put, fake_map,
+					fake_start,    fake_where,     fake_settle,   fake_clear };
 
 static char replica_dir[128], store_dir[160];
 static uint64_t latest;

@@ -1,9 +1,9 @@
 /* The target's calls as a peer sees them, with peers that want what they may not; and the operator's calls at both hosts. */
-#include "tests/unit/event_log.h"
 #include "replica_hosts.h"
+#include "tests/unit/event_log.h"
 
+#include "base/base64.h"
 #include "base/file.h"
-#include "replicator/base64.h"
 #include "replicator/epoch.h"
 #include "replicator/replicator.h"
 
@@ -27,8 +27,9 @@ static struct rpc *connect_as(struct tls_ctx *ctx)
 
 static json_t *begin_args(int epoch)
 {
-	return json_pack("{s:s, s:s, s:i, s:s, s:i, s:i, s:s}", "uuid", GUEST_UUID, "name", "web1", "epoch", epoch, "mode", "auto", "channels", 1,
-			 "slots", 16, "secret", "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f");
+	return json_pack("{s:s, s:s, s:i, s:s, s:i, s:i, s:s}", "uuid", GUEST_UUID, "name", "web1", "epoch", epoch,
+			 "mode", "auto", "channels", 1, "slots", 16, "secret",
+			 "000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f");
 }
 
 static int call(struct rpc *r, const char *method, json_t *args, json_t **result, struct err *e)
@@ -81,7 +82,8 @@ START_TEST(epochs_decide)
 	struct rpc *three = connect_as(ctx3);
 	ck_assert_int_eq(call(three, "replica.begin", begin_args(9), &r, &e), -1);
 	HAS(e.text, "kept for host1, not for host3");
-	ck_assert_int_eq(call(three, "replica.release", json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 9), &r, &e), -1);
+	ck_assert_int_eq(call(three, "replica.release", json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 9), &r, &e),
+			 -1);
 	HAS(e.text, "kept for host1");
 	ck_assert_uint_eq(epoch_of(), 2);
 	rpc_unref(three);
@@ -111,7 +113,9 @@ START_TEST(what_is_promoted_lets_nobody_in)
 		ck_assert_int_eq(call(peer_rpc, "replica.begin", begin_args(i), &r, &e), -1);
 		HAS(e.text, "was failed over to host2");
 	}
-	ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 3), &r, &e), -1);
+	ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:i}", "uuid", GUEST_UUID, "epoch", 3), &r,
+			      &e),
+			 -1);
 	err_clear(&e);
 	OK(replicas_set_state(target.replicas, GUEST_UUID, "replica", &e), e);
 	OK(call(peer_rpc, "replica.begin", begin_args(2), &r, &e), e);
@@ -129,7 +133,9 @@ START_TEST(an_unreadable_record_lets_nobody_in)
 	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
 	json_decref(r);
 	target_stop();
-	OK(file_write_durable(fixture_path("target/replicas/" GUEST_UUID "/replica.json", NULL), "{\"uuid\"", 7, 0600, &e), e);
+	OK(file_write_durable(fixture_path("target/replicas/" GUEST_UUID "/replica.json", NULL), "{\"uuid\"", 7, 0600,
+			      &e),
+	   e);
 	target_start();
 	rpc_unref(peer_rpc);
 	peer_rpc = connect_as(source.ctx);
@@ -153,7 +159,8 @@ START_TEST(an_unreadable_record_lets_nobody_in)
 	replicas_list(target.replicas, NULL, list);
 	ck_assert_uint_eq(json_array_size(list), 1);
 	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "replica.json: no JSON");
-	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "look at both hosts before that file is moved away");
+	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")),
+	    "look at both hosts before that file is moved away");
 	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "state")), "failed");
 	json_decref(list);
 }
@@ -163,10 +170,21 @@ END_TEST
 START_TEST(what_is_kept_of_a_begin)
 {
 	static const char *const bad[] = {
-		"{\"keep\":[]}",		   "{\"keep\":7}",	       "{\"keep\":{\"last\":-1}}",     "{\"keep\":{\"last\":\"9\"}}",
-		"{\"keep\":{\"hourly\":1000001}}", "{\"keep\":{\"daily\":1.5}}", "{\"keep\":{\"max_bytes\":-1}}", "{\"keep\":{\"max_bytes\":{}}}",
-		"{\"rpo_ms\":-1}",		   "{\"rpo_ms\":\"x\"}",	       "{\"rpo_ms\":9007199254740993}", "{\"mode\":7}",
-		"{\"mode\":\"no name\"}",	   "{\"mode\":\"aaaaaaaabbbbbbbbaaaaaaaabbbbbbbb\"}", "{\"epoch\":9007199254740993}",
+		"{\"keep\":[]}",
+		"{\"keep\":7}",
+		"{\"keep\":{\"last\":-1}}",
+		"{\"keep\":{\"last\":\"9\"}}",
+		"{\"keep\":{\"hourly\":1000001}}",
+		"{\"keep\":{\"daily\":1.5}}",
+		"{\"keep\":{\"max_bytes\":-1}}",
+		"{\"keep\":{\"max_bytes\":{}}}",
+		"{\"rpo_ms\":-1}",
+		"{\"rpo_ms\":\"x\"}",
+		"{\"rpo_ms\":9007199254740993}",
+		"{\"mode\":7}",
+		"{\"mode\":\"no name\"}",
+		"{\"mode\":\"aaaaaaaabbbbbbbbaaaaaaaabbbbbbbb\"}",
+		"{\"epoch\":9007199254740993}",
 	};
 	struct err e = ERR_INIT;
 	json_t *r = NULL;
@@ -328,7 +346,8 @@ static const char *const nonsense[] = {
 	"\"secret\":\"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\"}",
 	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":99,\"slots\":0,"
 	"\"secret\":\"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\"}",
-	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":1,\"slots\":0,\"secret\":\"00\"}",
+	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":1,\"slots\":0,"
+	"\"secret\":\"00\"}",
 	"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"name\":\"x\",\"epoch\":1,\"channels\":1,\"slots\":-1,"
 	"\"secret\":\"000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\"}",
 };
@@ -344,9 +363,11 @@ START_TEST(nonsense_is_refused)
 	}
 	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
 	ck_assert_int_eq(call(peer_rpc, "replica.commit", json_pack("{s:s}", "session", "none"), &r, &e), -1);
-	ck_assert_int_eq(call(peer_rpc, "replica.hashes", json_pack("{s:s, s:[[i,i]]}", "session", "none", "ranges", 0, 1), &r, &e), -1);
-	ck_assert_int_eq(call(peer_rpc, "replica.hashes", json_pack("{s:s, s:[[i,I]]}", "session", "none", "ranges", 0, (json_int_t)1 << 40),
-			      &r, &e),
+	ck_assert_int_eq(call(peer_rpc, "replica.hashes",
+			      json_pack("{s:s, s:[[i,i]]}", "session", "none", "ranges", 0, 1), &r, &e),
+			 -1);
+	ck_assert_int_eq(call(peer_rpc, "replica.hashes",
+			      json_pack("{s:s, s:[[i,I]]}", "session", "none", "ranges", 0, (json_int_t)1 << 40), &r, &e),
 			 -1);
 	ck_assert_int_eq(e.cls, ERR_PROTOCOL);
 	ck_assert_int_eq(call(peer_rpc, "replica.end", json_pack("{s:s}", "session", "none"), &r, &e), -1);
@@ -375,12 +396,14 @@ START_TEST(a_session_is_its_owners)
 	tls_ctx_free(ctx3);
 	err_clear(&e);
 	/* A link that is not asked for. */
-	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", session, "direction", "forward", "index", 7);
+	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", session, "direction",
+				  "forward", "index", 7);
 	struct link *l = connect_data(&source, "host2", hello, &e);
 	ck_assert_ptr_null(l);
 	HAS(e.text, "not expected");
 	err_clear(&e);
-	hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", "0123", "direction", "forward", "index", 0);
+	hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "replica", "session", "0123", "direction", "forward",
+			  "index", 0);
 	ck_assert_ptr_null(connect_data(&source, "host2", hello, &e));
 	HAS(e.text, "no such session");
 	/* A new one ends it: nothing of the old one is taken, over either connection. */
@@ -495,12 +518,14 @@ START_TEST(a_damaged_replica_is_told)
 					 .pool = target.pool,
 					 .event = on_event };
 	struct err e = ERR_INIT;
-	json_t *record = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host1", "epoch", 1, "state", "replica");
+	json_t *record = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host1",
+				   "epoch", 1, "state", "replica");
 	json_t *vm = json_pack("{s:s}", "name", "web1");
 
 	event_log_clear();
 	OK(epoch_save_replica(o.replica_dir, record, &e), e);
-	struct store *s = store_create(fixture_path("other/" GUEST_UUID "/store", NULL), &(struct store_opts){ 0 }, vm, &e);
+	struct store *s = store_create(fixture_path("other/" GUEST_UUID "/store", NULL), &(struct store_opts){ 0 }, vm,
+				       &e);
 	ck_assert_msg(s != NULL, "%s", e.text);
 	sys.rename = no_rename; /* so that the points are in the journal alone, as after a loss of power */
 	ck_assert_uint_eq(put_points(s, 3), 3);
@@ -549,7 +574,8 @@ static void wait_state(const char *state)
 		json_t *r;
 		OK(ask(replicator_status, "{\"vm\":\"web1\"}", &r, &e), e);
 		snprintf(now, sizeof(now), "%s",
-			 json_string_value(json_object_get(json_array_get(json_object_get(r, "protections"), 0), "state")));
+			 json_string_value(
+				 json_object_get(json_array_get(json_object_get(r, "protections"), 0), "state")));
 		json_decref(r);
 	}
 	ck_assert_str_eq(now, state);
@@ -567,7 +593,8 @@ START_TEST(what_operators_do)
 	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":1}", NULL, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_CONFIG);
 	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"mode\":\"x\"}", NULL, &e), -1);
-	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"keep\":{\"last\":3}}", &r, &e), e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"keep\":{\"last\":3}}", &r, &e),
+	   e);
 	ck_assert_str_eq(json_string_value(json_object_get(r, "vm")), "web1");
 	json_decref(r);
 	wait_state("protected");
@@ -654,9 +681,11 @@ START_TEST(protect_is_refused_where_it_must_be)
 END_TEST
 
 /* What the host that keeps the replica asks: its point and instant if it is handed over, a reason if not. */
-static int ask_handover(struct rpc *from, json_int_t epoch, bool again, char point[80], json_int_t *instant_ns, struct err *e)
+static int ask_handover(struct rpc *from, json_int_t epoch, bool again, char point[80], json_int_t *instant_ns,
+			struct err *e)
 {
-	json_t *args = json_pack("{s:s, s:I, s:b}", "uuid", GUEST_UUID, "epoch", epoch, "again", (int)again), *said = NULL;
+	json_t *args = json_pack("{s:s, s:I, s:b}", "uuid", GUEST_UUID, "epoch", epoch, "again", (int)again),
+	       *said = NULL;
 
 	err_clear(e);
 	const int rc = replicator_source_handover(repl, from, args, &said, e);
@@ -739,7 +768,8 @@ START_TEST(what_is_left_at_the_peer_is_adopted)
 {
 	struct err e = ERR_INIT;
 	json_t *r = NULL;
-	json_t *promoted = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2", "epoch", 3, "state", "promoted");
+	json_t *promoted = json_pack("{s:s, s:s, s:s, s:i, s:s}", "uuid", GUEST_UUID, "vm", "web1", "from", "host2",
+				     "epoch", 3, "state", "promoted");
 	json_t *state = json_pack("{s:s}", "state", "promoted");
 	uint64_t epoch;
 
@@ -777,14 +807,15 @@ START_TEST(what_a_running_vm_needs_stays)
 	struct err e = ERR_INIT;
 	json_t *r = NULL;
 	uint64_t epoch;
-	MEM_AUTO char *image = mem_strdup(fixture_path("web1.qcow2", NULL)), *base = mem_strdup(fixture_path("web1.base", NULL));
+	MEM_AUTO char *image = mem_strdup(fixture_path("web1.qcow2", NULL)),
+		      *base = mem_strdup(fixture_path("web1.base", NULL));
 	json_t *args = json_pack("{s:s}", "uuid", GUEST_UUID);
 
 	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
 	json_decref(r);
 	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
-	json_t *changes = json_pack("{s:s, s:{s:[{s:s, s:s, s:s, s:s}]}}", "state", "promoted", "promotion", "disks", "target", "vda", "path",
-				    image, "format", "qcow2", "base", base);
+	json_t *changes = json_pack("{s:s, s:{s:[{s:s, s:s, s:s, s:s}]}}", "state", "promoted", "promotion", "disks",
+				    "target", "vda", "path", image, "format", "qcow2", "base", base);
 	OK(replicas_change(target.replicas, GUEST_UUID, "promoting", changes, &e), e);
 	json_decref(changes);
 	OK(file_write_durable(image, "x", 1, 0600, &e), e);

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "migrator/domain.h"
 #include "migrator/restore_virt.h"
+#include "migrator/state_files.h"
 #include "migrator/virt.h"
 #include "migrator/where.h"
 #include "replicator/epoch.h"
@@ -18,7 +19,6 @@
 #define DEFAULT_IMAGES "/var/lib/libvirt/images"
 /* Where files with contents from the other host go is never taken from there. */
 #define NVRAM "/var/lib/libvirt/qemu/nvram/%s_VARS.fd"
-#define SWTPM_STATE "/var/lib/libvirt/swtpm/%s/tpm2/tpm2-00.permall"
 
 struct promote_host {
 	/* fixed */
@@ -117,9 +117,15 @@ static char *file_path(void *ctx, const struct promote_spec *s, const char *kind
 	}
 	if (strcmp(kind, "nvram") == 0)
 		return d->nvram ? nvram_of(s) : NULL;
-	if (strcmp(kind, "tpm") == 0 && d->tpm_emulator)
-		return mem_printf(SWTPM_STATE, s->uuid);
-	return NULL;
+	free(d->uuid);
+	d->uuid = mem_strdup(s->uuid);
+	return strcmp(kind, "tpm") == 0 ? state_files_path(STATE_FILES_ROOT, d, kind) : NULL;
+}
+
+static int file_put(void *ctx, const char *kind, const char *path, const void *data, size_t len, struct err *e)
+{
+	(void)ctx;
+	return state_files_put(kind, path, data, len, e);
 }
 
 /* Images that are in the folder for all that no rule places, and were elsewhere. */
@@ -268,6 +274,7 @@ static int clear(void *ctx, const char *uuid, struct err *e)
 const struct promote_ops promote_host_ops = {
 	.disk_dir = disk_dir,
 	.file_path = file_path,
+	.file_put = file_put,
 	.map = map,
 	.start = start,
 	.where = where,

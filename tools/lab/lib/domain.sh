@@ -6,11 +6,12 @@ guest_parse() { # NAME [KEY=VALUE...]
 	local arg
 	G_name=$1 G_mem=1024 G_vcpus=1 G_machine=q35 G_cpu="" G_disk="" G_data=0 G_shared=0 G_format=qcow2 G_redis=0
 	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_record=0
+	G_uefi=0 G_tpm=0
 	shift
 	for arg in "$@"; do
 		case $arg in
 		mem=* | vcpus=* | machine=* | cpu=* | disk=* | data=* | shared=* | format=* | redis=* | transient=* | paused=* | off=* | \
-			accel=* | sector=* | spin=* | record=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
+			accel=* | sector=* | spin=* | record=* | uefi=* | tpm=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
 		*) die "'$arg' is no setting of a guest" ;;
 		esac
 	done
@@ -103,15 +104,18 @@ domain_disk() { # HOST
 }
 
 domain_boot_xml() {
-	local initrd=initramfs.cpio.gz
+	local initrd=initramfs.cpio.gz firmware=""
 	[ "$G_redis" = 0 ] || initrd=initramfs-redis.cpio.gz
 	if [ -n "$G_sector" ]; then
 		echo "<os><type arch='x86_64' machine='$G_machine'>hvm</type><boot dev='hd'/></os>"
 		return
 	fi
+	[ "$G_uefi" = 0 ] || firmware="<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
+    <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>/var/lib/libvirt/qemu/nvram/${G_name}_VARS.fd</nvram>"
 	cat <<-E
 		<os>
 		    <type arch='x86_64' machine='$G_machine'>hvm</type>
+		    $firmware
 		    <kernel>/var/lib/libvirt/boot/vmlinuz</kernel>
 		    <initrd>/var/lib/libvirt/boot/$initrd</initrd>
 		    <cmdline>console=ttyS0 quiet no_timer_check panic=-1 guest.ip=$G_ip/24 guest.gw=$LAB_NET.1</cmdline>
@@ -133,7 +137,7 @@ domain_disk_xml() { # PATH FORMAT [readonly]
 }
 
 domain_xml() {
-	local type=kvm cpu="" disk="" net=""
+	local type=kvm cpu="" disk="" net="" tpm=""
 	[ "$G_accel" = kvm ] || type=qemu
 	[ -z "$G_cpu" ] || cpu="<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>$G_cpu</model></cpu>"
 	if [ "$G_record" = 1 ]; then
@@ -147,6 +151,7 @@ domain_xml() {
       <mac address='$G_mac'/><source bridge='vmbr0'/><model type='virtio'/>
     </interface>"
 	fi
+	[ "$G_tpm" = 0 ] || tpm="<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
 	cat <<-E
 		<domain type='$type'>
 		  <name>$G_name</name>
@@ -160,6 +165,7 @@ domain_xml() {
 		    <emulator>/usr/bin/qemu-system-x86_64</emulator>
 		    $disk
 		    $net
+		    $tpm
 		    <controller type='usb' model='none'/>
 		    <serial type='file'><source path='/var/log/libvirt/$G_name.console' append='on'/><target port='0'/></serial>
 		    <memballoon model='none'/>

@@ -1,8 +1,8 @@
 /*
  * base64.h - bytes in JSON (RFC 4648, with padding, no line breaks).
  */
-#ifndef VMFERRY_REPLICATOR_BASE64_H
-#define VMFERRY_REPLICATOR_BASE64_H
+#ifndef VMFERRY_BASE_BASE64_H
+#define VMFERRY_BASE_BASE64_H
 
 #include <stddef.h>
 #include <stdint.h>
