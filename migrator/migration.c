@@ -232,15 +232,15 @@ static enum where settle_here(struct migration *g, enum where there)
 /* The last sentence of every failure: where the VM is now. */
 static int tell_state(struct migration *g, enum where here, struct err *e)
 {
-	char text[sizeof e->text];
+	const struct err why = *e;
 
-	snprintf(text, sizeof text, "%s", e->text);
 	if (here == g->was)
-		err_set(e, e->cls, "%s; %s is %s on %s as before", text, g->name, where_name(here),
+		err_set(e, why.cls, "%s; %s is %s on %s as before", why.text, g->name, where_name(here),
 			g->m->opts.host_name);
 	else
-		err_set(e, e->cls, "%s; %s is %s on %s", text, g->name,
+		err_set(e, why.cls, "%s; %s is %s on %s", why.text, g->name,
 			here == WHERE_LEFT ? "paused" : where_name(here), g->m->opts.host_name);
+	memcpy(e->remedy, why.remedy, sizeof e->remedy);
 	return -1;
 }
 
@@ -331,6 +331,16 @@ static int move_live(struct migration *g, struct err *e)
 	return rc;
 }
 
+/* Somebody may start it at any moment; what runs is not what was copied, and must not be ended. */
+static int still_off(const struct migration *g, struct err *e)
+{
+	enum where here;
+
+	if (where_is(g->conn, g->uuid, &here, NULL, e) != 0)
+		return -1;
+	return here == WHERE_SHUTOFF ? 0 : err_set(e, ERR_REFUSED, "%s was started here while it was moved", g->name);
+}
+
 static int move_offline(struct migration *g, struct err *e)
 {
 	const json_t *create = json_object_get(json_object_get(g->plan, "disks"), "create"), *d;
@@ -356,8 +366,13 @@ static int move_offline(struct migration *g, struct err *e)
 	dom = xml ? domain_parse(xml, e) : NULL;
 	files = dom ? state_files_read(STATE_FILES_ROOT, dom, e) : NULL;
 	if (files && begin_session(g, e) == 0 && offline_copy(g->m, g->job, g->ctl, g->session, disks, n, e) == 0 &&
-	    offline_define(g->session, xml, files, &shared, e) == 0)
-		rc = recover_forget_vm(g->conn, g->uuid, !shared, e);
+	    fault_point(FAULT_OFFLINE_COPIED, e) == 0 && still_off(g, e) == 0 &&
+	    offline_define(g->session, xml, files, &shared, e) == 0 && fault_point(FAULT_OFFLINE_DEFINED, e) == 0) {
+		rc = still_off(g, e) == 0 ? recover_forget_vm(g->conn, g->uuid, !shared, e) : -1;
+		if (rc != 0 && e->cls == ERR_REFUSED)
+			err_remedy(e, "undefine it at %s, where it is defined too, with disks as they were",
+				   g->args.host);
+	}
 	g->ended_ns = clock_mono_ns();
 	end_session(g, rc == 0);
 	free(disks);

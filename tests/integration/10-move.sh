@@ -73,6 +73,31 @@ test_offline() {
 	guest wait vm1 60
 }
 
+test_offline_interrupted() { # it is started by somebody meanwhile; the agent dies
+	local point mover
+	the_hosts
+	for point in offline.copied offline.defined; do
+		boot vm1 host1 disk=100M data=10 off=1
+		agent_with_fault host1 "$point=kill"
+		! move vm1 host2 --offline --copy-storage || fail "moved without an agent"
+		lab agent start host1
+		[ "$(where vm1 | head -1)" = "host1 shut off persistent" ] || fail "after $point=kill it is: $(where vm1)"
+		[ $point = offline.defined ] || eventually 20 "host2 keeps a part of it" in_host host2 sh -c "! ls /var/lib/libvirt/images/vm1.*"
+		guest remove vm1
+
+		agent_with_fault host1 "$point=delay:4000"
+		boot vm1 host1 off=1
+		assert_says 3 "was started here" move vm1 host2 --offline &
+		mover=$!
+		eventually 30 "the move does not come to $point" logged host1 "fault_injected point=$point"
+		in_host host1 virsh -q start vm1
+		wait $mover
+		[ $point = offline.copied ] || grep -q "undefine it at host2" "$WORK/out" || fail "it does not say what to do"
+		[ "$(where vm1 | head -1)" = "host1 running persistent" ] || fail "it is: $(where vm1)"
+		guest remove vm1
+	done
+}
+
 test_firmware() { # UEFI variables and TPM state are in QEMU's stream
 	local nvram=/var/lib/libvirt/qemu/nvram/vm1_VARS.fd
 	the_hosts
