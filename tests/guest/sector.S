@@ -5,6 +5,13 @@
  *   dword 0 of page p   the number of the round
  *   dword 1             p, written once
  *
+ * LOAD (make-sector has names for it) says what else is written to the page each time:
+ *
+ *   0   nothing: the counter above
+ *   1   a row of a database: dwords 12 to 31 of one of its 31 rows of 128 bytes are new letters, dword 2 a new checksum
+ *   2   what is there already; then dword 0 counts in page 0 alone
+ *   3   noise, the whole page
+ *
  * A page that holds something else has been lost or mixed up: 'X' on the serial port. '+' when it starts, '.' after every
  * 256 rounds. SPIN pauses between rounds slow it down.
  *
@@ -45,8 +52,16 @@ flat:
 
 	movl	$BASE, %edi		/* round 0 */
 	xorl	%ecx, %ecx
+	movl	$0x9e3779b9, %ebp	/* the dice */
 1:	movl	$0, (%edi)
 	movl	%ecx, 4(%edi)
+	.if	LOAD == 1
+	movl	$32, %esi
+12:	call	row
+	addl	$32, %esi
+	cmpl	$1024, %esi
+	jb	12b
+	.endif
 	addl	$4096, %edi
 	incl	%ecx
 	cmpl	$PAGES, %ecx
@@ -56,15 +71,50 @@ flat:
 round:
 	movl	$BASE, %edi
 	xorl	%ecx, %ecx
-2:	cmpl	%ebx, (%edi)
+2:	movl	%ebx, %eax
+	.if	LOAD == 2
+	jecxz	13f
+	xorl	%eax, %eax
+13:
+	.endif
+	cmpl	%eax, (%edi)
 	jne	3f
 	cmpl	%ecx, 4(%edi)
 	je	4f
-3:	movb	$'X', %al
-	outb	%al, %dx
-	movl	%ebx, (%edi)		/* say it once */
+3:	movl	%eax, (%edi)		/* say it once */
 	movl	%ecx, 4(%edi)
-4:	incl	(%edi)
+	movb	$'X', %al
+	outb	%al, %dx
+4:
+	.if	LOAD == 2
+	orl	$0, 4(%edi)
+	jecxz	14f
+	jmp	15f
+14:	incl	(%edi)
+15:
+	.else
+	incl	(%edi)
+	.endif
+	.if	LOAD == 1
+	call	dice
+	movl	%ebp, 8(%edi)
+	movl	%ebp, %eax
+	xorl	%edx, %edx
+	movl	$31, %esi
+	divl	%esi
+	leal	1(%edx), %esi
+	shll	$5, %esi
+	call	row
+	movw	$COM1, %dx
+	.endif
+	.if	LOAD == 3
+	movl	$2, %esi
+16:	call	dice
+	movl	%ebp, (%edi,%esi,4)
+	incl	%esi
+	cmpl	$1024, %esi
+	jb	16b
+	.endif
 	addl	$4096, %edi
 	incl	%ecx
 	cmpl	$PAGES, %ecx
@@ -85,6 +135,36 @@ round:
 	decl	%ecx
 	jnz	6b
 	jmp	round
+
+	.if	LOAD == 1
+/* New letters in the row that begins at dword esi of the page; 48 bytes of it are never written. */
+row:	pushl	%ecx
+	pushl	%esi
+	movl	$20, %ecx
+17:	call	dice
+	movl	%ebp, %eax
+	andl	$0x0f0f0f0f, %eax
+	addl	$0x61616161, %eax
+	movl	%eax, 48(%edi,%esi,4)
+	incl	%esi
+	loop	17b
+	popl	%esi
+	popl	%ecx
+	ret
+	.endif
+
+	.if	LOAD & 1
+dice:	movl	%ebp, %eax		/* Marsaglia's xorshift */
+	shll	$13, %eax
+	xorl	%eax, %ebp
+	movl	%ebp, %eax
+	shrl	$17, %eax
+	xorl	%eax, %ebp
+	movl	%ebp, %eax
+	shll	$5, %eax
+	xorl	%eax, %ebp
+	ret
+	.endif
 
 	.if	RECORD
 /* Disk, then port; ebx is the round, and its predecessor is what the disk should hold. */
