@@ -8,9 +8,11 @@
  * LOAD (make-sector has names for it) says what else is written to the page each time:
  *
  *   0   nothing: the counter above
- *   1   a row of a database: dwords 12 to 31 of one of its 31 rows of 128 bytes are new letters, dword 2 a new checksum
+ *   1   a row of a database: 80 bytes of one of its 32 rows are new letters, dword 2 a new checksum
  *   2   what is there already; then dword 0 counts in page 0 alone
  *   3   noise, the whole page
+ *
+ * Letters and noise are copied from a pool behind the pages, from anywhere in it: where KVM is itself emulated, every instruction counts.
  *
  * A page that holds something else has been lost or mixed up: 'X' on the serial port. '+' when it starts, '.' after every
  * 256 rounds. SPIN pauses between rounds slow it down.
@@ -23,11 +25,14 @@
 	.set	BASE, 0x100000
 	.set	SECTOR, 0x8000		/* where it is read to and written from */
 	.set	IDE, 0x1f0
+	.set	POOL, BASE + 4096 * PAGES
+	.set	POOL_BITS, 14 + 3 * LOAD	/* its size in bytes, but for one page more */
 
 	.code16
 	.globl	_start
 _start:
 	cli
+	cld
 	xorw	%ax, %ax
 	movw	%ax, %ds
 	inb	$0x92, %al		/* A20 */
@@ -50,17 +55,33 @@ flat:
 	movb	$'+', %al
 	outb	%al, %dx
 
+	.if	LOAD & 1
+	movl	$POOL, %edi
+	movl	$(1 << POOL_BITS) / 4 + 1024, %ecx
+	movl	$0x9e3779b9, %ebp
+	xorl	%esi, %esi
+12:	movl	$4294957665, %eax	/* multiply with carry: ebp, esi */
+	mull	%ebp
+	addl	%esi, %eax
+	adcl	$0, %edx
+	movl	%edx, %esi
+	movl	%eax, %ebp
+	.if	LOAD == 1
+	andl	$0x0f0f0f0f, %eax
+	addl	$0x61616161, %eax
+	.endif
+	stosl
+	loop	12b
+	.endif
+
 	movl	$BASE, %edi		/* round 0 */
 	xorl	%ecx, %ecx
-	movl	$0x9e3779b9, %ebp	/* the dice */
 1:	movl	$0, (%edi)
 	movl	%ecx, 4(%edi)
 	.if	LOAD == 1
-	movl	$32, %esi
-12:	call	row
-	addl	$32, %esi
-	cmpl	$1024, %esi
-	jb	12b
+	movl	$8, %eax
+	movl	$1022, %esi
+	call	copy
 	.endif
 	addl	$4096, %edi
 	incl	%ecx
@@ -96,24 +117,18 @@ round:
 	incl	(%edi)
 	.endif
 	.if	LOAD == 1
-	call	dice
 	movl	%ebp, 8(%edi)
 	movl	%ebp, %eax
-	xorl	%edx, %edx
-	movl	$31, %esi
-	divl	%esi
-	leal	1(%edx), %esi
-	shll	$5, %esi
-	call	row
-	movw	$COM1, %dx
-	.endif
-	.if	LOAD == 3
-	movl	$2, %esi
-16:	call	dice
-	movl	%ebp, (%edi,%esi,4)
-	incl	%esi
-	cmpl	$1024, %esi
-	jb	16b
+	shrl	$16, %eax
+	andl	$31, %eax
+	shll	$7, %eax
+	addl	$48, %eax
+	movl	$20, %esi
+	call	copy
+	.elseif	LOAD == 3
+	movl	$8, %eax
+	movl	$1022, %esi
+	call	copy
 	.endif
 	addl	$4096, %edi
 	incl	%ecx
@@ -136,33 +151,21 @@ round:
 	jnz	6b
 	jmp	round
 
-	.if	LOAD == 1
-/* New letters in the row that begins at dword esi of the page; 48 bytes of it are never written. */
-row:	pushl	%ecx
-	pushl	%esi
-	movl	$20, %ecx
-17:	call	dice
-	movl	%ebp, %eax
-	andl	$0x0f0f0f0f, %eax
-	addl	$0x61616161, %eax
-	movl	%eax, 48(%edi,%esi,4)
-	incl	%esi
-	loop	17b
-	popl	%esi
-	popl	%ecx
-	ret
-	.endif
-
 	.if	LOAD & 1
-dice:	movl	%ebp, %eax		/* Marsaglia's xorshift */
-	shll	$13, %eax
-	xorl	%eax, %ebp
-	movl	%ebp, %eax
-	shrl	$17, %eax
-	xorl	%eax, %ebp
-	movl	%ebp, %eax
-	shll	$5, %eax
-	xorl	%eax, %ebp
+/* To byte eax of the page, esi dwords. */
+copy:	pushl	%ecx
+	pushl	%edi
+	addl	%eax, %edi
+	movl	%esi, %ecx
+	imull	$69069, %ebp, %ebp
+	incl	%ebp
+	movl	%ebp, %esi
+	shrl	$32 - POOL_BITS, %esi
+	andl	$~3, %esi
+	addl	$POOL, %esi
+	rep movsl
+	popl	%edi
+	popl	%ecx
 	ret
 	.endif
 
