@@ -8,6 +8,7 @@
 #define VMFERRY_REPLICATOR_BLOCK_HASH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define BLOCK_HASH_SIZE 16u
@@ -19,6 +20,8 @@ struct block_hash {
 
 void block_hash_init(struct block_hash *h, const uint8_t secret[BLOCK_HASH_SECRET]);
 void block_hash_of(const struct block_hash *h, const uint8_t *block /* 4096 bytes */, uint8_t out[BLOCK_HASH_SIZE]);
+/* Of anything else, zeros or not. */
+void block_hash_bytes(const struct block_hash *h, const void *p, size_t n, uint8_t out[BLOCK_HASH_SIZE]);
 bool block_hash_is_zero(const uint8_t *block);
 
 #endif

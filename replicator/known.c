@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GRAIN_BLOCKS 16u     /* 64 KiB, a bitmap's granularity in QEMU */
-#define CACHE_GRAINS 16384u  /* 1 GiB of disk that is written again and again; 4.5 MiB of memory */
+#define GRAIN_BLOCKS 16u    /* 64 KiB, a bitmap's granularity in QEMU */
+#define CACHE_GRAINS 16384u /* 1 GiB of disk that is written again and again; 4.5 MiB of memory */
 
 struct grain {
 	uint32_t volume; /* its uid, 0: nothing here */
@@ -29,6 +29,12 @@ struct volume {
 	uint8_t *sent;    /* a block was sent in this transaction */
 };
 
+struct file {
+	char *name;
+	size_t len;
+	uint8_t hash[BLOCK_HASH_SIZE];
+};
+
 struct known {
 	struct block_hash hasher;
 	struct store_volume *peer;
@@ -38,6 +44,8 @@ struct known {
 	uint32_t next_uid;
 	struct grain *cache; /* CACHE_GRAINS, made when the first disk comes */
 	bool any_sent;
+	struct file *files;
+	size_t n_files;
 };
 
 static const uint8_t zero_hash[BLOCK_HASH_SIZE];
@@ -67,6 +75,9 @@ void known_free(struct known *k)
 		return;
 	for (size_t i = 0; i < k->n; i++)
 		volume_fini(&k->volumes[i]);
+	for (size_t i = 0; i < k->n_files; i++)
+		free(k->files[i].name);
+	free(k->files);
 	free(k->volumes);
 	free(k->cache);
 	free(k->peer);
@@ -170,7 +181,8 @@ int known_set_volumes(struct known *k, const struct store_volume *v, size_t n, s
 
 	for (size_t i = 0; i < n && rc == 0; i++) {
 		size_t j = 0;
-		while (j < k->n && (moved[j] || !same(&k->volumes[j].v, &v[i]) || k->volumes[j].v.size_bytes != v[i].size_bytes))
+		while (j < k->n &&
+		       (moved[j] || !same(&k->volumes[j].v, &v[i]) || k->volumes[j].v.size_bytes != v[i].size_bytes))
 			j++;
 		if (j < k->n) {
 			new[i] = k->volumes[j];
@@ -291,6 +303,26 @@ void known_fill(struct known *k, uint32_t n, uint64_t first, uint64_t count, con
 	}
 	for (uint64_t i = 0; i < count; i++)
 		disk_put(k, v, first + i, hashes + i * BLOCK_HASH_SIZE);
+}
+
+bool known_file(struct known *k, const char *name, const void *data, size_t len)
+{
+	struct file now = { .len = len };
+	size_t i = 0;
+
+	block_hash_bytes(&k->hasher, data, len, now.hash);
+	while (i < k->n_files && strcmp(k->files[i].name, name) != 0)
+		i++;
+	if (i == k->n_files) {
+		k->files = mem_realloc_array(k->files, ++k->n_files, sizeof(*k->files));
+		now.name = mem_strdup(name);
+	} else {
+		now.name = k->files[i].name;
+		if (k->files[i].len == len && memcmp(k->files[i].hash, now.hash, sizeof(now.hash)) == 0)
+			return true;
+	}
+	k->files[i] = now;
+	return false;
 }
 
 void known_committed(struct known *k)

@@ -42,6 +42,8 @@ enum known_state known_get(const struct known *k, uint32_t v, uint64_t block, ui
 void known_put(struct known *k, uint32_t v, uint64_t block, const uint8_t hash[BLOCK_HASH_SIZE]);
 /* The peer said what it has. */
 void known_fill(struct known *k, uint32_t v, uint64_t first, uint64_t count, const uint8_t *hashes);
+/* Has the peer the file as it is here, from this session? If not, it will: it must be sent. */
+bool known_file(struct known *k, const char *name, const void *data, size_t len);
 /* What was sent is committed: the peer's answers include it from now on. */
 void known_committed(struct known *k);
 

@@ -4,6 +4,7 @@
 #include "base/fault.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "base/xxh3.h"
 #include "transport/adapt.h"
 #include "transport/flow.h"
 #include "transport/page_cache.h"
@@ -13,11 +14,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
-#include <xxh_x86dispatch.h>
-#else
-#include <xxhash.h>
-#endif
 
 #define INLINE_BYTES 16384u /* less is encoded where it arises: a change of threads costs more */
 #define TICK_NS (20 * NS_PER_MS)
@@ -149,8 +145,8 @@ static void recycle(void *ctx, struct buf *payload)
 
 /* ---- start and end ---- */
 
-static int add_links(struct outflow *o, struct link **forward, size_t n_forward, struct link **backward, size_t n_backward,
-		     struct err *e)
+static int add_links(struct outflow *o, struct link **forward, size_t n_forward, struct link **backward,
+		     size_t n_backward, struct err *e)
 {
 	int rc = 0;
 
@@ -172,11 +168,13 @@ static int add_links(struct outflow *o, struct link **forward, size_t n_forward,
 	return rc;
 }
 
-struct outflow *outflow_new(const struct outflow_opts *opts, struct link **forward, size_t n_forward, struct link **backward,
-			    size_t n_backward, struct err *e)
+struct outflow *outflow_new(const struct outflow_opts *opts, struct link **forward, size_t n_forward,
+			    struct link **backward, size_t n_backward, struct err *e)
 {
 	struct outflow *o = mem_alloc(sizeof(*o));
-	const struct flow_tx_opts to = { .rate_limit = opts->rate_limit, .on_error = tx_failed, .recycle = recycle, .ctx = o };
+	const struct flow_tx_opts to = {
+		.rate_limit = opts->rate_limit, .on_error = tx_failed, .recycle = recycle, .ctx = o
+	};
 	const struct flow_rx_handler h = {
 		.on_batch = on_batch, .on_ack = on_ack, .on_stream = on_stream, .on_end = on_end, .ctx = o
 	};
@@ -263,8 +261,8 @@ static void add_codec_stats(struct codec_stats *to, const struct codec_stats *on
 	to->plain_out_bytes += one->plain_out_bytes;
 }
 
-static void note_encoded(struct outflow *o, const struct codec_params *params, const struct codec_stats *one, int64_t cpu_ns,
-			 int64_t wall_ns)
+static void note_encoded(struct outflow *o, const struct codec_params *params, const struct codec_stats *one,
+			 int64_t cpu_ns, int64_t wall_ns)
 {
 	struct adapt_sample sample = adapt_sample_of(params, one);
 	struct flow_stats fs;

@@ -2,16 +2,12 @@
 
 #include "base/cursor.h"
 #include "base/mem.h"
+#include "base/xxh3.h"
 
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
-#include <xxh_x86dispatch.h>
-#else
-#include <xxhash.h>
-#endif
 
 #define HEAD 8u
 #define PAGE_BYTES (HEAD + STORE_BLOCK)
@@ -77,8 +73,8 @@ void records_put_volumes(struct buf *out, const struct store_volume *v, size_t n
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s, s:I}", "kind", v[i].kind == STORE_RAM ? "ram" : "disk", "name",
-						      v[i].name, "size", (json_int_t)v[i].size_bytes));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:I}", "kind", v[i].kind == STORE_RAM ? "ram" : "disk",
+						      "name", v[i].name, "size", (json_int_t)v[i].size_bytes));
 	json_t *o = json_pack("{s:o}", "volumes", list);
 	records_put_json(out, RECORDS_VOLUMES, o);
 	json_decref(o);
@@ -132,8 +128,8 @@ struct records {
 	struct records_sink sink;
 	struct buf carry; /* a record of which the end has not come yet */
 	XXH3_state_t *hash;
-	bool open;    /* between BEGIN and its end */
-	bool body;    /* something other than VOLUMES has come since BEGIN */
+	bool open; /* between BEGIN and its end */
+	bool body; /* something other than VOLUMES has come since BEGIN */
 	bool point;
 	char id[RECORDS_ID_MAX + 1];
 	struct records_counts counts;
@@ -300,7 +296,7 @@ static int take_volumes(struct records *r, const uint8_t *p, size_t n, struct er
 	json_t *list = json_object_get(o, "volumes");
 	if (json_array_size(list) < 1 || json_array_size(list) > STORE_MAX_VOLUMES)
 		rc = bad(e, "VOLUMES with none or too many");
-	json_array_foreach(list, i, one) {
+	json_array_foreach (list, i, one) {
 		if (rc < 0 || (rc = parse_volume(one, &v[count], e)) < 0)
 			break;
 		if (twice(v, count))
@@ -383,7 +379,8 @@ static int take_commit(struct records *r, const uint8_t *p, size_t n, struct err
 		 !counts_as(o, "files", r->counts.files))
 		rc = err_set(e, ERR_CORRUPT, "replication stream: COMMIT counts what did not come");
 	else if (!hash || strcmp(hash, hex) != 0)
-		rc = err_set(e, ERR_CORRUPT, "replication stream: its hash is %s, not %.16s", hex, hash ? hash : "there");
+		rc = err_set(e, ERR_CORRUPT, "replication stream: its hash is %s, not %.16s", hex,
+			     hash ? hash : "there");
 	json_decref(o);
 	if (rc < 0)
 		return -1;

@@ -37,7 +37,7 @@ struct ship {
 	/* the capture's thread */
 	struct known *known;
 	struct group group;
-	uint8_t *asked; /* ASK_BLOCKS * 16 */
+	uint8_t *asked;    /* ASK_BLOCKS * 16 */
 	bool sent_volumes; /* those of `known` are what the peer was told */
 	struct buf head;
 
@@ -112,7 +112,8 @@ static int commit(struct ship *s, bool point, const json_t *meta, uint64_t *seq,
 	if (put_head(s, e) < 0 || outflow_flush(s->out, e) < 0)
 		return -1;
 	s->open = false;
-	if (fault_point(FAULT_REPLICA_COMMIT_SOURCE, e) < 0 || s->opts.commit(s->opts.ctx, s->id, point, meta, seq, e) < 0)
+	if (fault_point(FAULT_REPLICA_COMMIT_SOURCE, e) < 0 ||
+	    s->opts.commit(s->opts.ctx, s->id, point, meta, seq, e) < 0)
 		return -1;
 	known_committed(s->known);
 	return 0;
@@ -133,7 +134,8 @@ static int cut(struct ship *s, struct err *e)
 
 /* ---- blocks ---- */
 
-static int send_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash, struct err *e)
+static int send_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash,
+		      struct err *e)
 {
 	static const uint8_t zero[BLOCK_HASH_SIZE];
 	const uint64_t page_no = (uint64_t)v << PAGE_BLOCK_SHIFT | block, addr = block * STORE_BLOCK;
@@ -237,7 +239,8 @@ static int settle_if_waiting(struct ship *s, uint32_t v, uint64_t block, struct 
 	return settle_group(s, e);
 }
 
-static int take_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash, struct err *e)
+static int take_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash,
+		      struct err *e)
 {
 	uint8_t theirs[BLOCK_HASH_SIZE];
 
@@ -286,10 +289,11 @@ static int sink_volumes(void *ctx, const struct capture_volume *cv, size_t n, st
 	struct store_volume v[STORE_MAX_VOLUMES];
 
 	if (!s->wanted || s->open || n < 1 || n > STORE_MAX_VOLUMES)
-		return err_set(e, ERR_REFUSED, "a VM of %zu memory blocks and disks cannot be replicated (at most %u)", n,
-			       STORE_MAX_VOLUMES);
+		return err_set(e, ERR_REFUSED, "a VM of %zu memory blocks and disks cannot be replicated (at most %u)",
+			       n, STORE_MAX_VOLUMES);
 	for (size_t i = 0; i < n; i++) {
-		v[i] = (struct store_volume){ .kind = cv[i].ram ? STORE_RAM : STORE_DISK, .size_bytes = cv[i].size_bytes };
+		v[i] = (struct store_volume){ .kind = cv[i].ram ? STORE_RAM : STORE_DISK,
+					      .size_bytes = cv[i].size_bytes };
 		snprintf(v[i].name, sizeof(v[i].name), "%.255s", cv[i].name);
 	}
 	if (same_volumes(s->known, v, n))
@@ -366,7 +370,11 @@ static int sink_file(void *ctx, const char *name, const void *data, size_t len, 
 
 	if (!s->wanted || !records_name_ok(name, strlen(name)) || len > STORE_MAX_FILE)
 		return err_set(e, ERR_REFUSED, "file %.80s of %zu bytes cannot be part of a point", name, len);
-	if (settle_group(s, e) < 0 || ensure_open(s, e) < 0)
+	if (settle_group(s, e) < 0)
+		return -1;
+	if (known_file(s->known, name, data, len))
+		return 0;
+	if (ensure_open(s, e) < 0)
 		return -1;
 	s->counts.files++;
 	records_put_file_head(&s->head, name, len);

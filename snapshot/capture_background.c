@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/thread.h"
+#include "base/xxh3.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -15,11 +16,11 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #define IDLE_NS (60 * NS_PER_S)
 #define PAUSE_LIMIT_NS (20 * NS_PER_S)
-#define EXPECT_NS NS_PER_S /* the devices' state, the disks' transaction where there are disks; and a second for 4 GiB, to protect them */
+#define EXPECT_NS \
+	NS_PER_S /* the devices' state, the disks' transaction where there are disks; and a second for 4 GiB, to protect them */
 #define ZERO_PAGE 1u /* in place of a hash; 0: never given */
 
 static void free_hashes(struct capture *c)

@@ -1,6 +1,7 @@
 #include "base/fd.h"
 #include "base/mem.h"
 #include "base/sys.h"
+#include "base/xxh3.h"
 #include "snapshot/store_impl.h"
 
 #include <assert.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 struct store_blob *store_blob_open(const char *path, int flags, struct err *e)
 {

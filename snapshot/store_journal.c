@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/sys.h"
+#include "base/xxh3.h"
 #include "snapshot/store_impl.h"
 
 #include <assert.h>
@@ -12,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <xxhash.h>
 
 #define BUFFER ((size_t)4 << 20)
 #define RUN_MAX (STORE_REC_HEAD + (size_t)STORE_RUN * (STORE_BLOCK + 8))

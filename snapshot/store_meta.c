@@ -1,6 +1,7 @@
 /* vm.json and the catalogue: a line of JSON and a line with its checksum, replaced as a whole. FORMAT.md, "Sealed JSON". */
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/xxh3.h"
 #include "snapshot/store_impl.h"
 
 #include <errno.h>
@@ -8,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define SEALED_MAX ((size_t)256 << 20)
 #define SEAL "#xxh3 "

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/sys.h"
+#include "base/xxh3.h"
 #include "snapshot/store_impl.h"
 
 #include <dirent.h>
@@ -14,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 #define PAYLOAD_MAX (STORE_MAX_FILE + 512u)
 
@@ -187,7 +187,8 @@ static bool take_commit(struct reading *r, const struct scan *c)
 	const uint8_t *text = cursor_bytes(&in, len);
 
 	/* One that was begun as a point may have become a part (store_txn_make_part): the end says what it is. */
-	if (!cursor_ok(&in) || c->rec.a > p->kind || records != r->records || bytes != r->bytes || chain != r->chain || len > STORE_MAX_META)
+	if (!cursor_ok(&in) || c->rec.a > p->kind || records != r->records || bytes != r->bytes || chain != r->chain ||
+	    len > STORE_MAX_META)
 		return false;
 	p->meta = json_loadb((const char *)text, len, JSON_REJECT_DUPLICATES, NULL);
 	if (!json_is_object(p->meta))
@@ -324,12 +325,14 @@ static int read_segment(struct reading *r, struct store_segment *g, uint64_t at,
 #define LOOK_BYTES ((size_t)1 << 20)
 
 /* Is there a COMMIT at this place? Where a record does not verify nobody knows how long it is: any byte may begin the next. */
-static int commit_at(const struct store_blob *b, uint64_t salt, uint64_t at, uint64_t size, const uint8_t *head, struct err *e)
+static int commit_at(const struct store_blob *b, uint64_t salt, uint64_t at, uint64_t size, const uint8_t *head,
+		     struct err *e)
 {
 	const uint64_t seed = store_rec_seed(salt, at);
 	struct store_rec rec;
 
-	if (!store_rec_decode(&rec, seed, head) || rec.length > STORE_MAX_META + 32 || rec.length > size - at - STORE_REC_HEAD)
+	if (!store_rec_decode(&rec, seed, head) || rec.length > STORE_MAX_META + 32 ||
+	    rec.length > size - at - STORE_REC_HEAD)
 		return 0;
 	MEM_AUTO uint8_t *payload = mem_alloc_array(rec.length ? rec.length : 1, 1);
 	if (store_blob_read(b, at + STORE_REC_HEAD, payload, rec.length, e) < 0)
@@ -356,7 +359,8 @@ static int has_commit(const struct store_blob *b, uint64_t at, struct err *e)
 	int rc = 0;
 
 	while (rc == 0 && at + STORE_REC_HEAD <= size) {
-		const size_t n = size - at < LOOK_BYTES ? (size_t)(size - at) : LOOK_BYTES, places = n - STORE_REC_HEAD + 1;
+		const size_t n = size - at < LOOK_BYTES ? (size_t)(size - at) : LOOK_BYTES,
+			     places = n - STORE_REC_HEAD + 1;
 		if (store_blob_read(b, at, buf, n, e) < 0)
 			return -1;
 		for (size_t i = 0; rc == 0 && i < places; i++)

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/sys.h"
+#include "base/xxh3.h"
 #include "snapshot/store_impl.h"
 
 #include <assert.h>
@@ -14,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 #define HEAD 4096u /* the header is padded to a block */
 #define TRAILER 64u
@@ -26,7 +26,7 @@ struct maker {
 	struct store_blob *blob;
 	char *tmp, *path;
 	uint64_t from, to, at;
-	struct buf pending; /* blocks not written yet */
+	struct buf pending; /* blocks not written yet, less than a run; behind them there is room for a run */
 	struct store_extents x;
 	struct buf sums;
 };
@@ -51,20 +51,31 @@ static int maker_open(struct maker *m, const struct store *s, uint64_t from, uin
 	m->path = store_undo_path(s, from, to);
 	m->tmp = mem_printf("%s.tmp", m->path);
 	m->blob = store_blob_open(m->tmp, O_RDWR | O_CREAT | O_TRUNC, e);
+	buf_reserve(&m->pending, (size_t)2 * STORE_RUN * STORE_BLOCK);
 	return m->blob ? 0 : -1;
 }
 
-/* n blocks, of which those with sum 0 are zeros and not written. */
-static int maker_add(struct maker *m, uint32_t volume, uint64_t block, size_t n, const uint8_t *data,
-		     const uint64_t *sums, struct err *e)
+/* Where the next n blocks, at most a run, are read to: to the place from which they are written. */
+static uint8_t *maker_room(struct maker *m, size_t n)
 {
+	return buf_reserve(&m->pending, n * STORE_BLOCK);
+}
+
+/* The n blocks there, of which those with sum 0 are zeros and not written. */
+static int maker_add(struct maker *m, uint32_t volume, uint64_t block, size_t n, const uint64_t *sums, struct err *e)
+{
+	const uint8_t *data = m->pending.data + m->pending.len;
+
 	for (size_t i = 0; i < n; i++) {
 		struct store_extent x = { .volume = volume, .block = block + i, .count = 1 };
 		if (sums[i]) {
+			uint8_t *to = m->pending.data + m->pending.len;
 			x.blob = m->blob;
 			x.data_at = m->at + m->pending.len;
 			x.sums_at = m->sums.len;
-			buf_append(&m->pending, data + i * STORE_BLOCK, STORE_BLOCK);
+			if (to != data + i * STORE_BLOCK)
+				memcpy(to, data + i * STORE_BLOCK, STORE_BLOCK);
+			m->pending.len += STORE_BLOCK;
 			buf_put_be64(&m->sums, sums[i]);
 		}
 		store_extents_add(&m->x, &x);
@@ -148,14 +159,15 @@ static void list_add(struct store *s, struct store_undo u)
 
 /* The before-images of one extent, as far as the volume was there before. */
 static int add_before(struct maker *m, struct store_head *h, const struct store_extent *x, uint64_t blocks,
-		      uint8_t *data, struct err *e)
+		      struct err *e)
 {
 	uint64_t sums[STORE_RUN];
 	const uint64_t end = x->block + x->count < blocks ? x->block + x->count : blocks;
 
 	for (uint64_t at = x->block; at < end;) {
 		const size_t n = end - at < STORE_RUN ? (size_t)(end - at) : STORE_RUN;
-		if (store_head_read(h, at, n, data, sums, e) < 0 || maker_add(m, x->volume, at, n, data, sums, e) < 0)
+		if (store_head_read(h, at, n, maker_room(m, n), sums, e) < 0 ||
+		    maker_add(m, x->volume, at, n, sums, e) < 0)
 			return -1;
 		at += n;
 	}
@@ -167,7 +179,6 @@ int store_undo_make(struct store *s, const struct store_pending *p, const struct
 {
 	struct maker m;
 	uint64_t bytes = 0;
-	MEM_AUTO uint8_t *data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
 	int rc = maker_open(&m, s, p->seq, p->seq, e);
 
 	for (size_t i = 0; rc == 0 && i < p->layer->x.n; i++) {
@@ -179,7 +190,7 @@ int store_undo_make(struct store *s, const struct store_pending *p, const struct
 		struct store_head *h = store_heads_find(s, x->volume);
 		pthread_mutex_unlock(&s->lock);
 		assert(h);
-		rc = add_before(&m, h, x, store_blocks_of(was->v.size_bytes), data, e);
+		rc = add_before(&m, h, x, store_blocks_of(was->v.size_bytes), e);
 	}
 	if (rc == 0)
 		rc = maker_finish(&m, s, &bytes, e);
@@ -307,7 +318,6 @@ int store_undo_merge(struct store *s, struct store_undo a, struct store_undo b, 
 	struct store_layer *old = store_undo_load(s, a.from, a.to, e);
 	struct store_layer *young = old ? store_undo_load(s, b.from, b.to, e) : NULL;
 	struct store_extents both = { 0 };
-	MEM_AUTO uint8_t *data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
 	uint64_t sums[STORE_RUN];
 	struct maker m = { 0 };
 	int rc = young ? maker_open(&m, s, a.from, b.to, e) : -1;
@@ -319,12 +329,13 @@ int store_undo_merge(struct store *s, struct store_undo a, struct store_undo b, 
 		const struct store_extent *x = &both.v[i];
 		for (uint64_t skip = 0; rc == 0 && skip < x->count;) {
 			const size_t n = x->count - skip < STORE_RUN ? (size_t)(x->count - skip) : STORE_RUN;
+			uint8_t *data = maker_room(&m, n);
 			rc = store_extent_read(x, skip, n, data, sums, e);
 			if (rc == 0)
 				rc = store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums,
 							"before-images", e);
 			if (rc == 0)
-				rc = maker_add(&m, x->volume, x->block + skip, n, data, sums, e);
+				rc = maker_add(&m, x->volume, x->block + skip, n, sums, e);
 			skip += n;
 		}
 	}

@@ -1,14 +1,10 @@
 /* Encoding and decoding of sections; any thread. Format: codec_internal.h. */
 #include "base/mem.h"
+#include "base/xxh3.h"
 #include "transport/codec_internal.h"
 
 #include <assert.h>
 #include <zstd.h>
-#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
-#include <xxh_x86dispatch.h>
-#else
-#include <xxhash.h>
-#endif
 
 /* Shorter sections are not worth a zstd frame. */
 #define MIN_COMPRESS 32u

@@ -1,6 +1,7 @@
 #include "transport/page_cache.h"
 
 #include "base/mem.h"
+#include "base/xxh3.h"
 #include "transport/codec.h"
 #include "transport/warm.h"
 
@@ -10,11 +11,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
-#include <xxh_x86dispatch.h>
-#else
-#include <xxhash.h>
-#endif
 
 /* Pages seen, by the low bits of their number: 256 GiB of guest without aliases. An alias only makes a page look
  * as if it had come before. */
@@ -111,8 +107,7 @@ struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 		mem_free_ptr(&c);
 		return NULL;
 	}
-	c->mapped = 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 +
-		    8 * 64;
+	c->mapped = 2 * (size_t)entries * sizeof(uint64_t) + n * (8 + 4 + 2) + SEEN_BITS / 8 + 8 * 64;
 	uint8_t *at = map_lazily(c->mapped, e);
 	if (!at) {
 		warm_put(c->data, n * CODEC_PAGE_SIZE);

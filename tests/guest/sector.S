@@ -5,6 +5,15 @@
  *   dword 0 of page p   the number of the round
  *   dword 1             p, written once
  *
+ * LOAD (make-sector has names for it) says what else is written to the page each time:
+ *
+ *   0   nothing: the counter above
+ *   1   a row of a database: 80 bytes of one of its 32 rows are new letters, dword 2 a new checksum
+ *   2   what is there already; then dword 0 counts in page 0 alone
+ *   3   noise, the whole page
+ *
+ * Letters and noise are copied from a pool behind the pages, from anywhere in it: where KVM is itself emulated, every instruction counts.
+ *
  * A page that holds something else has been lost or mixed up: 'X' on the serial port. '+' when it starts, '.' after every
  * 256 rounds. SPIN pauses between rounds slow it down.
  *
@@ -16,11 +25,14 @@
 	.set	BASE, 0x100000
 	.set	SECTOR, 0x8000		/* where it is read to and written from */
 	.set	IDE, 0x1f0
+	.set	POOL, BASE + 4096 * PAGES
+	.set	POOL_BITS, 14 + 3 * LOAD	/* its size in bytes, but for one page more */
 
 	.code16
 	.globl	_start
 _start:
 	cli
+	cld
 	xorw	%ax, %ax
 	movw	%ax, %ds
 	inb	$0x92, %al		/* A20 */
@@ -43,10 +55,34 @@ flat:
 	movb	$'+', %al
 	outb	%al, %dx
 
+	.if	LOAD & 1
+	movl	$POOL, %edi
+	movl	$(1 << POOL_BITS) / 4 + 1024, %ecx
+	movl	$0x9e3779b9, %ebp
+	xorl	%esi, %esi
+12:	movl	$4294957665, %eax	/* multiply with carry: ebp, esi */
+	mull	%ebp
+	addl	%esi, %eax
+	adcl	$0, %edx
+	movl	%edx, %esi
+	movl	%eax, %ebp
+	.if	LOAD == 1
+	andl	$0x0f0f0f0f, %eax
+	addl	$0x61616161, %eax
+	.endif
+	stosl
+	loop	12b
+	.endif
+
 	movl	$BASE, %edi		/* round 0 */
 	xorl	%ecx, %ecx
 1:	movl	$0, (%edi)
 	movl	%ecx, 4(%edi)
+	.if	LOAD == 1
+	movl	$8, %eax
+	movl	$1022, %esi
+	call	copy
+	.endif
 	addl	$4096, %edi
 	incl	%ecx
 	cmpl	$PAGES, %ecx
@@ -56,15 +92,44 @@ flat:
 round:
 	movl	$BASE, %edi
 	xorl	%ecx, %ecx
-2:	cmpl	%ebx, (%edi)
+2:	movl	%ebx, %eax
+	.if	LOAD == 2
+	jecxz	13f
+	xorl	%eax, %eax
+13:
+	.endif
+	cmpl	%eax, (%edi)
 	jne	3f
 	cmpl	%ecx, 4(%edi)
 	je	4f
-3:	movb	$'X', %al
-	outb	%al, %dx
-	movl	%ebx, (%edi)		/* say it once */
+3:	movl	%eax, (%edi)		/* say it once */
 	movl	%ecx, 4(%edi)
-4:	incl	(%edi)
+	movb	$'X', %al
+	outb	%al, %dx
+4:
+	.if	LOAD == 2
+	orl	$0, 4(%edi)
+	jecxz	14f
+	jmp	15f
+14:	incl	(%edi)
+15:
+	.else
+	incl	(%edi)
+	.endif
+	.if	LOAD == 1
+	movl	%ebp, 8(%edi)
+	movl	%ebp, %eax
+	shrl	$16, %eax
+	andl	$31, %eax
+	shll	$7, %eax
+	addl	$48, %eax
+	movl	$20, %esi
+	call	copy
+	.elseif	LOAD == 3
+	movl	$8, %eax
+	movl	$1022, %esi
+	call	copy
+	.endif
 	addl	$4096, %edi
 	incl	%ecx
 	cmpl	$PAGES, %ecx
@@ -85,6 +150,24 @@ round:
 	decl	%ecx
 	jnz	6b
 	jmp	round
+
+	.if	LOAD & 1
+/* To byte eax of the page, esi dwords. */
+copy:	pushl	%ecx
+	pushl	%edi
+	addl	%eax, %edi
+	movl	%esi, %ecx
+	imull	$69069, %ebp, %ebp
+	incl	%ebp
+	movl	%ebp, %esi
+	shrl	$32 - POOL_BITS, %esi
+	andl	$~3, %esi
+	addl	$POOL, %esi
+	rep movsl
+	popl	%edi
+	popl	%ecx
+	ret
+	.endif
 
 	.if	RECORD
 /* Disk, then port; ebx is the round, and its predecessor is what the disk should hold. */

@@ -13,7 +13,7 @@ program=${STREAM_ROUNDTRIP:-${VMFERRY_BUILD:-$here/../../build/release}/tools/de
 work=$(mktemp -d /var/tmp/vmferry-streams-XXXXXX)
 trap 'rm -rf "$work"' EXIT
 
-"$here/../guest/make-sector" 3000 0 0 "$work/sector"
+"$here/../guest/make-sector" 3000 0 0 counters "$work/sector"
 
 # record QEMU MODE FOLDER: FOLDER/0, FOLDER/1, ... are what came over the connections, in order of acceptance.
 record() {

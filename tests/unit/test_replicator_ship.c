@@ -22,7 +22,8 @@ static uint64_t asked_blocks;
 
 /* ---- the calls that go over the control connection ---- */
 
-static int hashes(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out, struct err *e)
+static int hashes(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out,
+		  struct err *e)
 {
 	struct store_view *view = store_view_newest(store, e);
 	struct store_volume vol[STORE_MAX_VOLUMES];
@@ -97,11 +98,13 @@ static void end_session(void)
 
 static json_t *meta_of(void *ctx, const struct ship_tally *t)
 {
-	return json_pack("{s:s, s:I, s:I}", "id", ctx, "instant_ns", (json_int_t)clock_wall_ns(), "wire_bytes", (json_int_t)t->wire_bytes);
+	return json_pack("{s:s, s:I, s:I}", "id", ctx, "instant_ns", (json_int_t)clock_wall_ns(), "wire_bytes",
+			 (json_int_t)t->wire_bytes);
 }
 
 /* One transaction of the machine's state. */
-static int send_state(struct machine *m, const char *id, bool all_ram, bool all_disk, bool point, struct ship_tally *t, struct err *e)
+static int send_state(struct machine *m, const char *id, bool all_ram, bool all_disk, bool point, struct ship_tally *t,
+		      struct err *e)
 {
 	char name[64];
 
@@ -116,8 +119,9 @@ static void open_store(void)
 	struct err e = ERR_INIT;
 	json_t *vm = json_pack("{s:s, s:s}", "uuid", GUEST_UUID, "name", "web1");
 
-	store = access(fixture_path("store", NULL), F_OK) == 0 ? store_open(fixture_path("store", NULL), &(struct store_opts){ 0 }, &e) :
-								  store_create(fixture_path("store", NULL), &(struct store_opts){ 0 }, vm, &e);
+	store = access(fixture_path("store", NULL), F_OK) == 0
+			? store_open(fixture_path("store", NULL), &(struct store_opts){ 0 }, &e)
+			: store_create(fixture_path("store", NULL), &(struct store_opts){ 0 }, vm, &e);
 	json_decref(vm);
 	ck_assert_msg(store != NULL, "%s", e.text);
 }
@@ -228,6 +232,53 @@ START_TEST(points_arrive_and_only_what_differs_travels)
 		      (unsigned long long)t.sent_bytes);
 	check_latest_point(m, "p3");
 	ck_assert_uint_eq(count_points(), 3);
+	machine_free(m);
+}
+END_TEST
+
+/* One more point, of that file alone; how much it took on the wire. */
+static uint64_t send_file(struct machine *m, const char *id, const uint8_t *data, size_t len)
+{
+	const struct capture_sink *sink = ship_sink(tx);
+	struct ship_tally t;
+	struct err e = ERR_INIT;
+	char name[64];
+	size_t got;
+
+	snprintf(name, sizeof(name), "%s", id);
+	OK(ship_begin(tx, id, &e), e);
+	OK(machine_give(m, sink, false, false, true, &e), e);
+	OK(sink->file(sink->ctx, "nvram", data, len, &e), e);
+	OK(ship_finish(tx, meta_of, name, NULL, &t, &e), e);
+	struct store_view *v = store_view_open(store, 0, &e);
+	ck_assert_msg(v != NULL, "%s", e.text);
+	char *there = store_view_file(v, "nvram", &got, &e);
+	ck_assert_msg(there != NULL, "%s", e.text);
+	ck_assert_uint_eq(got, len);
+	ck_assert_mem_eq(there, data, len);
+	free(there);
+	store_view_close(v);
+	return t.wire_bytes;
+}
+
+START_TEST(a_file_travels_when_it_has_changed)
+{
+	struct machine *m = written_machine(16, 16);
+	uint8_t data[50000];
+
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * i * UINT64_C(0x9e3779b97f4a7c15) >> 40);
+	session(0);
+	ck_assert_uint_gt(send_file(m, "p1", data, sizeof(data)), 20000);
+	ck_assert_uint_lt(send_file(m, "p2", data, sizeof(data)), 5000);
+	data[777] ^= 1;
+	ck_assert_uint_gt(send_file(m, "p3", data, sizeof(data)), 20000);
+	ck_assert_uint_gt(send_file(m, "p4", data, sizeof(data) - 1), 20000);
+	/* A session that is new assumes nothing. */
+	end_session();
+	session(0);
+	ck_assert_uint_gt(send_file(m, "p5", data, sizeof(data) - 1), 20000);
+	ck_assert_uint_lt(send_file(m, "p6", data, sizeof(data) - 1), 5000);
 	machine_free(m);
 }
 END_TEST
@@ -351,8 +402,10 @@ START_TEST(volumes_change)
 END_TEST
 
 /* Each batch that is sent or received, and each step of the stream and the commit, is where the session once breaks off. */
-static const char *const cuts[] = { "channel.send=fail", "channel.recv=fail",	      "replica.ship=fail",	    "replica.receive=fail",
-				    "replica.seed=fail", "replica.commit.source=fail", "replica.commit.target=fail", "replica.committed.target=fail" };
+static const char *const cuts[] = { "channel.send=fail",          "channel.recv=fail",
+				    "replica.ship=fail",          "replica.receive=fail",
+				    "replica.seed=fail",          "replica.commit.source=fail",
+				    "replica.commit.target=fail", "replica.committed.target=fail" };
 
 START_TEST(whatever_breaks_no_acknowledged_point_is_lost)
 {
@@ -437,6 +490,7 @@ static Suite *suite(void)
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, points_arrive_and_only_what_differs_travels);
+	tcase_add_test(t, a_file_travels_when_it_has_changed);
 	tcase_add_test(t, a_reconnect_sends_what_differs);
 	tcase_add_test(t, a_long_transaction_is_cut_into_parts);
 	tcase_add_test(t, a_first_copy_goes_on_where_it_broke_off);

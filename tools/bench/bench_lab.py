@@ -94,6 +94,10 @@ class Host:
     def _agents(self):
         return [pid for pid, name in self.processes() if name == "vmferryd"]
 
+    def agent_seconds(self):
+        """CPU time of the agent so far."""
+        return sum(int(n) for pid in self._agents() for n in stat_fields(pid)[11:13]) / TICKS
+
     def reset_peak(self):
         """What the agent's peak memory is from now on."""
         for pid in self._agents():

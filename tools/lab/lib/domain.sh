@@ -5,13 +5,13 @@
 guest_parse() { # NAME [KEY=VALUE...]
 	local arg
 	G_name=$1 G_mem=1024 G_vcpus=1 G_machine=q35 G_cpu="" G_disk="" G_data=0 G_shared=0 G_format=qcow2 G_redis=0
-	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_record=0
+	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_record=0 G_load=counters
 	G_uefi=0 G_tpm=0
 	shift
 	for arg in "$@"; do
 		case $arg in
 		mem=* | vcpus=* | machine=* | cpu=* | disk=* | data=* | shared=* | format=* | redis=* | transient=* | paused=* | off=* | \
-			accel=* | sector=* | spin=* | record=* | uefi=* | tpm=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
+			accel=* | sector=* | spin=* | record=* | load=* | uefi=* | tpm=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
 		*) die "'$arg' is no setting of a guest" ;;
 		esac
 	done
@@ -86,7 +86,7 @@ domain_disk() { # HOST
 	local host=$1 raw
 	[ -n "$G_disk" ] || return 0
 	if [ "$G_record" = 1 ]; then
-		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 1 "$LAB_DIR/$host/fs$G_disk_path"
+		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 1 "$G_load" "$LAB_DIR/$host/fs$G_disk_path"
 		return
 	fi
 	if [ "$G_data" = 0 ]; then
@@ -143,7 +143,7 @@ domain_xml() {
 	if [ "$G_record" = 1 ]; then
 		disk=$(domain_disk_xml "$G_disk_path" raw)
 	elif [ -n "$G_sector" ]; then
-		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 0 "$LAB_DIR/shared/$G_name.sector" || exit 1
+		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 0 "$G_load" "$LAB_DIR/shared/$G_name.sector" || exit 1
 		disk=$(domain_disk_xml "/var/lib/libvirt/shared/$G_name.sector" raw readonly)
 	else
 		[ -z "$G_disk" ] || disk=$(domain_disk_xml "$G_disk_path" "$G_format")
