@@ -21,6 +21,7 @@
 #define END_NS (5 * NS_PER_S)
 #define RELEASE_NS (60 * NS_PER_S)
 #define ADOPT_NS (3600 * NS_PER_S)
+#define PART_NS (10 * NS_PER_S)   /* what a link that breaks can cost a first copy */
 #define SEED_NS (3600 * NS_PER_S) /* asked again, it goes on */
 
 struct courier {
@@ -244,6 +245,7 @@ static int start_ship(struct courier *c, unsigned channels, struct err *e)
 				.peer = c->volumes,
 				.n_peer = c->n_volumes,
 				.part_bytes = c->opts.part_bytes,
+				.part_ns = c->last ? 0 : PART_NS,
 				.hashes = ask_hashes,
 				.commit = ask_commit,
 				.ctx = c };

@@ -1,5 +1,6 @@
 #include "replicator/ship.h"
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/mem.h"
 #include "replicator/known.h"
@@ -37,7 +38,7 @@ struct ship {
 	/* the capture's thread */
 	struct known *known;
 	struct group group;
-	uint8_t *asked; /* ASK_BLOCKS * 16 */
+	uint8_t *asked;    /* ASK_BLOCKS * 16 */
 	bool sent_volumes; /* those of `known` are what the peer was told */
 	struct buf head;
 
@@ -47,6 +48,7 @@ struct ship {
 	uint32_t current;
 	struct records_counts counts;
 	uint64_t open_bytes; /* of blocks, since BEGIN */
+	int64_t open_ns;     /* monotonic: BEGIN */
 	uint64_t wire_before;
 	struct ship_tally tally;
 };
@@ -73,6 +75,7 @@ static int open_txn(struct ship *s, struct err *e)
 	s->current = UINT32_MAX;
 	s->counts = (struct records_counts){ 0 };
 	s->open_bytes = 0;
+	s->open_ns = clock_mono_ns();
 	outflow_hash_start(s->out);
 	/* Whether it is a point is not known before its end: what is told to the peer is in the commit call. */
 	records_put_begin(&s->head, id, true);
@@ -112,18 +115,24 @@ static int commit(struct ship *s, bool point, const json_t *meta, uint64_t *seq,
 	if (put_head(s, e) < 0 || outflow_flush(s->out, e) < 0)
 		return -1;
 	s->open = false;
-	if (fault_point(FAULT_REPLICA_COMMIT_SOURCE, e) < 0 || s->opts.commit(s->opts.ctx, s->id, point, meta, seq, e) < 0)
+	if (fault_point(FAULT_REPLICA_COMMIT_SOURCE, e) < 0 ||
+	    s->opts.commit(s->opts.ctx, s->id, point, meta, seq, e) < 0)
 		return -1;
 	known_committed(s->known);
+	if (point)
+		s->opts.part_ns = 0;
 	return 0;
 }
 
-/* A transaction that has grown large becomes a part, and goes on as the next. */
+/* A transaction that has grown large, or old, becomes a part, and goes on as the next. */
 static int cut(struct ship *s, struct err *e)
 {
 	const uint64_t most = s->opts.part_bytes ? s->opts.part_bytes : PART_BYTES;
 
-	if (!s->open || s->open_bytes < most)
+	if (!s->open || s->open_bytes == 0)
+		return 0;
+	const bool old = s->opts.part_ns && clock_mono_ns() - s->open_ns > s->opts.part_ns;
+	if (s->open_bytes < most && !old)
 		return 0;
 	if (fault_point(FAULT_REPLICA_SEED, e) < 0 || commit(s, false, NULL, NULL, e) < 0)
 		return -1;
@@ -133,7 +142,8 @@ static int cut(struct ship *s, struct err *e)
 
 /* ---- blocks ---- */
 
-static int send_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash, struct err *e)
+static int send_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash,
+		      struct err *e)
 {
 	static const uint8_t zero[BLOCK_HASH_SIZE];
 	const uint64_t page_no = (uint64_t)v << PAGE_BLOCK_SHIFT | block, addr = block * STORE_BLOCK;
@@ -237,7 +247,8 @@ static int settle_if_waiting(struct ship *s, uint32_t v, uint64_t block, struct 
 	return settle_group(s, e);
 }
 
-static int take_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash, struct err *e)
+static int take_block(struct ship *s, uint32_t v, uint64_t block, const uint8_t *data, const uint8_t *hash,
+		      struct err *e)
 {
 	uint8_t theirs[BLOCK_HASH_SIZE];
 
@@ -286,10 +297,11 @@ static int sink_volumes(void *ctx, const struct capture_volume *cv, size_t n, st
 	struct store_volume v[STORE_MAX_VOLUMES];
 
 	if (!s->wanted || s->open || n < 1 || n > STORE_MAX_VOLUMES)
-		return err_set(e, ERR_REFUSED, "a VM of %zu memory blocks and disks cannot be replicated (at most %u)", n,
-			       STORE_MAX_VOLUMES);
+		return err_set(e, ERR_REFUSED, "a VM of %zu memory blocks and disks cannot be replicated (at most %u)",
+			       n, STORE_MAX_VOLUMES);
 	for (size_t i = 0; i < n; i++) {
-		v[i] = (struct store_volume){ .kind = cv[i].ram ? STORE_RAM : STORE_DISK, .size_bytes = cv[i].size_bytes };
+		v[i] = (struct store_volume){ .kind = cv[i].ram ? STORE_RAM : STORE_DISK,
+					      .size_bytes = cv[i].size_bytes };
 		snprintf(v[i].name, sizeof(v[i].name), "%.255s", cv[i].name);
 	}
 	if (same_volumes(s->known, v, n))

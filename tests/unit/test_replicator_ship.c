@@ -22,7 +22,8 @@ static uint64_t asked_blocks;
 
 /* ---- the calls that go over the control connection ---- */
 
-static int hashes(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out, struct err *e)
+static int hashes(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out,
+		  struct err *e)
 {
 	struct store_view *view = store_view_newest(store, e);
 	struct store_volume vol[STORE_MAX_VOLUMES];
@@ -60,6 +61,8 @@ static int commit(void *ctx, const char *id, bool point, const json_t *meta, uin
 
 /* ---- sessions ---- */
 
+static int64_t part_ns; /* of the sessions that begin */
+
 static void session(uint64_t part_bytes)
 {
 	struct link *fa[CHANNELS], *fb[CHANNELS], *ba[1], *bb[1];
@@ -79,6 +82,7 @@ static void session(uint64_t part_bytes)
 				.peer = peer,
 				.n_peer = store_volumes(store, peer, STORE_MAX_VOLUMES),
 				.part_bytes = part_bytes,
+				.part_ns = part_ns,
 				.hashes = hashes,
 				.commit = commit };
 	memcpy(so.secret, secret, sizeof(secret));
@@ -97,11 +101,13 @@ static void end_session(void)
 
 static json_t *meta_of(void *ctx, const struct ship_tally *t)
 {
-	return json_pack("{s:s, s:I, s:I}", "id", ctx, "instant_ns", (json_int_t)clock_wall_ns(), "wire_bytes", (json_int_t)t->wire_bytes);
+	return json_pack("{s:s, s:I, s:I}", "id", ctx, "instant_ns", (json_int_t)clock_wall_ns(), "wire_bytes",
+			 (json_int_t)t->wire_bytes);
 }
 
 /* One transaction of the machine's state. */
-static int send_state(struct machine *m, const char *id, bool all_ram, bool all_disk, bool point, struct ship_tally *t, struct err *e)
+static int send_state(struct machine *m, const char *id, bool all_ram, bool all_disk, bool point, struct ship_tally *t,
+		      struct err *e)
 {
 	char name[64];
 
@@ -116,8 +122,9 @@ static void open_store(void)
 	struct err e = ERR_INIT;
 	json_t *vm = json_pack("{s:s, s:s}", "uuid", GUEST_UUID, "name", "web1");
 
-	store = access(fixture_path("store", NULL), F_OK) == 0 ? store_open(fixture_path("store", NULL), &(struct store_opts){ 0 }, &e) :
-								  store_create(fixture_path("store", NULL), &(struct store_opts){ 0 }, vm, &e);
+	store = access(fixture_path("store", NULL), F_OK) == 0
+			? store_open(fixture_path("store", NULL), &(struct store_opts){ 0 }, &e)
+			: store_create(fixture_path("store", NULL), &(struct store_opts){ 0 }, vm, &e);
 	json_decref(vm);
 	ck_assert_msg(store != NULL, "%s", e.text);
 }
@@ -295,6 +302,31 @@ START_TEST(a_long_transaction_is_cut_into_parts)
 }
 END_TEST
 
+/* On a slow link; but no more once there is a point. */
+START_TEST(a_first_copy_is_cut_by_time_as_well)
+{
+	struct machine *m = machine_new(1024, 256);
+	struct ship_tally t = { 0 };
+	struct err e = ERR_INIT;
+
+	for (uint64_t b = 0; b < 1024; b++)
+		machine_write(m, false, b, 1);
+	part_ns = 1;
+	session(0);
+	part_ns = 0;
+	OK(send_state(m, "f1", true, true, false, &t, &e), e);
+	ck_assert_uint_ge(t.parts, 2);
+	OK(send_state(m, "p1", false, false, true, &t, &e), e);
+	for (uint64_t b = 0; b < 1024; b++)
+		machine_write(m, false, b, 2);
+	OK(send_state(m, "p2", false, false, true, &t, &e), e);
+	ck_assert_uint_eq(t.parts, 0);
+	check_latest_point(m, "p2");
+	end_session();
+	machine_free(m);
+}
+END_TEST
+
 START_TEST(a_first_copy_goes_on_where_it_broke_off)
 {
 	struct machine *m = written_machine(4096, 0);
@@ -351,8 +383,10 @@ START_TEST(volumes_change)
 END_TEST
 
 /* Each batch that is sent or received, and each step of the stream and the commit, is where the session once breaks off. */
-static const char *const cuts[] = { "channel.send=fail", "channel.recv=fail",	      "replica.ship=fail",	    "replica.receive=fail",
-				    "replica.seed=fail", "replica.commit.source=fail", "replica.commit.target=fail", "replica.committed.target=fail" };
+static const char *const cuts[] = { "channel.send=fail",          "channel.recv=fail",
+				    "replica.ship=fail",          "replica.receive=fail",
+				    "replica.seed=fail",          "replica.commit.source=fail",
+				    "replica.commit.target=fail", "replica.committed.target=fail" };
 
 START_TEST(whatever_breaks_no_acknowledged_point_is_lost)
 {
@@ -439,6 +473,7 @@ static Suite *suite(void)
 	tcase_add_test(t, points_arrive_and_only_what_differs_travels);
 	tcase_add_test(t, a_reconnect_sends_what_differs);
 	tcase_add_test(t, a_long_transaction_is_cut_into_parts);
+	tcase_add_test(t, a_first_copy_is_cut_by_time_as_well);
 	tcase_add_test(t, a_first_copy_goes_on_where_it_broke_off);
 	tcase_add_test(t, volumes_change);
 	tcase_add_loop_test(t, whatever_breaks_no_acknowledged_point_is_lost, 0, sizeof(cuts) / sizeof(cuts[0]));
