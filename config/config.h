@@ -43,6 +43,7 @@ struct config_peer {
 #define CONFIG_MAX_WINDOWS 16
 #define CONFIG_MAX_RULES 64
 #define CONFIG_MAX_COMMAND 32
+#define CONFIG_MAX_SEED_FOLDERS 32
 #define CONFIG_AS_OUTSIDE UINT64_MAX
 
 /* Hours of the day, local time, in which a protection runs differently. */
@@ -121,6 +122,8 @@ struct config {
 		uint64_t bandwidth;     /* bytes per second, 0: no limit */
 		char **fencing_command; /* program and arguments, run before a promotion; NULL: none */
 		size_t n_fencing_command;
+		char **seed_folders; /* where a peer's `protect --seed` may name images; NULL: nowhere */
+		size_t n_seed_folders;
 		int64_t fencing_timeout; /* ns */
 		int64_t max_pause;       /* ns that a checkpoint may pause a guest */
 	} replication;

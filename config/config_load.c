@@ -151,6 +151,7 @@ static const struct {
 } lists[] = {
 	{ NULL, "peers", load_peers },
 	{ "replication", "fencing_command", config_replicate_fencing },
+	{ "replication", "seed_folders", config_replicate_seeds },
 	{ NULL, "protections", config_replicate_protections },
 	{ NULL, "restore", config_replicate_restore },
 	{ "kafka", "properties", config_kafka_properties },

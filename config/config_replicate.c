@@ -258,48 +258,101 @@ void config_replicate_restore(struct loader *l, const config_setting_t *s)
 	loader_group(l, &group, l->c, "restore", s, NULL);
 }
 
-/* ---- the fencing command ---- */
+/* ---- lists of texts ---- */
 
-#define COMMAND_ALLOWED "an absolute path, or an array [ \"/path\", \"argument\", ... ]; \"\" or [ ] for none"
+/* A text or an array of them. */
+struct texts {
+	const char *key, *allowed;
+	int max;
+	bool all_paths; /* else the first is */
+	char ***list;
+	size_t *n;
+};
 
-static bool command_word(struct loader *l, const config_setting_t *s, size_t index)
+static bool load_text(struct loader *l, const config_setting_t *s, const struct texts *t)
 {
 	const char *text = config_setting_get_string(s);
-	if (!text || strlen(text) > TEXT_MAX || (index == 0 && text[0] != '/')) {
-		loader_problem(l, s, "replication.fencing_command: %s%s%s (allowed: " COMMAND_ALLOWED ")",
-			       text ? "\"" : "is ", text ? text : loader_type_name(s),
+	if (!text || strlen(text) > TEXT_MAX || ((t->all_paths || *t->n == 0) && text[0] != '/')) {
+		loader_problem(l, s, "%s: %s%s%s (allowed: %s)", t->key, text ? "\"" : "is ",
+			       text ? text : loader_type_name(s),
 			       !text                     ? ""
 			       : strlen(text) > TEXT_MAX ? "\" is too long"
-							 : "\" is not an absolute path");
+							 : "\" is not an absolute path",
+			       t->allowed);
 		return false;
 	}
-	struct config *c = l->c;
-	c->replication.fencing_command[c->replication.n_fencing_command++] = mem_strdup(text);
+	(*t->list)[(*t->n)++] = mem_strdup(text);
 	return true;
 }
 
-void config_replicate_fencing(struct loader *l, const config_setting_t *s)
+static void load_texts(struct loader *l, const config_setting_t *s, const struct texts *t)
 {
 	int type = config_setting_type(s);
-	const char *path = config_setting_get_string(s);
-	int n = type == CONFIG_TYPE_STRING ? (*path ? 1 : 0) : config_setting_length(s);
+	const char *only = config_setting_get_string(s);
+	int n = type == CONFIG_TYPE_STRING ? (*only ? 1 : 0) : config_setting_length(s);
 	if (type != CONFIG_TYPE_STRING && type != CONFIG_TYPE_ARRAY && type != CONFIG_TYPE_LIST) {
-		loader_problem(l, s, "replication.fencing_command: is %s (allowed: " COMMAND_ALLOWED ")",
-			       loader_type_name(s));
+		loader_problem(l, s, "%s: is %s (allowed: %s)", t->key, loader_type_name(s), t->allowed);
 		return;
 	}
-	if (n > CONFIG_MAX_COMMAND) {
-		loader_problem(l, s, "replication.fencing_command: has %d words (allowed: at most %d)", n,
-			       CONFIG_MAX_COMMAND);
+	if (n > t->max) {
+		loader_problem(l, s, "%s: has %d elements (allowed: at most %d)", t->key, n, t->max);
 		return;
 	}
 	if (n == 0)
 		return;
 	/* One more: a NULL ends it, as execv likes it. */
-	l->c->replication.fencing_command = mem_alloc_array((size_t)n + 1, sizeof(char *));
+	*t->list = mem_alloc_array((size_t)n + 1, sizeof(char *));
 	for (int i = 0; i < n; i++)
-		if (!command_word(l, type == CONFIG_TYPE_STRING ? s : config_setting_get_elem(s, (unsigned)i), (size_t)i))
+		if (!load_text(l, type == CONFIG_TYPE_STRING ? s : config_setting_get_elem(s, (unsigned)i), t))
 			return;
+}
+
+void config_replicate_fencing(struct loader *l, const config_setting_t *s)
+{
+	const struct texts t = { .key = "replication.fencing_command",
+				 .allowed = "an absolute path, or an array [ \"/path\", \"argument\", ... ]; \"\" or "
+					    "[ ] for none",
+				 .max = CONFIG_MAX_COMMAND,
+				 .list = &l->c->replication.fencing_command,
+				 .n = &l->c->replication.n_fencing_command };
+	load_texts(l, s, &t);
+}
+
+void config_replicate_seeds(struct loader *l, const config_setting_t *s)
+{
+	const struct texts t = { .key = "replication.seed_folders",
+				 .allowed = "an absolute path, or an array [ \"/path\", \"/path\", ... ]; \"\" or [ ] "
+					    "for none",
+				 .max = CONFIG_MAX_SEED_FOLDERS,
+				 .all_paths = true,
+				 .list = &l->c->replication.seed_folders,
+				 .n = &l->c->replication.n_seed_folders };
+	load_texts(l, s, &t);
+}
+
+static void free_texts(char **list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(list[i]);
+	free(list);
+}
+
+static bool texts_equal(char *const *a, size_t n, char *const *b, size_t m)
+{
+	if (n != m)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(a[i], b[i]) != 0)
+			return false;
+	return true;
+}
+
+static void describe_texts(const char *key, char *const *list, size_t n, struct buf *out)
+{
+	buf_printf(out, "%s = [", key);
+	for (size_t i = 0; i < n; i++)
+		buf_printf(out, "%s \"%s\"", i ? "," : "", list[i]);
+	buf_printf(out, " ]\n");
 }
 
 /* ---- what can be done with them ---- */
@@ -324,9 +377,8 @@ void config_replicate_free(struct config *c)
 	free(c->protections);
 	free_rules(c->restore.networks, c->restore.n_networks);
 	free_rules(c->restore.disks, c->restore.n_disks);
-	for (size_t i = 0; i < c->replication.n_fencing_command; i++)
-		free(c->replication.fencing_command[i]);
-	free(c->replication.fencing_command);
+	free_texts(c->replication.fencing_command, c->replication.n_fencing_command);
+	free_texts(c->replication.seed_folders, c->replication.n_seed_folders);
 }
 
 static bool keys_equal(const struct schema_key *keys, size_t n, const void *a, const void *b)
@@ -370,21 +422,15 @@ static bool rules_equal(const struct config_rule *a, size_t n, const struct conf
 	return true;
 }
 
-static bool commands_equal(const struct config *a, const struct config *b)
-{
-	if (a->replication.n_fencing_command != b->replication.n_fencing_command)
-		return false;
-	for (size_t i = 0; i < a->replication.n_fencing_command; i++)
-		if (strcmp(a->replication.fencing_command[i], b->replication.fencing_command[i]) != 0)
-			return false;
-	return true;
-}
-
 void config_replicate_diff(const struct config *a, const struct config *b, void (*differs)(void *ctx, const char *key),
 			   void *ctx)
 {
-	if (!commands_equal(a, b))
+	if (!texts_equal(a->replication.fencing_command, a->replication.n_fencing_command,
+			 b->replication.fencing_command, b->replication.n_fencing_command))
 		differs(ctx, "replication.fencing_command");
+	if (!texts_equal(a->replication.seed_folders, a->replication.n_seed_folders, b->replication.seed_folders,
+			 b->replication.n_seed_folders))
+		differs(ctx, "replication.seed_folders");
 	if (!protections_equal(a, b))
 		differs(ctx, "protections");
 	if (!rules_equal(a->restore.networks, a->restore.n_networks, b->restore.networks, b->restore.n_networks) ||
@@ -432,10 +478,9 @@ static void describe_rules(const char *what, const struct config_rule *rules, si
 
 void config_replicate_describe(const struct config *c, struct buf *out)
 {
-	buf_printf(out, "replication.fencing_command = [");
-	for (size_t i = 0; i < c->replication.n_fencing_command; i++)
-		buf_printf(out, "%s \"%s\"", i ? "," : "", c->replication.fencing_command[i]);
-	buf_printf(out, " ]\n");
+	describe_texts("replication.fencing_command", c->replication.fencing_command, c->replication.n_fencing_command,
+		       out);
+	describe_texts("replication.seed_folders", c->replication.seed_folders, c->replication.n_seed_folders, out);
 	for (size_t i = 0; i < c->n_protections; i++)
 		describe_protection(&c->protections[i], out);
 	describe_rules("network", c->restore.networks, c->restore.n_networks, out);

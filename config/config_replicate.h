@@ -1,6 +1,6 @@
 /*
  * config_replicate.h - the parts of the configuration that say what is replicated and how it is restored: the lists
- * `protections` and `restore`, and replication.fencing_command. Private to config/.
+ * `protections` and `restore`, replication.fencing_command and .seed_folders. Private to config/.
  */
 #ifndef VMFERRY_CONFIG_CONFIG_REPLICATE_H
 #define VMFERRY_CONFIG_CONFIG_REPLICATE_H
@@ -12,6 +12,7 @@
 void config_replicate_protections(struct loader *l, const config_setting_t *s);
 void config_replicate_restore(struct loader *l, const config_setting_t *s);
 void config_replicate_fencing(struct loader *l, const config_setting_t *s);
+void config_replicate_seeds(struct loader *l, const config_setting_t *s);
 
 void config_replicate_free(struct config *c);
 /* Keys that differ, as for config_reload_diff: calls `differs` with "protections" and the like. */

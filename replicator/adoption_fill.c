@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PART_BYTES (UINT64_C(256) << 20) /* as of a source's (ship.h) */
+#define TELL_BYTES (UINT64_C(16) << 20)
+
 /* The store's volumes with that disk among them; its index. */
 static int place_disk(struct store *s, struct store_volume *v, size_t *n, const char *target, uint64_t size,
 		      uint32_t *index, struct err *e)
@@ -28,28 +31,79 @@ static int place_disk(struct store *s, struct store_volume *v, size_t *n, const 
 	return 0;
 }
 
-int adoption_fill_image(struct store *s, const char *target, const char *path, const char *format, const char *run_dir,
-			struct err *e)
+/* ---- an image ---- */
+
+struct filling {
+	struct store *store;
+	const struct adoption_image *image;
+	struct store_sink in;
+	uint64_t part, told, total; /* bytes */
+};
+
+static json_t *meta_of(const struct adoption_image *image)
+{
+	return json_pack("{s:s, s:s}", "seed", image->name ? image->name : image->path, "disk", image->target);
+}
+
+/* After something of it has been told: up to there. */
+static int advance(struct filling *f, uint64_t bytes, uint64_t done, struct err *e)
+{
+	f->part += bytes;
+	if (f->part >= PART_BYTES) {
+		f->part = 0;
+		if (store_sink_commit(&f->in, meta_of(f->image), NULL, e) < 0 ||
+		    store_sink_begin(&f->in, f->store, STORE_TXN_PART, e) < 0)
+			return -1;
+	}
+	if (done < f->told + TELL_BYTES && done < f->total)
+		return 0;
+	f->told = done;
+	if (f->image->progress && !f->image->progress(f->image->ctx, done, f->total))
+		return err_set(e, ERR_CANCELLED, "cancelled");
+	return 0;
+}
+
+static int on_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *data, struct err *e)
+{
+	struct filling *f = ctx;
+
+	if (store_txn_block(f->in.txn, volume, block, data, e) < 0)
+		return -1;
+	return advance(f, STORE_BLOCK, (block + 1) * STORE_BLOCK, e);
+}
+
+static int on_zero(void *ctx, uint32_t volume, uint64_t block, uint64_t n, struct err *e)
+{
+	struct filling *f = ctx;
+
+	if (store_txn_zeros(f->in.txn, volume, block, n, e) < 0)
+		return -1;
+	return advance(f, 0, (block + n) * STORE_BLOCK, e);
+}
+
+int adoption_fill_image(struct store *s, const struct adoption_image *image, const char *run_dir, struct err *e)
 {
 	struct store_volume *v = mem_alloc_array(STORE_MAX_VOLUMES, sizeof(*v));
-	struct store_sink in = { 0 };
-	const struct capture_sink sink = store_sink_of(&in);
+	struct filling f = { .store = s, .image = image };
+	const struct capture_sink sink = { .page = on_page, .zero = on_zero, .ctx = &f };
 	size_t n;
-	uint64_t size = 0;
 	uint32_t index = 0;
 	int rc = -1;
 
-	if (still_image_size(path, format, &size, e) < 0 || place_disk(s, v, &n, target, size, &index, e) < 0)
+	if (still_image_size(image->path, image->format, &f.total, e) < 0 ||
+	    place_disk(s, v, &n, image->target, f.total, &index, e) < 0)
 		goto end;
-	if (store_sink_begin(&in, s, STORE_TXN_PART, e) < 0 || store_txn_volumes(in.txn, v, n, e) < 0 ||
-	    still_image(&sink, index, path, format, size, run_dir, e) < 0)
+	if (store_sink_begin(&f.in, s, STORE_TXN_PART, e) < 0 || store_txn_volumes(f.in.txn, v, n, e) < 0 ||
+	    still_image(&sink, index, image->path, image->format, f.total, run_dir, e) < 0)
 		goto end;
-	rc = store_sink_commit(&in, json_pack("{s:s, s:s}", "seed", path, "disk", target), NULL, e);
+	rc = store_sink_commit(&f.in, meta_of(image), NULL, e);
 end:
-	store_sink_abort(&in);
+	store_sink_abort(&f.in);
 	free(v);
 	return rc;
 }
+
+/* ---- a paused VM ---- */
 
 int adoption_fill_paused(struct guest *g, struct store *s, const char *run_dir, const json_t *meta, uint64_t *seq,
 			 struct err *e)

@@ -21,6 +21,8 @@
 #define END_NS (5 * NS_PER_S)
 #define RELEASE_NS (60 * NS_PER_S)
 #define ADOPT_NS (3600 * NS_PER_S)
+#define PART_NS (10 * NS_PER_S)   /* what a link that breaks can cost a first copy */
+#define SEED_NS (3600 * NS_PER_S) /* asked again, it goes on */
 
 struct courier {
 	struct courier_opts opts;
@@ -38,8 +40,8 @@ struct courier {
 	int64_t space_bytes; /* atomic */
 };
 
-static int call_at(const struct courier_opts *o, const char *method, json_t *args, int64_t within_ns, json_t **result,
-		   struct err *e)
+static int call_noted(const struct courier_opts *o, const char *method, json_t *args, int64_t within_ns,
+		      void (*note)(void *ctx, const json_t *note), void *ctx, json_t **result, struct err *e)
 {
 	struct rpc *rpc = o->ways.connect_peer(o->ways.ctx, o->host, e);
 
@@ -47,9 +49,15 @@ static int call_at(const struct courier_opts *o, const char *method, json_t *arg
 		json_decref(args);
 		return -1;
 	}
-	const int rc = rpc_call(rpc, method, args, clock_mono_ns() + within_ns, NULL, NULL, o->cancel, result, e);
+	const int rc = rpc_call(rpc, method, args, clock_mono_ns() + within_ns, note, ctx, o->cancel, result, e);
 	rpc_unref(rpc);
 	return rc;
+}
+
+static int call_at(const struct courier_opts *o, const char *method, json_t *args, int64_t within_ns, json_t **result,
+		   struct err *e)
+{
+	return call_noted(o, method, args, within_ns, NULL, NULL, result, e);
 }
 
 int courier_ask(const struct courier_opts *o, json_t **theirs, struct err *e)
@@ -68,6 +76,15 @@ int courier_adopt(const struct courier_opts *o, struct err *e)
 	json_t *args = json_pack("{s:s, s:s, s:I}", "uuid", o->uuid, "vm", o->vm, "epoch", (json_int_t)o->epoch);
 
 	return call_at(o, "replica.adopt", args, ADOPT_NS, NULL, e);
+}
+
+int courier_seed(const struct courier_opts *o, const json_t *disks, bool check,
+		 void (*note)(void *ctx, const json_t *note), void *ctx, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:s, s:I, s:o, s:b}", "uuid", o->uuid, "name", o->vm, "epoch",
+				 (json_int_t)o->epoch, "disks", json_deep_copy(disks), "check", (int)check);
+
+	return call_noted(o, "replica.seed", args, check ? BEGIN_NS : SEED_NS, note, ctx, NULL, e);
 }
 
 /* ---- what ship asks for ---- */
@@ -228,6 +245,7 @@ static int start_ship(struct courier *c, unsigned channels, struct err *e)
 				.peer = c->volumes,
 				.n_peer = c->n_volumes,
 				.part_bytes = c->opts.part_bytes,
+				.part_ns = c->last ? 0 : PART_NS,
 				.hashes = ask_hashes,
 				.commit = ask_commit,
 				.ctx = c };

@@ -49,6 +49,11 @@ int courier_release(const struct courier_opts *o, struct err *e);
 /* replica.adopt at the peer: what is left there of the VM becomes a replica at `epoch` (adoption.h). Takes as long as reading it does. */
 int courier_adopt(const struct courier_opts *o, struct err *e);
 
+/* replica.seed at the peer: the replica begins with images that are there. disks: [{"disk","path","size"}], borrowed. check: only whether it would be
+ * refused. note (may be NULL): {"disk","done","total"} now and then, from a thread that must not be held up. */
+int courier_seed(const struct courier_opts *o, const json_t *disks, bool check,
+		 void (*note)(void *ctx, const json_t *note), void *ctx, struct err *e);
+
 struct courier;
 struct courier *courier_open(const struct courier_opts *o, struct err *e);
 /* Ends the session. why (may be NULL): the error it ended with here; what the other side says of it is put in its place, if that is the cause. */

@@ -135,6 +135,72 @@ static uint64_t own_epoch(const struct protection_opts *o, const char *uuid, con
 	return epoch;
 }
 
+/* ---- what the first copy starts from ---- */
+
+/* The disk that an operator means; NULL with the error set. */
+static const struct guest_disk *seed_disk(const struct guest_info *info, const char *target, struct err *e)
+{
+	const struct guest_disk *found = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < info->n_disks; i++) {
+		if (info->disks[i].readonly || (target[0] && strcmp(info->disks[i].target, target) != 0))
+			continue;
+		found = &info->disks[i];
+		n++;
+	}
+	if (n == 1)
+		return found;
+	if (target[0])
+		err_set(e, ERR_REFUSED, "%s has no disk %.40s that is replicated", info->name, target);
+	else
+		err_set(e, ERR_REFUSED, "%s has %zu disks that are replicated: of which is that image?", info->name, n);
+	err_remedy(e, "'virsh domblklist %s' shows them; say --seed DISK=FILE", info->name);
+	return NULL;
+}
+
+/* {disk: path} as [{"disk","path","size"}], which the peer would take. NULL with the error set. */
+static json_t *make_seed(const struct protection_opts *o, const struct guest_info *info, const json_t *record,
+			 const json_t *asked, struct err *e)
+{
+	const struct courier_opts co = { .ways = o->ways,
+					 .host = field_text(record, "host"),
+					 .uuid = info->uuid,
+					 .vm = info->name,
+					 .epoch = field_u64(record, "epoch") };
+	json_t *seed = json_array(), *path;
+	const char *target;
+
+	json_object_foreach ((json_t *)(uintptr_t)asked, target, path) {
+		const struct guest_disk *d = seed_disk(info, target, e);
+		if (d)
+			json_array_append_new(seed, json_pack("{s:s, s:O, s:I}", "disk", d->target, "path", path,
+							      "size", (json_int_t)d->size_bytes));
+		if (!d || !json_is_string(path)) {
+			if (d)
+				err_set(e, ERR_CONFIG, "protect: a seed is no path");
+			json_decref(seed);
+			return NULL;
+		}
+	}
+	if (courier_seed(&co, seed, true, NULL, NULL, e) == 0)
+		return seed;
+	err_wrap(e, "start from an image at %s", co.host);
+	json_decref(seed);
+	return NULL;
+}
+
+/* One that was asked for before, and has not begun, is only what is asked for now. */
+static int add_seed(const struct protection_opts *o, const struct guest_info *info, json_t *record, const json_t *asked,
+		    struct err *e)
+{
+	json_object_del(record, "seed");
+	if (json_object_size(asked) == 0)
+		return 0;
+	json_t *seed = make_seed(o, info, record, asked, e);
+	return seed ? json_object_set_new(record, "seed", seed) : -1;
+}
+
 static json_t *make_record(const struct protection_opts *o, const struct guest_info *info, const json_t *args,
 			   const json_t *old, struct err *e)
 {
@@ -166,7 +232,10 @@ static json_t *make_record(const struct protection_opts *o, const struct guest_i
 	json_object_set_new(record, "role", json_string("source"));
 	json_object_set_new(record, "state", json_string("active"));
 	json_object_set_new(record, "epoch", json_integer((json_int_t)epoch));
-	return record;
+	if (add_seed(o, info, record, json_object_get(args, "seed"), e) == 0)
+		return record;
+	json_decref(record);
+	return NULL;
 }
 
 /* In the place of the one that was, if there was one. */

@@ -3,6 +3,7 @@
  *
  *	protection.c            life, record, state, what operators do
  *	protection_run.c        its thread: sessions, one after the other, and what is done between them
+ *	protection_seed.c       a first copy that starts from what is at hand at the peer
  *	protection_points.c     of a session, a capture: the first pass and the checkpoints
  *	protection_handover.c   the last checkpoint, and the VM goes to its peer
  *	protection_take.c       a checkpoint
@@ -85,8 +86,9 @@ struct protection {
 	bool for_last;                   /* the next capture is for the hand-over alone */
 	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
 	unsigned failures;               /* in a row */
-	struct schedule_now now;         /* what the hour says */
-	int64_t saved_ns;                /* when last_point was last made durable */
+	char unseeded[300];      /* why the first copy goes on without what it should have started from, or empty */
+	struct schedule_now now; /* what the hour says */
+	int64_t saved_ns;        /* when last_point was last made durable */
 };
 
 /* From the peer's word that this host may write to its being over. The thread's. */
@@ -140,6 +142,12 @@ int protection_owner_check(struct protection *p, struct err *e);
 void protection_owner_keep_fenced(struct protection *p);
 /* A VM whose protection rests may be taken over all the same. */
 void protection_owner_look(struct protection *p);
+
+/* ---- protection_seed.c ---- */
+/* What the record's "seed" names becomes the beginning of the replica, once, before there is a session. 0: go on, with it or, if it cannot be, without. */
+int protection_seed_run(struct protection *p, struct err *e);
+/* protection_set_state, as long as there is no point. */
+void protection_seed_say_seeding(struct protection *p);
 
 /* ---- protection_points.c ---- */
 /* "when due" and the bandwidth, as the hour says. ship may be NULL. */

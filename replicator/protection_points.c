@@ -189,7 +189,7 @@ int protection_points_run(struct protection_session *s, struct err *e)
 		have = p->have_point;
 	}
 	if (!have)
-		protection_set_state(p, "seeding", "the first copy is on its way");
+		protection_seed_say_seeding(p);
 	int rc = first_pass(s, e);
 	if (rc == 0)
 		rc = checkpoints(s, e);

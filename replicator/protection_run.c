@@ -78,6 +78,8 @@ static int run_session(struct protection_session *s, struct err *e)
 		return -1;
 	protection_handover_end(s);
 	protection_points_clock(p, NULL);
+	if (protection_seed_run(p, e) < 0)
+		return -1;
 	const struct courier_opts co = protection_courier_opts(p);
 	s->courier = courier_open(&co, e);
 	if (!s->courier)

@@ -62,8 +62,10 @@ static bool move_locked(struct replica *p)
 {
 	struct replicas *r = p->all;
 
-	while (p->moving && !r->stopping)
+	while (p->moving && !r->stopping) {
+		replica_seed_stop_locked(p);
 		pthread_cond_wait(&r->changed, &r->lock);
+	}
 	if (r->stopping)
 		return false;
 	p->moving = true;

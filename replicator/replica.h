@@ -45,6 +45,22 @@ int replicas_end(struct replicas *r, struct rpc *rpc, const json_t *args, json_t
 int replicas_status(struct replicas *r, const json_t *args, json_t **result, struct err *e);
 /* {uuid, epoch}: removes the replica and all its points. Only its source may, and only while it is not promoted. */
 int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+/* Who reads what a replica can begin with. fill, in a thread of its own: into a store that has no points; calls go_on now and then, and ends when that is
+ * false, with ERR_CANCELLED. free: ctx, always and once, in whatever thread. */
+struct replica_seeder {
+	int (*fill)(void *ctx, struct store *s,
+		    bool (*go_on)(void *arg, const char *disk, uint64_t done, uint64_t total), void *arg, struct err *e);
+	void (*free)(void *ctx);
+	void *ctx;
+};
+/* {uuid, name, epoch, disks: any description of what is read}, by `peer`: replica.seed. Begun, or waited for if the same is under way; "before" if it has
+ * been. go (for ctx): what there is to say, every so often; false leaves it to itself (ERR_CANCELLED). ERR_REFUSED if the replica has points. *by is
+ * taken over. */
+int replicas_seed(struct replicas *r, const char *peer, const json_t *args, struct replica_seeder *by,
+		  bool (*go)(void *ctx, const char *disk, uint64_t done, uint64_t total), void *ctx, json_t **result,
+		  struct err *e);
+/* Would it be refused? Nothing is changed. */
+int replicas_seed_check(struct replicas *r, const char *peer, const json_t *args, struct err *e);
 /* A data link of HELLO purpose "replica". Takes it; refuses by itself. */
 void replicas_attach(struct replicas *r, struct link *l);
 /* A control connection is gone. Does not wait. */

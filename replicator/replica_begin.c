@@ -87,21 +87,30 @@ static bool name_ok(const char *name)
 	return n > 0 && n <= 255 && !(uuid && n == 36) && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
+int replica_begin_args(const json_t *args, uint64_t *epoch, struct err *e)
+{
+	const json_int_t n = json_integer_value(json_object_get(args, "epoch"));
+
+	if (!epoch_uuid_ok(field_text(args, "uuid")) || !name_ok(field_text(args, "name")) || !epoch_ok(n))
+		return err_set(e, ERR_PROTOCOL, "UUID, name or epoch of a replica is missing or out of range");
+	*epoch = (uint64_t)n;
+	return 0;
+}
+
 static int parse_begin(struct replicas *r, struct replica_session *s, const json_t *args, struct err *e)
 {
 	uint8_t secret[BLOCK_HASH_SECRET];
-	const char *name = field_text(args, "name");
 	const json_int_t channels = json_integer_value(json_object_get(args, "channels"));
 	const json_int_t slots = json_integer_value(json_object_get(args, "slots"));
-	const json_int_t epoch = json_integer_value(json_object_get(args, "epoch"));
 	const uint64_t ours = r->opts.delta_cache / CODEC_PAGE_SIZE;
 
-	if (!epoch_uuid_ok(field_text(args, "uuid")) || !name_ok(name) || channels < 1 || channels > REPLICA_MAX_LINKS ||
-	    slots < 0 || !epoch_ok(epoch) || parse_secret(field_text(args, "secret"), secret) < 0)
+	if (replica_begin_args(args, &s->epoch, e) < 0)
+		return -1;
+	if (channels < 1 || channels > REPLICA_MAX_LINKS || slots < 0 ||
+	    parse_secret(field_text(args, "secret"), secret) < 0)
 		return err_set(e, ERR_PROTOCOL, "replica.begin: a value is missing or out of range");
 	if (check_kept(args, e) < 0)
 		return -1;
-	s->epoch = (uint64_t)epoch;
 	s->slots = (uint64_t)slots < ours ? (uint32_t)slots : (uint32_t)ours;
 	s->forward.want = (size_t)channels;
 	s->backward.want = 1;
@@ -109,7 +118,7 @@ static int parse_begin(struct replicas *r, struct replica_session *s, const json
 	return 0;
 }
 
-static int check_space(struct replicas *r, struct err *e)
+int replica_begin_space(struct replicas *r, struct err *e)
 {
 	const uint64_t least = r->opts.min_free ? r->opts.min_free : MIN_FREE;
 	struct statvfs v;
@@ -124,10 +133,10 @@ static int check_space(struct replicas *r, struct err *e)
 			  r->replica_dir, r->host_name);
 }
 
-static int save_begin(struct replica *p, const struct replica_session *s, const json_t *args, struct err *e)
+int replica_begin_record(struct replica *p, const char *peer, uint64_t epoch, const json_t *args, struct err *e)
 {
-	json_t *changes = json_pack("{s:s, s:s, s:I, s:s}", "vm", field_text(args, "name"), "from", s->peer, "epoch",
-				    (json_int_t)s->epoch, "state", "replica");
+	json_t *changes = json_pack("{s:s, s:s, s:I, s:s}", "vm", field_text(args, "name"), "from", peer, "epoch",
+				    (json_int_t)epoch, "state", "replica");
 	bool same = true;
 	const char *key;
 	json_t *v, *kept = kept_of(args);
@@ -142,6 +151,11 @@ static int save_begin(struct replica *p, const struct replica_session *s, const 
 	const int rc = same ? 0 : replica_update(p, changes, e);
 	json_decref(changes);
 	return rc;
+}
+
+json_t *replica_begin_vm(const struct replica *p, const char *peer, const json_t *args)
+{
+	return json_pack("{s:s, s:s, s:s}", "uuid", p->uuid, "name", field_text(args, "name"), "from", peer);
 }
 
 static json_t *volumes_json(struct store *s)
@@ -167,9 +181,10 @@ static int begin(struct replica *p, struct replica_session *s, const json_t *arg
 	}
 	/* The same source is back: what is left of its last session would only be in the way. */
 	replica_session_end(p, "its source has come back");
-	if (check_space(r, e) < 0 || fault_point(FAULT_REPLICA_BEGIN_TARGET, e) < 0 || save_begin(p, s, args, e) < 0)
+	if (replica_begin_space(r, e) < 0 || fault_point(FAULT_REPLICA_BEGIN_TARGET, e) < 0 ||
+	    replica_begin_record(p, s->peer, s->epoch, args, e) < 0)
 		return -1;
-	json_t *vm = json_pack("{s:s, s:s, s:s}", "uuid", p->uuid, "name", field_text(args, "name"), "from", s->peer);
+	json_t *vm = replica_begin_vm(p, s->peer, args);
 	struct store *store = replica_open(p, vm, e); /* given back by wind_up */
 	json_decref(vm);
 	if (!store)

@@ -4,6 +4,7 @@
  *	replicas.c          their life
  *	replica.c           the table, stores, records
  *	replica_begin.c     replica.begin: may this source write?
+ *	replica_seed.c      a replica that begins with what is at hand here
  *	replica_session.c   a session: data links, commits, its end
  *	replica_hashes.c    which blocks are here
  *	replica_keep.c      retention
@@ -48,6 +49,8 @@ struct replica_session {
 	int64_t begun_ns;
 };
 
+struct replica_seed;
+
 struct replica {
 	struct replica *next; /* replicas.lock */
 	struct replicas *all;
@@ -61,6 +64,7 @@ struct replica {
 	bool opening;                    /* somebody opens it, outside the lock; a user already */
 	bool moving;                     /* begin, release or a change of state is under way */
 	struct replica_session *session; /* or NULL */
+	struct replica_seed *seed;       /* under way, and moving it; or NULL */
 	json_t *last;                    /* {"seq","id","instant_ns"} of the last point, or NULL */
 	size_t points;
 	uint64_t space_bytes; /* what its store takes; the keeper's last look, or that at the beginning of the session */
@@ -87,7 +91,7 @@ struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record
 struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid);
 /* By UUID, or by a name that one of them has alone; NULL if there is none, or more than one. */
 struct replica *replica_find_locked(struct replicas *r, const char *vm);
-/* For a change: nobody else moves it until replica_moved. The table's entry, made if need be, or one of which there is a record. NULL with the error
+/* For a change: nobody else moves it until replica_moved, and a seed that does is ended. The table's entry, made if need be, or one of which there is a record. NULL with the error
  * set. */
 struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e);
 struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e);
@@ -106,6 +110,20 @@ void replica_note_last(struct replica *p, struct store *s);
 void replica_note_space(struct replica *p, struct store *s);
 /* Changes keys of the record, durably, then here. changes: borrowed. */
 int replica_update(struct replica *p, const json_t *changes, struct err *e);
+
+/* ---- replica_begin.c ---- */
+/* UUID, name and epoch are what they may be. */
+int replica_begin_args(const json_t *args, uint64_t *epoch, struct err *e);
+int replica_begin_space(struct replicas *r, struct err *e);
+/* The record of a replica that `peer` writes to, durably. args: as of replica.begin. */
+int replica_begin_record(struct replica *p, const char *peer, uint64_t epoch, const json_t *args, struct err *e);
+/* For a new store. New reference. */
+json_t *replica_begin_vm(const struct replica *p, const char *peer, const json_t *args);
+
+/* ---- replica_seed.c ---- */
+void replica_seed_stop_locked(struct replica *p);
+/* Is one under way? Then what is said of it. */
+bool replica_seed_said_locked(const struct replica *p, char *out, size_t size);
 
 /* ---- replica_session.c ---- */
 struct replica_session *replica_session_new(const struct rpc *owner, struct err *e);

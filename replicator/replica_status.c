@@ -68,6 +68,11 @@ static json_t *status_of(struct replica *p, const struct store_usage *u)
 {
 	const char *reason;
 	const char *state = shown_state(p, &reason);
+	char seed[200];
+	if (replica_seed_said_locked(p, seed, sizeof(seed))) {
+		state = "seeding";
+		reason = seed;
+	}
 	const struct replica_session *ss = p->session;
 	/* Of a record of whatever age: what is not in it is left out, or 0. */
 	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:O*}", "vm", field_text(p->record, "vm"),

@@ -290,6 +290,21 @@ int replicator_replica_begin(struct replicator *r, struct rpc *rpc, const json_t
 	return check_not_ours(r, args, e) < 0 ? -1 : replicas_begin(r->replicas, rpc, args, result, e);
 }
 
+int replicator_replica_seed_check(struct replicator *r, const char *peer, const json_t *args, struct err *e)
+{
+	return check_not_ours(r, args, e) < 0 ? -1 : replicas_seed_check(r->replicas, peer, args, e);
+}
+
+int replicator_replica_seed(struct replicator *r, const char *peer, const json_t *args, struct replica_seeder *by,
+			    bool (*go)(void *ctx, const char *disk, uint64_t done, uint64_t total), void *ctx,
+			    json_t **result, struct err *e)
+{
+	if (check_not_ours(r, args, e) == 0)
+		return replicas_seed(r->replicas, peer, args, by, go, ctx, result, e);
+	by->free(by->ctx);
+	return -1;
+}
+
 int replicator_replica_hashes(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e)
 {
 	return replicas_hashes(r->replicas, rpc, args, result, e);

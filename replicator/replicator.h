@@ -54,7 +54,8 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 void replicator_free(struct replicator *r);
 
 /* ---- operators ---- */
-/* {vm, host, rpo_ms, mode, keep, quiesce, max_pause_ms, schedule, bandwidth} -> its status. Of a VM that is protected already: changes it. */
+/* {vm, host, rpo_ms, mode, keep, quiesce, max_pause_ms, schedule, bandwidth, seed} -> its status. seed: {disk: path at the host}, "" for the
+ * only disk; what its first copy starts from. Of a VM that is protected already: changes it. */
 int replicator_protect(struct replicator *r, const json_t *args, json_t **result, struct err *e);
 /* {vm, forget}: forget removes the replica at the peer too. Of a replica that is kept here: {vm, forget:true} removes it. */
 int replicator_unprotect(struct replicator *r, const json_t *args, json_t **result, struct err *e);
@@ -81,6 +82,11 @@ void replicator_release_vm(struct replicator *r, const char *vm);
 
 /* ---- peers ---- */
 int replicator_replica_begin(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
+/* As replicas_seed, and its check. */
+int replicator_replica_seed(struct replicator *r, const char *peer, const json_t *args, struct replica_seeder *by,
+			    bool (*go)(void *ctx, const char *disk, uint64_t done, uint64_t total), void *ctx,
+			    json_t **result, struct err *e);
+int replicator_replica_seed_check(struct replicator *r, const char *peer, const json_t *args, struct err *e);
 int replicator_replica_hashes(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 int replicator_replica_commit(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);
 int replicator_replica_end(struct replicator *r, struct rpc *rpc, const json_t *args, json_t **result, struct err *e);

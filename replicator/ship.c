@@ -1,5 +1,6 @@
 #include "replicator/ship.h"
 
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/mem.h"
 #include "replicator/known.h"
@@ -47,6 +48,7 @@ struct ship {
 	uint32_t current;
 	struct records_counts counts;
 	uint64_t open_bytes; /* of blocks, since BEGIN */
+	int64_t open_ns;     /* monotonic: BEGIN */
 	uint64_t wire_before;
 	struct ship_tally tally;
 };
@@ -73,6 +75,7 @@ static int open_txn(struct ship *s, struct err *e)
 	s->current = UINT32_MAX;
 	s->counts = (struct records_counts){ 0 };
 	s->open_bytes = 0;
+	s->open_ns = clock_mono_ns();
 	outflow_hash_start(s->out);
 	/* Whether it is a point is not known before its end: what is told to the peer is in the commit call. */
 	records_put_begin(&s->head, id, true);
@@ -116,15 +119,20 @@ static int commit(struct ship *s, bool point, const json_t *meta, uint64_t *seq,
 	    s->opts.commit(s->opts.ctx, s->id, point, meta, seq, e) < 0)
 		return -1;
 	known_committed(s->known);
+	if (point)
+		s->opts.part_ns = 0;
 	return 0;
 }
 
-/* A transaction that has grown large becomes a part, and goes on as the next. */
+/* A transaction that has grown large, or old, becomes a part, and goes on as the next. */
 static int cut(struct ship *s, struct err *e)
 {
 	const uint64_t most = s->opts.part_bytes ? s->opts.part_bytes : PART_BYTES;
 
-	if (!s->open || s->open_bytes < most)
+	if (!s->open || s->open_bytes == 0)
+		return 0;
+	const bool old = s->opts.part_ns && clock_mono_ns() - s->open_ns > s->opts.part_ns;
+	if (s->open_bytes < most && !old)
 		return 0;
 	if (fault_point(FAULT_REPLICA_SEED, e) < 0 || commit(s, false, NULL, NULL, e) < 0)
 		return -1;

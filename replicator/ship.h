@@ -35,6 +35,9 @@ struct ship_opts {
 	const struct store_volume *peer; /* what the peer has; copied */
 	size_t n_peer;
 	uint64_t part_bytes; /* a transaction of more is cut; 0: 256 MiB */
+	/* One that takes longer too, until a point is committed: a slow link that breaks now and then gets on all the same. 0: never. Later a part
+	 * would be in the way: behind one, the latest point is not what the head images are. */
+	int64_t part_ns;
 	/* Asks the peer for the hashes of these blocks, one after the other. In the capture's thread. */
 	int (*hashes)(void *ctx, const struct store_volume *v, const struct ship_range *ranges, size_t n, uint8_t *out,
 		      struct err *e);

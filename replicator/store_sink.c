@@ -29,10 +29,7 @@ static int on_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *da
 
 static int on_zero(void *ctx, uint32_t volume, uint64_t block, uint64_t n, struct err *e)
 {
-	for (uint64_t i = 0; i < n; i++)
-		if (store_txn_block(((struct store_sink *)ctx)->txn, volume, block + i, NULL, e) < 0)
-			return -1;
-	return 0;
+	return store_txn_zeros(((struct store_sink *)ctx)->txn, volume, block, n, e);
 }
 
 static int on_file(void *ctx, const char *name, const void *data, size_t len, struct err *e)

@@ -172,7 +172,7 @@ static int export(const char *dir, const char *folder, struct err *e)
 static int seed(const char *dir, const char *target, const char *image, struct err *e)
 {
 	struct store *s = open_store(dir, e);
-	int rc = s ? adoption_fill_image(s, target, image, NULL, RUN_DIR, e) : -1;
+	int rc = s ? adoption_fill_image(s, &(struct adoption_image){ .target = target, .path = image }, RUN_DIR, e) : -1;
 	store_close(s);
 	return rc;
 }

@@ -18,6 +18,16 @@
 
 /* ---- the target ---- */
 #define MAX_CONNS 64
+/* What replica.seed finds there, and how its reading goes. */
+struct seed_at_hand {
+	struct machine *m; /* its disk */
+	atomic_uint fills, freed, checks;
+	atomic_bool hold;   /* reads on for as long as this is true */
+	atomic_bool refuse; /* the check, or reading */
+	atomic_bool refuse_check;
+};
+static struct seed_at_hand at_hand;
+
 struct target {
 	struct tls_ctx *ctx;
 	struct pool *pool;
@@ -61,6 +71,60 @@ UNUSED static int target_adopt(void *ctx, struct rpc_call *call, const json_t *a
 	return replicas_adopt(target.replicas, json_string_value(json_object_get(args, "uuid")), json_string_value(json_object_get(args, "vm")),
 			      rpc_caller(call), (uint64_t)json_integer_value(json_object_get(args, "epoch")), NULL, fill_nothing, NULL, e);
 }
+static int at_hand_fill(void *ctx, struct store *s, bool (*go_on)(void *arg, const char *disk, uint64_t done, uint64_t total), void *arg,
+			struct err *e)
+{
+	const struct store_volume v = { .kind = STORE_DISK, .name = "vda", .size_bytes = at_hand.m->disk_blocks * STORE_BLOCK };
+	bool wanted = true;
+
+	(void)ctx;
+	at_hand.fills++;
+	if (at_hand.refuse)
+		return err_set(e, ERR_REFUSED, "/old is in use by a QEMU");
+	struct store_txn *t = store_begin(s, STORE_TXN_PART, e);
+	int rc = t ? store_txn_volumes(t, &v, 1, e) : -1;
+	for (uint64_t b = 0; b < at_hand.m->disk_blocks && rc == 0; b++)
+		rc = store_txn_block(t, 0, b, at_hand.m->disk + b * STORE_BLOCK, e);
+	while (rc == 0 && (wanted = go_on(arg, "vda", 1, 4)) && at_hand.hold)
+		usleep(2000);
+	if (rc < 0 || !wanted) {
+		store_abort(t);
+		return rc < 0 ? -1 : err_set(e, ERR_CANCELLED, "cancelled");
+	}
+	json_t *meta = json_object();
+	rc = store_commit(t, meta, NULL, e);
+	json_decref(meta);
+	return rc;
+}
+
+static void at_hand_free(void *ctx)
+{
+	(void)ctx;
+	at_hand.freed++;
+}
+
+static bool at_hand_go(void *ctx, const char *disk, uint64_t done, uint64_t total)
+{
+	struct rpc_call *call = ctx;
+
+	if (*disk)
+		rpc_note(call, json_pack("{s:s, s:I, s:I}", "disk", disk, "done", (json_int_t)done, "total", (json_int_t)total));
+	return !rpc_cancelled(call);
+}
+
+UNUSED static int target_seed(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	struct replica_seeder by = { .fill = at_hand_fill, .free = at_hand_free };
+
+	(void)ctx;
+	if (!json_is_true(json_object_get(args, "check")))
+		return replicas_seed(target.replicas, rpc_caller(call), args, &by, at_hand_go, call, result, e);
+	at_hand.checks++;
+	if (at_hand.refuse_check)
+		return err_set(e, ERR_REFUSED, "/old is in no folder that is given out for seeds");
+	return replicas_seed_check(target.replicas, rpc_caller(call), args, e);
+}
+
 TARGET_CALL(release, replicas_release(target.replicas, rpc_connection(call), args, result, e))
 
 UNUSED static int target_commit(void *ctx, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
@@ -79,7 +143,7 @@ UNUSED static int target_commit(void *ctx, struct rpc_call *call, const json_t *
 static const struct rpc_method target_methods[] = {
 	{ "replica.begin", target_begin, 0 },	{ "replica.hashes", target_hashes, 0 },	  { "replica.commit", target_commit, 0 },
 	{ "replica.end", target_end, 0 },	{ "replica.status", target_status, 0 },	  { "replica.release", target_release, 0 },
-	{ "replica.adopt", target_adopt, 0 },	{ NULL, NULL, 0 },
+	{ "replica.adopt", target_adopt, 0 },	{ "replica.seed", target_seed, 0 },	  { NULL, NULL, 0 },
 };
 
 static void target_on_close(void *ctx, struct rpc *rpc, const struct err *e)
@@ -243,6 +307,13 @@ static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 	*out = (struct guest_info){ .running = true, .kvm = true, .memory_bytes = fake.m->ram_blocks * STORE_BLOCK };
 	snprintf(out->uuid, sizeof(out->uuid), "%s", GUEST_UUID);
 	snprintf(out->name, sizeof(out->name), "web1");
+	out->disks = mem_alloc_array(2, sizeof(*out->disks));
+	for (size_t i = 0; i < 2; i++) {
+		struct guest_disk *d = &out->disks[out->n_disks++];
+		snprintf(d->target, sizeof(d->target), "%s", i ? "sda" : "vda");
+		d->size_bytes = fake.m->disk_blocks * STORE_BLOCK;
+		d->readonly = i;
+	}
 	return 0;
 }
 
@@ -467,6 +538,7 @@ UNUSED static void hosts_start(void)
 	memset(&target, 0, sizeof(target));
 	memset(&source, 0, sizeof(source));
 	memset(&fake, 0, sizeof(fake));
+	memset(&at_hand, 0, sizeof(at_hand));
 	fixture_fleet(&source.ctx, &target.ctx);
 	pthread_mutex_init(&source.lock, NULL);
 	pthread_mutex_init(&fake.lock, NULL);
@@ -494,6 +566,8 @@ UNUSED static void hosts_end(void)
 	fd_close(&target.lfd);
 	pool_free(target.pool);
 	machine_free(fake.m);
+	if (at_hand.m)
+		machine_free(at_hand.m);
 	tls_ctx_free(source.ctx);
 	tls_ctx_free(target.ctx);
 	fixture_clean();

@@ -26,6 +26,12 @@ START_TEST(usage)
 	EXPECT(2, "", "below 1M", "protect", "web1", "--to=dr1", "--window=22:00-06:00=1k");
 	EXPECT(2, "", "below 1M", "protect", "web1", "--to=dr1", "--bandwidth=1k");
 	EXPECT(2, "", "out of range", "protect", "web1", "--to=dr1", "--max-pause=1m");
+	EXPECT(2, "", "no absolute path", "protect", "web1", "--to=dr1", "--seed=old.qcow2");
+	EXPECT(2, "", "no absolute path", "protect", "web1", "--to=dr1", "--seed=vda=old.qcow2");
+	EXPECT(2, "", "no absolute path", "protect", "web1", "--to=dr1", "--seed==/old.qcow2");
+	EXPECT(2, "", "of which disk is which?", "protect", "web1", "--to=dr1", "--seed=/a", "--seed=vdb=/b");
+	EXPECT(2, "", "of which disk is which?", "protect", "web1", "--to=dr1", "--seed=/a", "--seed=/b");
+	EXPECT(2, "", "of which disk is which?", "protect", "web1", "--to=dr1", "--seed=vda=/a", "--seed=vda=/b");
 	EXPECT(2, "", "which VM?", "unprotect");
 	EXPECT(2, "", "which VM?", "points");
 	EXPECT(2, "", "which VM?", "verify", "--json");
@@ -52,6 +58,10 @@ START_TEST(protecting)
 	       "\"to\": "
 	       "\"06:30\",\n          \"bandwidth\": 125000000",
 	       "", "--json", "protect", "web1", "--to=dr1", "--every=5s", "--window=22:00-06:30=1G");
+	EXPECT(0, "\"seed\": {\n      \"\": \"/old=a.qcow2\"\n    }", "", "--json", "protect", "web1", "--to=dr1",
+	       "--seed=/old=a.qcow2");
+	EXPECT(0, "\"seed\": {\n      \"vda\": \"/a,b\",\n      \"vdb\": \"/dev/vg/old\"\n    }", "", "--json", "protect",
+	       "web1", "--to=dr1", "--seed=vda=/a,b", "--seed", "vdb=/dev/vg/old");
 	EXPECT(3, "", "what to do: did you mean \"web1\"? Or: virsh list --all", "protect", "webl", "--to=dr1");
 	EXPECT(3, "", "there is no protection of other here\n  what to do: virsh list --all\n", "protect", "other",
 	       "--to=dr1");

@@ -57,6 +57,7 @@ START_TEST(defaults_of_an_empty_file)
 	ck_assert_uint_eq(c->replication.bandwidth, 0);
 	ck_assert_uint_eq(c->replication.n_fencing_command, 0);
 	ck_assert_ptr_null(c->replication.fencing_command);
+	ck_assert_uint_eq(c->replication.n_seed_folders, 0);
 	ck_assert_int_eq(c->replication.fencing_timeout, 30 * INT64_C(1000000000));
 	ck_assert_int_eq(c->replication.max_pause, 100 * INT64_C(1000000));
 	ck_assert_uint_eq(c->n_protections, 0);
@@ -149,7 +150,8 @@ START_TEST(replication_in_full)
 		"name = \"a\"; state_dir = \"/srv/v\"; peers = ( { name = \"dr1\"; } );\n"
 		"replication = { delta_cache = \"0\"; staging = \"64MiB\"; channels = 1; bandwidth = \"1G\"; max_pause "
 		"= \"40ms\";\n"
-		"  fencing_command = [ \"/bin/fence\", \"off\" ]; fencing_timeout = \"5s\"; };\n"
+		"  fencing_command = [ \"/bin/fence\", \"off\" ]; fencing_timeout = \"5s\";\n"
+		"  seed_folders = [ \"/srv/seeds\", \"/old\" ]; };\n"
 		"protections = ( { vm = \"web 1\"; to = \"dr1\"; rpo = \"1s\"; mode = \"colo\"; quiesce = true;\n"
 		"    keep = { last = 3; hourly = 0; size = \"50GiB\"; }; max_pause = \"20ms\"; bandwidth = \"200M\";\n"
 		"    schedule = { every = \"5s\"; windows = ( { from = \"22:00\"; to = \"06:30\"; bandwidth = "
@@ -163,6 +165,8 @@ START_TEST(replication_in_full)
 	ck_assert_str_eq(c->replication.fencing_command[0], "/bin/fence");
 	ck_assert_str_eq(c->replication.fencing_command[1], "off");
 	ck_assert_ptr_null(c->replication.fencing_command[2]);
+	ck_assert_uint_eq(c->replication.n_seed_folders, 2);
+	ck_assert_str_eq(c->replication.seed_folders[1], "/old");
 	ck_assert_uint_eq(c->n_protections, 2);
 	const struct config_protection *p = config_protection_find(c, "web 1");
 	ck_assert_ptr_eq(p, &c->protections[0]);
@@ -200,6 +204,7 @@ START_TEST(replication_in_full)
 	MEM_AUTO char *described = config_describe(c);
 	ck_assert_msg(strstr(described, "replication.fencing_command = [ \"/bin/fence\", \"off\" ]\n") != NULL, "%s",
 		      described);
+	ck_assert_msg(strstr(described, "replication.seed_folders = [ \"/srv/seeds\", \"/old\" ]\n") != NULL, "%s", described);
 	ck_assert_msg(strstr(described, "protection web 1 = to \"dr1\" rpo \"1s\" mode \"colo\" quiesce true") != NULL,
 		      "%s", described);
 	ck_assert_msg(strstr(described, "window: from \"22:00\" to \"06:30\" bandwidth \"unlimited\"") != NULL, "%s",
@@ -224,6 +229,7 @@ START_TEST(a_fencing_command_is_a_path_or_an_array)
 END_TEST
 
 #define FENCING "(allowed: an absolute path, or an array [ \"/path\", \"argument\", ... ]; \"\" or [ ] for none)"
+#define SEEDS "(allowed: an absolute path, or an array [ \"/path\", \"/path\", ... ]; \"\" or [ ] for none)"
 #define DR1 "name = \"a\"; peers = ( { name = \"dr1\"; } );"
 #define PROTECT(more) DR1 "\nprotections = ( { vm = \"web1\"; to = \"dr1\"; " more " } );"
 #define WINDOW(text) PROTECT("schedule = { windows = (\n" text " ); };")
@@ -342,6 +348,9 @@ static const struct {
 	  "test.conf:1: replication.fencing_command: is an integer " FENCING },
 	{ "replication = { fencing_command = ( \"/x\", 3 ); };",
 	  "test.conf:1: replication.fencing_command: is an integer " FENCING },
+	{ "replication = { seed_folders = [ \"/srv\",\n \"seeds\" ]; };",
+	  "test.conf:2: replication.seed_folders: \"seeds\" is not an absolute path " SEEDS },
+	{ "replication = { seed_folders = true; };", "test.conf:1: replication.seed_folders: is true or false " SEEDS },
 	{ "protection = ( );", "test.conf:1: protection: unknown key; did you mean \"protections\"?" },
 	{ "protections = 5;", "test.conf:1: protections: is an integer, must be a list ( { ... }, { ... } )" },
 	{ "protections = ( 5 );", "test.conf:1: protections[0]: is an integer, must be a group { ... }" },

@@ -50,6 +50,7 @@ static const struct {
 	{ "replication: { bandwidth = \"1G\"; };", "replication.bandwidth", false },
 	{ "replication: { fencing_command = \"/x\"; };", "replication.fencing_command", false },
 	{ "replication: { fencing_timeout = \"1s\"; };", "replication.fencing_timeout", false },
+	{ "replication: { seed_folders = \"/x\"; };", "replication.seed_folders", false },
 	{ "replication: { max_pause = \"1s\"; };", "replication.max_pause", false },
 	{ "restore: { networks = ( { from = \"a\"; to = \"b\"; } ); };", "restore", false },
 	{ "restore: { disks = ( { from = \"/a\"; to = \"/b\"; } ); };", "restore", false },

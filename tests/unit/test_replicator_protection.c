@@ -198,6 +198,29 @@ static void check_replica(void)
 	replicas_put(target.replicas, s);
 }
 
+/* Of a protection of disks alone. */
+static void check_disk(void)
+{
+	struct err e = ERR_INIT;
+	struct store *s = replicas_get(target.replicas, "web1", NULL, &e);
+	uint8_t *have = mem_alloc_array(256, STORE_BLOCK);
+	struct store_volume v[2];
+
+	ck_assert_msg(s != NULL, "%s", e.text);
+	struct store_view *view = store_view_open(s, 0, &e);
+	ck_assert_msg(view != NULL, "%s", e.text);
+	ck_assert_uint_eq(store_view_volumes(view, v, 2), 2);
+	OK(store_view_read(view, v[0].kind == STORE_DISK ? 0 : 1, 0, 256, have, NULL, &e), e);
+	{
+		THREAD_LOCKED(&fake.lock);
+		for (size_t b = 0; b < 256; b++)
+			ck_assert_msg(memcmp(have + b * STORE_BLOCK, fake.m->disk + b * STORE_BLOCK, STORE_BLOCK) == 0, "block %zu differs", b);
+	}
+	free(have);
+	store_view_close(view);
+	replicas_put(target.replicas, s);
+}
+
 static void write_some(uint64_t version)
 {
 	THREAD_LOCKED(&fake.lock);
@@ -1034,6 +1057,139 @@ START_TEST(an_unreadable_record_is_said)
 }
 END_TEST
 
+/* ---- a first copy that starts from what is at hand at the peer ---- */
+
+#define RAM_SENT (682 * STORE_BLOCK) /* of hosts_start: no seed has any of it */
+
+/* An older copy of the disk, of which so many blocks have changed since. */
+static void old_copy(uint64_t changed)
+{
+	at_hand.m = machine_new(1, 256);
+	memcpy(at_hand.m->disk, fake.m->disk, (size_t)256 * STORE_BLOCK);
+	for (uint64_t b = 0; b < changed; b++)
+		machine_write(at_hand.m, true, b * 3 + 1, 77);
+}
+
+static json_t *seeded_record(void)
+{
+	json_t *record = record_of(400, "disk");
+
+	json_object_set_new(record, "seed", json_pack("[{s:s, s:s, s:i}]", "disk", "vda", "path", "/old", "size", 256 * 4096));
+	return record;
+}
+
+static bool has_seed(void)
+{
+	json_t *r = protection_record(prot);
+	const bool has = json_array_size(json_object_get(r, "seed")) > 0;
+
+	json_decref(r);
+	return has;
+}
+
+START_TEST(it_starts_from_an_older_copy)
+{
+	old_copy(12);
+	protect_as(seeded_record());
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 1);
+	ck_assert_uint_eq(at_hand.freed, 1);
+	ck_assert(!has_seed());
+	ck_assert_int_eq(number("sent_bytes"), RAM_SENT + 12 * STORE_BLOCK);
+	/* Nothing of it is read again. */
+	restart_source();
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 1);
+	check_disk();
+}
+END_TEST
+
+/* A cut takes nothing from the reading, and the same is not begun twice. */
+START_TEST(a_seed_outlives_the_connection)
+{
+	struct err why = { .cls = ERR_PEER, .text = "cut" };
+
+	old_copy(12);
+	at_hand.hold = true;
+	protect_as(seeded_record());
+	EVENTUALLY(is_state("seeding", "host2 reads the image that the first copy starts from: vda, 25 %"));
+	for (unsigned i = 0; i < target.n_rpc; i++)
+		rpc_close(target.rpc[i], &why);
+	EVENTUALLY(is_state("seeding", "cut"));
+	EVENTUALLY(is_state("seeding", "host2 reads the image"));
+	ck_assert_uint_eq(at_hand.fills, 1);
+	ck_assert(has_seed());
+	/* And its source's agent, too. */
+	restart_source();
+	EVENTUALLY(is_state("seeding", "host2 reads the image"));
+	at_hand.hold = false;
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 1);
+	ck_assert_int_eq(number("sent_bytes"), RAM_SENT + 12 * STORE_BLOCK);
+	check_disk();
+}
+END_TEST
+
+/* The agent that reads ends: the next reads again. */
+START_TEST(a_seed_is_read_again_by_the_next_agent)
+{
+	old_copy(12);
+	at_hand.hold = true;
+	protect_as(seeded_record());
+	EVENTUALLY(at_hand.fills == 1);
+	target_stop();
+	ck_assert_uint_eq(at_hand.freed, 1);
+	at_hand.hold = false;
+	target_start();
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 2);
+	ck_assert_int_eq(number("sent_bytes"), RAM_SENT + 12 * STORE_BLOCK);
+	check_disk();
+}
+END_TEST
+
+/* What the peer will not read does not keep a VM from being protected; it is said. */
+START_TEST(without_the_seed_if_it_cannot_be)
+{
+	old_copy(12);
+	at_hand.refuse = true;
+	protect_as(seeded_record());
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 1);
+	HAS(event_log(), "protection.unseeded ");
+	ck_assert(!has_seed());
+	ck_assert_int_gt(number("sent_bytes"), RAM_SENT + 150 * STORE_BLOCK);
+	check_disk();
+}
+END_TEST
+
+START_TEST(a_seed_that_fails_is_tried_again)
+{
+	struct err e = ERR_INIT;
+
+	old_copy(12);
+	OK(fault_arm("replica.seeded=fail", &e), e);
+	protect_as(seeded_record());
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 2);
+	ck_assert_int_eq(number("sent_bytes"), RAM_SENT + 12 * STORE_BLOCK);
+	check_disk();
+}
+END_TEST
+
+/* A wrong image costs what it brought; nothing is taken from it unseen. */
+START_TEST(a_wrong_seed_only_costs)
+{
+	at_hand.m = machine_new(1, 256);
+	for (uint64_t b = 0; b < 256; b++)
+		machine_write(at_hand.m, true, b, 9);
+	protect_as(seeded_record());
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_int_gt(number("sent_bytes"), RAM_SENT + 150 * STORE_BLOCK);
+	check_disk();
+}
+END_TEST
+
 /* An operator at the source sees what its replica takes, and what it may. */
 START_TEST(what_the_replica_takes)
 {
@@ -1216,6 +1372,12 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_hand_over_without_a_capture_that_fails_lets_it_run, 0, 3);
 	tcase_add_loop_test(t, a_session_that_ends_during_the_hand_over, 0, 2);
 	tcase_add_test(t, an_unreadable_record_is_said);
+	tcase_add_test(t, it_starts_from_an_older_copy);
+	tcase_add_test(t, a_seed_outlives_the_connection);
+	tcase_add_test(t, a_seed_is_read_again_by_the_next_agent);
+	tcase_add_test(t, without_the_seed_if_it_cannot_be);
+	tcase_add_test(t, a_seed_that_fails_is_tried_again);
+	tcase_add_test(t, a_wrong_seed_only_costs);
 	tcase_add_test(t, what_the_replica_takes);
 	tcase_add_test(t, no_taking_back_while_it_is_taken_over);
 	tcase_add_loop_test(t, a_hand_over_that_fails_lets_it_run, 0, 2);

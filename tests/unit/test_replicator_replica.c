@@ -648,6 +648,72 @@ START_TEST(what_operators_do)
 }
 END_TEST
 
+/* Refused before anything is changed, and by whoever is to read it. */
+START_TEST(what_a_copy_may_start_from)
+{
+	struct err e = ERR_INIT;
+
+	start_replicator();
+	at_hand.m = machine_new(1, 256);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vdb\":\"/old\"}}", NULL, &e), -1);
+	HAS(e.text, "no disk vdb that is replicated");
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"sda\":\"/old\"}}", NULL, &e), -1);
+	HAS(e.text, "no disk sda that is replicated");
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vda\":7}}", NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_CONFIG);
+	at_hand.refuse_check = true;
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vda\":\"/old\"}}", NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	HAS(e.text, "start from an image at host2: ");
+	ck_assert_int_eq(ask(replicator_status, "{\"vm\":\"web1\"}", NULL, &e), -1);
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+	/* The only disk that is copied is meant without a name. */
+	at_hand.refuse_check = false;
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL, &e), e);
+	wait_state("protected");
+	ck_assert_uint_eq(at_hand.fills, 1);
+	/* What has points needs none. */
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"\":\"/old\"}}", NULL, &e), -1);
+	HAS(e.text, "points of VM web1 already");
+	wait_state("protected");
+	ck_assert_uint_eq(at_hand.fills, 1);
+}
+END_TEST
+
+/* Whoever wants something else of the replica does not wait for the end of the reading. */
+START_TEST(a_seed_is_ended_for_others)
+{
+	struct err e = ERR_INIT;
+	json_t *list = json_array();
+
+	start_replicator();
+	at_hand.m = machine_new(1, 256);
+	at_hand.hold = true;
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL, &e), e);
+	for (int64_t until = soon(); at_hand.fills == 0 && clock_mono_ns() < until; usleep(2000))
+		;
+	replicas_list(target.replicas, "web1", list);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "state")), "seeding");
+	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "an image is read that is here already");
+	json_decref(list);
+	/* Another one instead. */
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/other\"}}", NULL, &e), e);
+	for (int64_t until = soon(); at_hand.fills < 2 && clock_mono_ns() < until; usleep(2000))
+		;
+	ck_assert_uint_eq(at_hand.fills, 2);
+	/* None at all. */
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	OK(ask(replicator_unprotect, "{\"vm\":\"web1\",\"forget\":true}", NULL, &e), e);
+	/* And the end of all. */
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL, &e), e);
+	for (int64_t until = soon(); at_hand.fills < 3 && clock_mono_ns() < until; usleep(2000))
+		;
+	OK(ask(replicator_unprotect, "{\"vm\":\"web1\",\"forget\":true}", NULL, &e), e);
+	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
+}
+END_TEST
+
 START_TEST(protect_is_refused_where_it_must_be)
 {
 	struct err e = ERR_INIT;
@@ -891,6 +957,8 @@ int main(void)
 	tcase_add_test(t, a_damaged_replica_is_told);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
+	tcase_add_test(t, what_a_copy_may_start_from);
+	tcase_add_test(t, a_seed_is_ended_for_others);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
 	tcase_add_test(t, handed_over_to_its_peer);
 	tcase_add_test(t, ended_while_it_is_held);

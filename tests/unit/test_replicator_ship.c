@@ -61,6 +61,8 @@ static int commit(void *ctx, const char *id, bool point, const json_t *meta, uin
 
 /* ---- sessions ---- */
 
+static int64_t part_ns; /* of the sessions that begin */
+
 static void session(uint64_t part_bytes)
 {
 	struct link *fa[CHANNELS], *fb[CHANNELS], *ba[1], *bb[1];
@@ -80,6 +82,7 @@ static void session(uint64_t part_bytes)
 				.peer = peer,
 				.n_peer = store_volumes(store, peer, STORE_MAX_VOLUMES),
 				.part_bytes = part_bytes,
+				.part_ns = part_ns,
 				.hashes = hashes,
 				.commit = commit };
 	memcpy(so.secret, secret, sizeof(secret));
@@ -346,6 +349,31 @@ START_TEST(a_long_transaction_is_cut_into_parts)
 }
 END_TEST
 
+/* On a slow link; but no more once there is a point. */
+START_TEST(a_first_copy_is_cut_by_time_as_well)
+{
+	struct machine *m = machine_new(1024, 256);
+	struct ship_tally t = { 0 };
+	struct err e = ERR_INIT;
+
+	for (uint64_t b = 0; b < 1024; b++)
+		machine_write(m, false, b, 1);
+	part_ns = 1;
+	session(0);
+	part_ns = 0;
+	OK(send_state(m, "f1", true, true, false, &t, &e), e);
+	ck_assert_uint_ge(t.parts, 2);
+	OK(send_state(m, "p1", false, false, true, &t, &e), e);
+	for (uint64_t b = 0; b < 1024; b++)
+		machine_write(m, false, b, 2);
+	OK(send_state(m, "p2", false, false, true, &t, &e), e);
+	ck_assert_uint_eq(t.parts, 0);
+	check_latest_point(m, "p2");
+	end_session();
+	machine_free(m);
+}
+END_TEST
+
 START_TEST(a_first_copy_goes_on_where_it_broke_off)
 {
 	struct machine *m = written_machine(4096, 0);
@@ -493,6 +521,7 @@ static Suite *suite(void)
 	tcase_add_test(t, a_file_travels_when_it_has_changed);
 	tcase_add_test(t, a_reconnect_sends_what_differs);
 	tcase_add_test(t, a_long_transaction_is_cut_into_parts);
+	tcase_add_test(t, a_first_copy_is_cut_by_time_as_well);
 	tcase_add_test(t, a_first_copy_goes_on_where_it_broke_off);
 	tcase_add_test(t, volumes_change);
 	tcase_add_loop_test(t, whatever_breaks_no_acknowledged_point_is_lost, 0, sizeof(cuts) / sizeof(cuts[0]));

@@ -24,6 +24,7 @@ enum {
 	OPT_BANDWIDTH,
 	OPT_EVERY,
 	OPT_WINDOW,
+	OPT_SEED,
 };
 
 static const struct argp_option options[] = {
@@ -48,6 +49,11 @@ static const struct argp_option options[] = {
 	{ "every", OPT_EVERY, "TIME", 0, "Time between checkpoints (100ms to 1d; default: as the RPO asks)", 0 },
 	{ "window", OPT_WINDOW, "HH:MM-HH:MM=RATE", 0,
 	  "Hours of the day with a bandwidth of their own, in local time: 22:00-06:00=1G. May be given several times",
+	  0 },
+	{ "seed", OPT_SEED, "[DISK=]FILE", 0,
+	  "Start the first copy from FILE, an image at HOST (an older copy of the disk, say): only what differs "
+	  "travels. "
+	  "With DISK, such as vda, once for each of several disks",
 	  0 },
 	{ 0 }
 };
@@ -178,6 +184,26 @@ static void set_every(struct argp_state *state, const char *arg)
 	state->input = all;
 }
 
+static void add_seed(struct argp_state *state, const char *arg)
+{
+	const size_t disk_len = arg[0] == '/' ? 0 : strcspn(arg, "=");
+	const char *file = arg[0] == '/' ? arg : arg + disk_len + (arg[disk_len] == '=');
+	json_t *seed = json_object_get(state->input, "seed");
+	if (file[0] != '/' || (file != arg && disk_len == 0)) {
+		argp_error(state,
+			   "--seed: \"%s\" is no absolute path at the other host (allowed: /FILE, or DISK=/FILE)", arg);
+		return;
+	}
+	if (!seed) {
+		seed = json_object();
+		json_object_set_new(state->input, "seed", seed);
+	}
+	MEM_AUTO char *disk = mem_printf("%.*s", (int)disk_len, arg);
+	if (json_object_get(seed, disk) || (json_object_size(seed) && (!*disk || json_object_get(seed, ""))))
+		argp_error(state, "--seed: of which disk is which? (allowed: DISK=FILE, once for each disk)");
+	json_object_set_new(seed, disk, json_string(file));
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	switch (key) {
@@ -201,6 +227,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_BANDWIDTH:
 		json_object_set_new(state->input, "bandwidth", rate_of(state, "bandwidth", arg));
+		return 0;
+	case OPT_SEED:
+		add_seed(state, arg);
 		return 0;
 	case OPT_EVERY:
 		set_every(state, arg);

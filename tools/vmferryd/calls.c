@@ -7,6 +7,7 @@
 #include "tools/vmferryd/declarer.h"
 #include "tools/vmferryd/failback.h"
 #include "tools/vmferryd/leftover.h"
+#include "tools/vmferryd/seed.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <stdio.h>
@@ -228,6 +229,7 @@ enum {
 	X(VERIFY, "verify", call_verify, RIN | OP, 0)                                                 \
 	X(REPLICA_STATUS, "replica.status", call_repl_replica_status, RIN | OP, WHILE_STOPPING)       \
 	X(REPLICA_BEGIN, "replica.begin", call_replica_begin, RIN, CHANGES)                           \
+	X(REPLICA_SEED, "replica.seed", seed_call, RIN, CHANGES)                                      \
 	X(REPLICA_HASHES, "replica.hashes", call_replica_hashes, RIN, 0)                              \
 	X(REPLICA_COMMIT, "replica.commit", call_replica_commit, RIN, WHILE_STOPPING)                 \
 	X(REPLICA_END, "replica.end", call_replica_end, RIN, CHANGES | WHILE_STOPPING)                \

@@ -121,7 +121,10 @@ static int fill_images(struct host *h, const char *xml, struct store *s, struct 
 		/* One whose image is gone travels whole. */
 		if (!is_image(disk) || access(disk->path, R_OK) != 0)
 			continue;
-		if (adoption_fill_image(s, disk->target, disk->path, disk->format, h->run_dir, e) < 0)
+		const struct adoption_image image = { .target = disk->target,
+						      .path = disk->path,
+						      .format = disk->format };
+		if (adoption_fill_image(s, &image, h->run_dir, e) < 0)
 			return -1;
 	}
 	return 0;
