@@ -66,6 +66,21 @@ int capture_check(struct capture *c, struct err *e)
 	return c->aborted ? err_set(e, ERR_CANCELLED, "the capture was ended") : 0;
 }
 
+int capture_ended(struct capture *c, struct err *e)
+{
+	struct err ignored = ERR_INIT;
+	enum guest_run run = GUEST_RUNNING;
+	struct guest_seen seen = { 0 };
+	if (c->watch)
+		guest_watch_look(c->watch, &seen);
+	if (!seen.gone && (c->g->ops->state(c->g->ctx, &run, &ignored) || run != GUEST_GONE))
+		return 0;
+	err_clear(e);
+	err_set(e, ERR_REFUSED, "the VM has ended");
+	e->errnum = ENOENT;
+	return -1;
+}
+
 int capture_not_now(struct err *e, const char *why)
 {
 	err_set(e, ERR_REFUSED, "%s", why);
@@ -149,8 +164,14 @@ void capture_let_run(struct capture *c)
 static int choose(struct capture *c, const struct capture_opts *o, struct err *e)
 {
 	char why[200] = "";
-	bool colo = capture_colo_possible(&c->info, o->allow_tcg_colo, why, sizeof(why)) == 0;
+	const bool stuck = o->mode != CAPTURE_DISK && capture_migration_stuck(c->g);
+	bool colo = !stuck && capture_colo_possible(&c->info, o->allow_tcg_colo, why, sizeof(why)) == 0;
 	c->mode = o->mode;
+	if (stuck)
+		snprintf(why, sizeof(why),
+			 "a migration or save of the VM during COLO, not vmferry's, has left QEMU unable to migrate "
+			 "until "
+			 "the VM is started anew");
 	switch (o->mode) {
 	case CAPTURE_COLO:
 		if (!colo)
@@ -159,6 +180,8 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 			 "COLO, as asked for: only memory that was written is read, from KVM's dirty log");
 		return 0;
 	case CAPTURE_BACKGROUND:
+		if (stuck)
+			return err_set(e, ERR_REFUSED, "memory cannot be captured: %s", why);
 		if (c->info.lock_manager)
 			return err_set(e, ERR_REFUSED,
 				       "memory cannot be captured: a lock manager would give up the disks' leases at "
@@ -178,7 +201,7 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 		c->mode = CAPTURE_COLO;
 		snprintf(c->reason, sizeof(c->reason),
 			 "COLO: only memory that was written is read, from KVM's dirty log");
-	} else if (c->info.lock_manager) {
+	} else if (stuck || c->info.lock_manager) {
 		c->mode = CAPTURE_DISK;
 		snprintf(c->reason, sizeof(c->reason), "disks alone: %s", why);
 	} else {
@@ -319,7 +342,8 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
 	if (run == GUEST_PAUSED && c->mode != CAPTURE_DISK)
 		return capture_not_now(e, "the VM is paused");
 	if (capture_clean_up(c->g, e) || open_parts(c, e) || (c->mode != CAPTURE_DISK && start_memory(c, sink, e))) {
-		err_wrap(e, "first pass (%s)", capture_mode_name(c->mode));
+		if (capture_ended(c, e) == 0)
+			err_wrap(e, "first pass (%s)", capture_mode_name(c->mode));
 		end(c, CAPTURE_FAILED);
 		return -1;
 	}
@@ -336,7 +360,7 @@ static int look_again(struct capture *c, struct err *e)
 	guest_info_fini(&c->info);
 	c->info = now;
 	if (!disk_points_same(c->disks, &c->info))
-		return err_set(e, ERR_REFUSED, "the VM's disks have changed");
+		return err_set(e, ERR_REFUSED, "the VM's disks have changed: what they hold is compared anew");
 	return 0;
 }
 
@@ -350,8 +374,8 @@ static int may_pause(struct capture *c, struct err *e)
 		guest_watch_look(c->watch, &seen);
 		if (c->g->ops->state(c->g->ctx, &run, e) || guest_watch_check(c->watch, e))
 			return -1;
-		if (run == GUEST_GONE || seen.gone)
-			return err_set(e, ERR_LIBVIRT, "the VM has ended");
+		if (capture_ended(c, e))
+			return -1;
 		/* An event may have been lost with libvirtd: libvirt's word counts, once it has had the time. */
 		if (run == GUEST_RUNNING && (!seen.stopped || !recently_paused(c)))
 			return 0;
@@ -456,7 +480,7 @@ int capture_take(struct capture *c, const struct capture_sink *sink, struct capt
 	}
 	if (e->cls == ERR_REFUSED && e->errnum == EAGAIN)
 		return -1;
-	if (capture_check(c, e) == 0)
+	if (capture_check(c, e) == 0 && capture_ended(c, e) == 0)
 		err_wrap(e, "checkpoint (%s)", capture_mode_name(c->mode));
 	end(c, CAPTURE_FAILED);
 	return -1;
@@ -537,69 +561,4 @@ void capture_free(struct capture *c)
 	pthread_mutex_destroy(&c->lock);
 	free(c->folder);
 	free(c);
-}
-
-static bool ours_is_on(struct guest *g)
-{
-	struct err ignored = ERR_INIT;
-	json_t *all = NULL, *one;
-	size_t at;
-	bool on = false;
-	if (guest_watch_qmp(g, "query-migrate-capabilities", NULL, &all, &ignored))
-		return false;
-	json_array_foreach (all, at, one) {
-		const char *name = json_string_value(json_object_get(one, "capability"));
-		if (name && (!strcmp(name, "x-colo") || !strcmp(name, "background-snapshot")))
-			on |= json_is_true(json_object_get(one, "state"));
-	}
-	json_decref(all);
-	return on;
-}
-
-/* Neither libvirt nor anybody else sets these capabilities, and with them a migration would not be one. QEMU lets go of
- * them once the migration, whose stream broke when its reader died, has failed. The parameters' values of before are not
- * known any more: QEMU's defaults. */
-static int turn_off(struct guest *g, struct err *e)
-{
-	const struct timespec nap = { .tv_nsec = 10 * NS_PER_MS };
-	int64_t deadline = clock_mono_ns() + 2 * SETTLE_NS;
-	if (!ours_is_on(g))
-		return 0;
-	for (;;) {
-		struct err again = ERR_INIT;
-		json_t *off = json_pack("{s:[{s:s,s:b},{s:s,s:b}]}", "capabilities", "capability", "x-colo", "state", 0,
-					"capability", "background-snapshot", "state", 0);
-		if (guest_watch_qmp(g, "migrate-set-capabilities", off, NULL, &again) == 0)
-			break;
-		if (clock_mono_ns() >= deadline) {
-			*e = again;
-			return -1;
-		}
-		(void)nanosleep(&nap, NULL);
-	}
-	guest_watch_try(g, "migrate-set-parameters",
-			json_pack("{s:i,s:i,s:i}", "x-checkpoint-delay", 20000, "downtime-limit", 300, "max-bandwidth",
-				  128 << 20));
-	return 0;
-}
-
-int capture_clean_up(struct guest *g, struct err *e)
-{
-	char status[32];
-	enum guest_run run;
-	if (guest_watch_migration(g, status, sizeof(status), e))
-		return -1;
-	if (strcmp(status, "colo") == 0) {
-		const struct timespec nap = { .tv_nsec = 10 * NS_PER_MS };
-		int64_t deadline = clock_mono_ns() + 2 * SETTLE_NS;
-		guest_watch_try(g, "x-colo-lost-heartbeat", NULL);
-		while (guest_watch_migration(g, status, sizeof(status), e) == 0 && strcmp(status, "colo") == 0) {
-			if (clock_mono_ns() >= deadline)
-				return err_set(e, ERR_LIBVIRT, "QEMU does not end COLO");
-			(void)nanosleep(&nap, NULL);
-		}
-		if (g->ops->state(g->ctx, &run, e))
-			return -1;
-	}
-	return turn_off(g, e) || disk_points_clean_up(g, e) ? -1 : 0;
 }

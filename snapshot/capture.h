@@ -37,7 +37,7 @@ struct capture_opts {
 	uint64_t staging_bytes; /* memory that a checkpoint may take before it has been given on; 0: 256 MiB */
 	bool quiesce;           /* freeze file systems through the guest agent around the instant */
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
-	const char *folder;     /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
+	const char *folder; /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
 	                           * O_TMPFILE; copied. NULL: /var/tmp */
 	/* A guest is about to be paused (expect_ns: a pause of so long is nothing to worry about; 0: as the last ones were), and let go again: told to the
 	 * guardian. May be NULL. Called from one thread at a time; at the end of COLO's first pass that is not the caller's, so that a sink which blocks
@@ -85,7 +85,7 @@ const char *capture_reason(const struct capture *c); /* one sentence for people:
 int capture_start(struct capture *c, const struct capture_sink *sink, struct err *e);
 /* One checkpoint into the sink: pages written since the last one (COLO) or all (background); disks: blocks in grains written since the last one
  * (the first: all allocated); files: "header", "device" (memory modes), "xml", "nvram", ... *out is set on success.
- * ERR_CANCELLED after capture_abort. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
+ * ERR_CANCELLED after capture_abort; ERR_REFUSED with errnum ENOENT: the VM has ended. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
  * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset): the capture stays good, try later. */
 int capture_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
 /* The last checkpoint before the VM goes on elsewhere: as capture_take, but it is not let go. It stands still until capture_let_go, with which the

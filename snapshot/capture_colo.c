@@ -31,7 +31,8 @@ enum {
 #define FIRST_PASS_IDLE_NS (60 * NS_PER_S)
 #define FIRST_PASS_END_NS (15 * NS_PER_S)
 #define PAUSE_LIMIT_NS (15 * NS_PER_S) /* the guardian is sooner */
-#define INTO_COLO_NS (500 * NS_PER_MS) /* beside the pause that QEMU was allowed: its devices' state, its change to COLO */
+#define INTO_COLO_NS \
+	(500 * NS_PER_MS) /* beside the pause that QEMU was allowed: its devices' state, its change to COLO */
 #define ASK_AFTER_NS (20 * NS_PER_MS)
 #define REQUEST_NS (10 * NS_PER_S)
 #define KICK_AGAIN_NS (2 * NS_PER_S)
@@ -292,6 +293,7 @@ static int run_pass(struct capture *c, const struct capture_sink *sink, struct e
 		*e = pass.err;
 		rc = -1;
 	}
+	c->in_colo = rc == 0;
 	return rc;
 }
 
@@ -304,7 +306,8 @@ int capture_colo_start(struct capture *c, const struct capture_sink *sink, struc
 	c->relax_ns = clock_mono_ns() + RELAX_NS;
 	json_t *params = json_pack("{s:I,s:I,s:i}", "x-checkpoint-delay", (json_int_t)ON_DEMAND, "max-bandwidth",
 				   (json_int_t)1 << 40, "downtime-limit", DOWNTIME_MS);
-	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_open(c, e) || capture_migration_begin(c, e))
+	if (capture_migration_set_up(c, "x-colo", params, e) || capture_migration_open(c, e) ||
+	    capture_migration_begin(c, e))
 		return -1;
 	c->pump = pump_new(PUMP_BYTES);
 	guest_watch_on_stop(c->watch, vm_stopped, c->pump);
@@ -324,6 +327,18 @@ static int kick(struct capture *c, struct err *e)
 			       json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
 }
 
+/* Somebody has begun another migration, which ends ours (capture_migration_stuck). */
+static int still_ours(struct capture *c, struct err *e)
+{
+	struct guest_seen seen;
+	guest_watch_look(c->watch, &seen);
+	if (!seen.migration[0] || !strcmp(seen.migration, "colo"))
+		return 0;
+	err_set(e, ERR_LIBVIRT, "a migration or save of the VM that was not vmferry's has ended COLO (migration %s)",
+		seen.migration);
+	return err_remedy(e, "pause the protection before virsh migrate or virsh save");
+}
+
 /* QEMU asks whether it may stop the VM. A kick that got lost is made again; one too many only makes QEMU ask once more, later. */
 static int request(struct capture *c, struct err *e)
 {
@@ -332,7 +347,7 @@ static int request(struct capture *c, struct err *e)
 		return 0;
 	for (;;) {
 		struct err late = ERR_INIT;
-		if (kick(c, e))
+		if (still_ours(c, e) || kick(c, e))
 			return -1;
 		ram_reader_deadline(c->reader, clock_mono_ns() + KICK_AGAIN_NS);
 		if (expect(c, MSG_REQUEST, &late) == 0)
@@ -422,13 +437,9 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 /* Did the user pause the VM? COLO would start it again. */
 static int user_pause(struct capture *c, struct err *e)
 {
-	struct guest_seen seen;
 	enum guest_run run;
-	guest_watch_look(c->watch, &seen);
-	if (c->g->ops->state(c->g->ctx, &run, e))
+	if (capture_ended(c, e) || c->g->ops->state(c->g->ctx, &run, e))
 		return -1;
-	if (run == GUEST_GONE || seen.gone)
-		return err_set(e, ERR_LIBVIRT, "the VM has ended");
 	if (run == GUEST_PAUSED)
 		return capture_not_now(e, "the VM is paused");
 	return 0;

@@ -64,6 +64,7 @@ struct capture {
 	size_t n_files;
 	json_t *old_params, *old_caps; /* to be put back */
 	bool migrating;                /* QEMU's migration is ours and was not ended yet */
+	bool in_colo;                  /* ... and has come into COLO */
 
 	bool frozen, thawing; /* the guest's file systems */
 	pthread_t thawer;     /* while thawing */
@@ -103,6 +104,8 @@ void capture_let_run(struct capture *c);
 /* The instant is over and the VM runs: its file systems, if they were frozen, are thawed by a thread of their own, for
  * the guest's agent may need memory that is still being read. */
 void capture_thaw(struct capture *c);
+/* Whatever e says: if the VM is no more, that is why; -1, and e is ERR_REFUSED with ENOENT. */
+int capture_ended(struct capture *c, struct err *e);
 /* ERR_REFUSED with EAGAIN. */
 int capture_not_now(struct err *e, const char *why);
 
@@ -116,6 +119,10 @@ int capture_migration_begin(struct capture *c, struct err *e);
 void capture_migration_end(struct capture *c);
 /* Waits for QEMU to be done with its migration; out is its status. */
 int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, size_t size, struct err *e);
+/* QEMU 7.2 takes a second migration (virsh save, virsh migrate) while it is in COLO, forgets the first, and then refuses the second: the state it is left
+ * in has no way out. Such a VM runs, but neither migrates nor has its memory captured until it is started anew. Waits a few seconds for the state to
+ * be another's that passes. */
+bool capture_migration_stuck(struct guest *g);
 /* When QEMU's stream ended or broke, or nobody is going to read it any more: was it an abort, or did QEMU say why? Ends the stream, improves e, returns -1. */
 int capture_migration_why(struct capture *c, struct err *e);
 

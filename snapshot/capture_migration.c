@@ -12,6 +12,7 @@
 #define FD_NAME "vmferry-stream"
 #define SOCKET_BYTES (4 << 20)
 #define END_NS (10 * NS_PER_S)
+#define STUCK_NS (3 * NS_PER_S) /* far longer than a migration takes to set up, or to be cancelled */
 
 static bool over(const char *status)
 {
@@ -142,6 +143,21 @@ int capture_migration_wait(struct capture *c, int64_t deadline_ns, char *out, si
 	}
 }
 
+bool capture_migration_stuck(struct guest *g)
+{
+	const struct timespec nap = { .tv_nsec = 50 * NS_PER_MS };
+	const int64_t deadline = clock_mono_ns() + STUCK_NS;
+	struct err ignored = ERR_INIT;
+	char status[32];
+	while (guest_watch_migration(g, status, sizeof(status), &ignored) == 0 &&
+	       (strcmp(status, "setup") == 0 || strcmp(status, "cancelling") == 0)) {
+		if (clock_mono_ns() >= deadline)
+			return true;
+		(void)nanosleep(&nap, NULL);
+	}
+	return false;
+}
+
 /* The stream is closed. A heartbeat that is lost is the only thing that frees a VM which stands still in the middle of
  * a checkpoint, and what ends COLO while it runs; a migration that is not in COLO fails by itself. */
 static void leave_migration(struct capture *c)
@@ -149,17 +165,21 @@ static void leave_migration(struct capture *c)
 	const struct timespec nap = { .tv_nsec = 5 * NS_PER_MS };
 	int64_t deadline = clock_mono_ns() + END_NS;
 	char status[32] = "none";
+	enum guest_run run;
 	bool told = false;
 	do {
 		struct err ignored = ERR_INIT;
 		if (guest_watch_migration(c->g, status, sizeof(status), &ignored) == 0) {
-			if (over(status))
+			/* After COLO "setup" is what somebody else's attempt has left: ours is no more, and nothing follows. */
+			if (over(status) || (c->in_colo && !strcmp(status, "setup")))
 				return;
 			if (!told && !strcmp(status, "colo")) {
 				guest_watch_try(c->g, "x-colo-lost-heartbeat", NULL);
 				told = true;
 				continue;
 			}
+		} else if (c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_GONE) {
+			return;
 		}
 		(void)nanosleep(&nap, NULL);
 	} while (clock_mono_ns() < deadline);
@@ -178,7 +198,7 @@ void capture_migration_end(struct capture *c)
 	pthread_mutex_unlock(&c->lock);
 	if (c->migrating)
 		leave_migration(c);
-	c->migrating = false;
+	c->migrating = c->in_colo = false;
 	if (c->old_caps)
 		guest_watch_try(c->g, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", c->old_caps));
 	if (c->old_params)

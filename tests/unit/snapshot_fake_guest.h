@@ -43,6 +43,7 @@ struct fake {
 	pthread_cond_t changed;
 	/* lock */
 	atomic_bool running; /* looked at by the test as well */
+	atomic_bool gone;    /* QEMU has ended: nobody answers */
 	bool paused_by_user, kvm;
 	unsigned minor, micro, major;
 	char status[32];
@@ -55,7 +56,7 @@ struct fake {
 	bool agent;
 	atomic_bool frozen, stopped_frozen; /* looked at by the test as well */
 	unsigned freezes;
-	bool complete_early; /* as QEMU 10.0.0 to 10.0.6 */
+	bool complete_early;           /* as QEMU 10.0.0 to 10.0.6 */
 	_Atomic enum fake_where where; /* as what, set by the test while its thread runs */
 	_Atomic enum fake_what what;
 	unsigned heartbeats, conts, cancels, migrations;
@@ -360,6 +361,10 @@ static int fake_qmp(void *ctx, const char *command, json_t *args, int fd, json_t
 	struct fake *f = ctx;
 	json_t *r = NULL;
 	int rc = 0;
+	if (f->gone) {
+		json_decref(args);
+		return err_set(e, ERR_LIBVIRT, "QMP %s: domain is not running", command);
+	}
 	bool cont = !strcmp(command, "cont"), stop = !strcmp(command, "stop");
 	if (!strcmp(command, "migrate"))
 		rc = fake_migrate(f, e);
@@ -400,7 +405,7 @@ static int fake_state(void *ctx, enum guest_run *out, struct err *e)
 	struct fake *f = ctx;
 	(void)e;
 	THREAD_LOCKED(&f->lock);
-	*out = f->running ? GUEST_RUNNING : GUEST_PAUSED;
+	*out = f->gone ? GUEST_GONE : f->running ? GUEST_RUNNING : GUEST_PAUSED;
 	return 0;
 }
 

@@ -442,6 +442,57 @@ START_TEST(choice)
 }
 END_TEST
 
+/* Whatever the capture would still like to put back: with QEMU gone there is nothing to wait for. */
+START_TEST(vm_ends)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	ok(capture_start(c, &sink, &e));
+	ok(capture_take(c, &sink, &p, &e));
+	fake.gone = true;
+	err_clear(&e);
+	const int64_t began = clock_mono_ns();
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_int_eq(e.errnum, ENOENT);
+	capture_free(c);
+	ck_assert_int_lt(clock_mono_ns() - began, 5 * NS_PER_S); /* QEMU that lives is given ten for leaving COLO */
+	fake_fini(&fake);
+}
+END_TEST
+
+/* virsh save, on a QEMU 7.2 that forgets COLO over it. */
+START_TEST(another_migration_begins)
+{
+	set_up();
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	ok(capture_start(c, &sink, &e));
+	ok(capture_take(c, &sink, &p, &e));
+	fake_status(&fake, "setup");
+	err_clear(&e);
+	const int64_t began = clock_mono_ns();
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_msg(strstr(e.text, "not vmferry's") != NULL, "%s", e.text);
+	ck_assert_int_lt(clock_mono_ns() - began, 5 * NS_PER_S);
+	ck_assert(fake.running);
+	tear_down(c);
+}
+END_TEST
+
+START_TEST(migration_state_that_is_stuck)
+{
+	set_up();
+	snprintf(fake.status, sizeof(fake.status), "setup");
+	struct capture *c = begin(CAPTURE_AUTO);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_DISK);
+	ck_assert_msg(strstr(capture_reason(c), "started anew") != NULL, "%s", capture_reason(c));
+	capture_free(c);
+	fake_fini(&fake);
+}
+END_TEST
+
 START_TEST(clean_up_frees_a_vm_that_stands_still)
 {
 	set_up();
@@ -474,6 +525,9 @@ int main(void)
 	tcase_add_loop_test(tc, file_systems_are_frozen_at_the_instant_alone, 0, 2);
 	tcase_add_test(tc, sink_refuses);
 	tcase_add_test(tc, choice);
+	tcase_add_test(tc, vm_ends);
+	tcase_add_test(tc, another_migration_begins);
+	tcase_add_test(tc, migration_state_that_is_stuck);
 	tcase_add_test(tc, clean_up_frees_a_vm_that_stands_still);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);

@@ -6,12 +6,12 @@ guest_parse() { # NAME [KEY=VALUE...]
 	local arg
 	G_name=$1 G_mem=1024 G_vcpus=1 G_machine=q35 G_cpu="" G_disk="" G_data=0 G_shared=0 G_format=qcow2 G_redis=0
 	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_record=0 G_load=counters
-	G_uefi=0 G_tpm=0
+	G_uefi=0 G_tpm=0 G_reboot=destroy
 	shift
 	for arg in "$@"; do
 		case $arg in
 		mem=* | vcpus=* | machine=* | cpu=* | disk=* | data=* | shared=* | format=* | redis=* | transient=* | paused=* | off=* | \
-			accel=* | sector=* | spin=* | record=* | load=* | uefi=* | tpm=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
+			accel=* | sector=* | spin=* | record=* | load=* | uefi=* | tpm=* | reboot=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
 		*) die "'$arg' is no setting of a guest" ;;
 		esac
 	done
@@ -160,7 +160,7 @@ domain_xml() {
 		  $(domain_boot_xml)
 		  <features><acpi/><apic/></features>
 		  $cpu
-		  <on_poweroff>destroy</on_poweroff><on_reboot>destroy</on_reboot><on_crash>destroy</on_crash>
+		  <on_poweroff>destroy</on_poweroff><on_reboot>$G_reboot</on_reboot><on_crash>destroy</on_crash>
 		  <devices>
 		    <emulator>/usr/bin/qemu-system-x86_64</emulator>
 		    $disk
