@@ -34,18 +34,22 @@ static const struct {
 #define SLACK 0.4 /* and below this it is not */
 #define BUSY 0.85 /* the same for the workers */
 #define WAIT 0.15 /* QEMU gives no more if it was waited for this part of the time */
-/* All the workers' CPU counts like this part of the throughput. */
+/* A level is good enough with this part of the most throughput, and left when it has less than that. */
+#define SAME_MIN 0.96
+#define ENOUGH_MIN 0.94
+/* The price is the part of the link that is taken, which others could use, and the part of the workers' CPU, which matters less. */
 #define CPU_WEIGHT 0.25
-/* And the link, full, like this part: where QEMU is what is scarce, the bytes that others could have sent are worth more than an idle CPU. */
-#define WIRE_WEIGHT 0.5
-/* A change must promise this much more; or the same for much less CPU time. */
-#define GAIN_MIN 1.03
-#define SAME_MIN 0.99
+/* Another level that is good enough must be so much cheaper, or at all and take much less CPU time. */
+#define SAVING_MIN 0.03
 #define CHEAPER_MAX 0.7
-/* How fast the link is assumed to grow, per second, while it has room: nothing is known of it yet; workers or QEMU are what is scarce. */
+/* How fast a link of which nothing is known is assumed to grow, per second, while it has room. */
 #define GROWTH_UNKNOWN 40.0
-#define GROWTH_BUSY 10.0
-#define GROWTH_IDLE 2.0
+#define LINK_MAX 1e12
+/* One that was seen full is now and then assumed to be so many times as fast, for so long; unless that much more than before goes
+ * through it by then, it is what it was. */
+#define TRY_FACTOR 3.0
+#define TRY_NS (150 * NS_PER_MS)
+#define TRY_GAIN 1.2
 #define DWELL_NS (40 * NS_PER_MS)
 #define RETRY_FIRST_NS (100 * NS_PER_MS)
 #define RETRY_LAST_NS (6400 * NS_PER_MS)
@@ -79,6 +83,7 @@ struct adapt {
 	bool was_full;
 	int64_t confirmed_at;
 	int64_t retry_ns; /* how long to believe that */
+	int64_t try_at;   /* since when it is taken to be faster; 0: it is not */
 	double supply;    /* raw bytes per second, if QEMU is what is scarce, else 0 */
 
 	/* Since the last tick. */
@@ -220,7 +225,7 @@ static double cost_of(const struct adapt *a, unsigned i)
 struct outlook {
 	double throughput; /* raw bytes per second */
 	double cpu;        /* used, of all the workers' */
-	double value;      /* throughput, less what its CPU time and its part of the link are worth */
+	double price;
 };
 
 static struct outlook outlook_of(const struct adapt *a, unsigned i)
@@ -233,33 +238,54 @@ static struct outlook outlook_of(const struct adapt *a, unsigned i)
 	if (a->supply > 0 && a->supply < t)
 		t = a->supply;
 	double cpu = t * cost / (a->workers * 1e9);
-	double part = a->supply > 0 && a->link > 0 ? t * wire / a->link : 0;
-	return (struct outlook){ .throughput = t, .cpu = cpu, .value = t * (1 - CPU_WEIGHT * cpu - WIRE_WEIGHT * part) };
+	double part = a->link > 0 ? t * wire / a->link : 0;
+	return (struct outlook){ .throughput = t, .cpu = cpu, .price = part + CPU_WEIGHT * cpu };
 }
 
+/* The cheapest of the levels with about the most throughput. */
 static void choose(struct adapt *a)
 {
 	if (a->changed_at && a->now - a->changed_at < DWELL_NS)
 		return;
-	const struct outlook have = outlook_of(a, a->current);
-	struct outlook best = have;
-	unsigned best_index = a->current;
-	for (unsigned i = 0; i < LEVELS; i++) {
-		struct outlook o = outlook_of(a, i);
-		if (o.value > best.value) {
-			best = o;
-			best_index = i;
-		}
+	/* That little goes through a link which was never seen full is no reason to compress harder. */
+	const unsigned levels = a->confirmed > 0 || a->limit > 0 ? LEVELS : a->current + 1;
+	struct outlook o[LEVELS];
+	double most = 0;
+	for (unsigned i = 0; i < levels; i++) {
+		o[i] = outlook_of(a, i);
+		if (o[i].throughput > most)
+			most = o[i].throughput;
 	}
-	bool better = best.value > have.value * GAIN_MIN;
-	bool cheaper = best.throughput > have.throughput * SAME_MIN && best.cpu < have.cpu * CHEAPER_MAX && best.value > have.value;
-	if (best_index == a->current || (!better && !cheaper))
-		return;
-	a->current = best_index;
+	const struct outlook *have = &o[a->current], *best = NULL;
+	for (unsigned i = 0; i < levels; i++) {
+		if (o[i].throughput >= SAME_MIN * most && (!best || o[i].price < best->price))
+			best = &o[i];
+	}
+	if (have->throughput >= ENOUGH_MIN * most) {
+		bool saves = best->price < have->price - SAVING_MIN;
+		bool cheaper = best->price < have->price && best->cpu < CHEAPER_MAX * have->cpu;
+		if (!saves && !cheaper)
+			return;
+	}
+	a->current = (unsigned)(best - o);
 	a->changed_at = a->now;
 }
 
 /* ---- the link ---- */
+
+static void believe(struct adapt *a, double rate)
+{
+	a->link = rate;
+	a->confirmed = rate;
+	a->confirmed_at = a->now;
+	a->try_at = 0;
+}
+
+static void back_off(struct adapt *a)
+{
+	if (a->retry_ns < RETRY_LAST_NS)
+		a->retry_ns *= 2;
+}
 
 /* The link is full: its speed is what goes through it. */
 static void link_is_full(struct adapt *a)
@@ -268,15 +294,16 @@ static void link_is_full(struct adapt *a)
 	if (!a->was_full) {
 		/* Full again after a time of slack. If the link is as fast as it was, the next try may wait longer. */
 		bool as_before = a->confirmed > 0 && rate < 1.2 * a->confirmed && rate > 0.8 * a->confirmed;
-		if (!as_before)
+		if (as_before)
+			back_off(a);
+		else
 			a->retry_ns = RETRY_FIRST_NS;
-		else if (a->retry_ns < RETRY_LAST_NS)
-			a->retry_ns *= 2;
 		a->link = rate;
+		/* The rate is smoothed, and needs a moment to rise. */
+		a->changed_at = a->now;
 	}
-	move(&a->link, rate, 0.5);
-	a->confirmed = a->link;
-	a->confirmed_at = a->now;
+	move(&a->link, rate, rate > a->link ? 1 : 0.5);
+	believe(a, a->link);
 	a->was_full = true;
 	a->supply = 0;
 	/* Storing says nothing about how well the pages would compress. */
@@ -284,18 +311,29 @@ static void link_is_full(struct adapt *a)
 		a->probe_due = true;
 }
 
-/* The link has room. It is at least as fast as what goes through it, and after a while perhaps faster than it was. How soon that is worth
- * a try depends on what is scarce: where QEMU gives no more, only CPU time is to be had. */
-static void link_has_room(struct adapt *a, double growth)
+/* The link has room. It is at least as fast as what goes through it, and after a while perhaps faster than it was: a try shows it, if
+ * there is a level that would gain by that. */
+static void link_has_room(struct adapt *a)
 {
 	a->was_full = false;
 	if (a->wire_rate > a->link)
 		a->link = a->wire_rate;
-	if (a->confirmed == 0)
-		growth = GROWTH_UNKNOWN;
-	else if (a->now - a->confirmed_at < a->retry_ns)
-		growth = 0;
-	a->link *= 1 + growth * a->seconds;
+	if (a->confirmed == 0) {
+		if (a->link < LINK_MAX)
+			a->link *= 1 + GROWTH_UNKNOWN * a->seconds;
+	} else if (a->wire_rate > TRY_GAIN * a->confirmed) {
+		believe(a, a->wire_rate);
+		a->retry_ns = RETRY_FIRST_NS;
+		a->try_at = a->now;
+	} else if (!a->try_at) {
+		if (a->now - a->confirmed_at >= a->retry_ns)
+			a->try_at = a->now;
+	} else if (a->now - a->try_at >= TRY_NS) {
+		believe(a, a->confirmed);
+		back_off(a);
+	}
+	if (a->try_at)
+		a->link = TRY_FACTOR * a->confirmed;
 	if (a->limit > 0 && a->link > a->limit)
 		a->link = a->limit;
 }
@@ -307,11 +345,11 @@ static void find_scarce(struct adapt *a, double workers_busy)
 	if (a->supply_wait > WAIT || (a->link_busy < SLACK && workers_busy < BUSY)) {
 		/* What QEMU could give if it got more CPU is not known. */
 		a->supply = 1.2 * a->raw_rate;
-		link_has_room(a, GROWTH_IDLE);
+		link_has_room(a);
 	} else if (workers_busy >= BUSY) {
 		/* What goes through is not what the link could do. */
 		a->supply = 0;
-		link_has_room(a, GROWTH_BUSY);
+		link_has_room(a);
 	} else if (a->link_busy > FULL) {
 		link_is_full(a);
 	}
@@ -325,6 +363,7 @@ static void set_limit(struct adapt *a, double limit)
 	a->limit = limit;
 	a->link = limit;
 	a->confirmed = 0;
+	a->try_at = 0;
 	a->retry_ns = RETRY_FIRST_NS;
 }
 

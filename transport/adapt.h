@@ -7,10 +7,10 @@
  *
  *	min(workers * share of CPU they get / cost(level), link * ratio(level), what QEMU supplies)
  *
- * and the level is the one with the most, where the CPU and the part of the link that it takes count a little against it: an equal
- * throughput is had at the level that is cheapest in both, so a link that is wide for what comes means CODEC_RAW. The link's speed is unknown while it is not full;
- * it is then assumed to be growing until a cheaper level is worth a try, less and less often when such tries turn
- * out wrong.
+ * and the level is the cheapest of those with about the most of it: time first, then the part of the link that is taken, and a little
+ * the CPU time. A link that is wide for what comes means CODEC_RAW. One that was never seen full is assumed to be growing until a cheaper
+ * level is worth it. One that was seen full is taken for what it was then, but for short tries with more, which come less and less often
+ * when nothing more goes through: a link that has become faster is found within 7 seconds.
  */
 #ifndef VMFERRY_TRANSPORT_ADAPT_H
 #define VMFERRY_TRANSPORT_ADAPT_H
