@@ -2,6 +2,7 @@
 # on or says why not, finds by itself what differs, and what comes up at the other host is right. The boot sector under KVM, in COLO, with a disk.
 # shellcheck shell=bash
 # long jobs
+# long files
 # limit lifecycle 240
 # limit devices 300
 # limit jobs 300
@@ -184,4 +185,61 @@ test_jobs() {
 	[ "$(value_of capture)" = colo ] || fail "the capture is $(value_of capture): $(value_of capture_reason)"
 	eventually 90 "the guest counts" above host1 0
 	fail_over
+}
+
+# UEFI variables and a TPM's state are files of the host. With points of disks they travel as such; --paused leaves the VM before its first instruction,
+# so nobody has changed them at the new host yet.
+test_files() {
+	local code=/usr/share/OVMF/OVMF_CODE_4M.fd vars=/usr/share/OVMF/OVMF_VARS_4M.fd
+	[ -e $code ] || skip "no $code: install ovmf"
+	command -v swtpm swtpm_setup >/dev/null || skip "no swtpm and swtpm_setup: install swtpm and swtpm-tools"
+	the_hosts
+	in_host host1 qemu-img create -q -f qcow2 $IMAGES/vm1.qcow2 64M
+	guest define vm1 mem=256 disk=64M >"$WORK/plain.xml"
+	sed -e '/<kernel>/d; /<initrd>/d; /<cmdline>/d' \
+		-e "s|hvm</type>|hvm</type><loader readonly='yes' type='pflash'>$code</loader><nvram template='$vars'>/var/lib/libvirt/qemu/nvram/vm1_VARS.fd</nvram>|" \
+		-e "s|</devices>|<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>|" "$WORK/plain.xml" >"$WORK/vm1.xml"
+	in_host host1 virsh -q define "$WORK/vm1.xml"
+	in_host host1 virsh -q start vm1 2>"$WORK/refused" || skip "libvirt here does not start a VM with UEFI and a TPM: $(tail -1 "$WORK/refused")"
+	local uuid nvram tpm host
+	uuid=$(in_host host1 virsh -q domuuid vm1)
+	nvram=/var/lib/libvirt/qemu/nvram/vm1_VARS.fd
+	tpm=/var/lib/libvirt/swtpm/$uuid/tpm2/tpm2-00.permall
+	vmferry_at host1 protect vm1 --to host2 --rpo 1s --mode disk
+	points_go_on "the first"
+	# Firmware that has come up has written variables, and writes none any more.
+	eventually 60 "the firmware has not written its variables" written "$nvram" $vars
+	eventually 60 "the firmware does not come up" unchanged "$nvram"
+	points_go_on "with its variables"
+	vmferry_at host2 failover vm1 --paused
+	[ "$(in_host host2 virsh -q domstate vm1)" = paused ] || fail "it is not paused"
+	for host in host1 host2; do
+		in_host $host cat "$(nvram_of $host)" >"$WORK/$host.nvram"
+		in_host $host cat "$tpm" >"$WORK/$host.tpm"
+	done
+	cmp "$WORK/host1.nvram" "$WORK/host2.nvram" || fail "the UEFI variables are other ones"
+	cmp "$WORK/host1.tpm" "$WORK/host2.tpm" || fail "the TPM's state is another one"
+	[ "$(mode_of host1 "$nvram")" = "$(mode_of host2 "$(nvram_of host2)")" ] || fail "the variables' owner and mode: $(mode_of host2 "$(nvram_of host2)")"
+	[ "$(mode_of host1 "$tpm")" = "$(mode_of host2 "$tpm")" ] || fail "the TPM state's owner and mode: $(mode_of host2 "$tpm"), not $(mode_of host1 "$tpm")"
+	in_host host2 virsh -q resume vm1
+	[ "$(in_host host2 virsh -q domstate vm1)" = running ] || fail "it does not run at the new host"
+}
+
+nvram_of() { # HOST
+	in_host "$1" virsh -q dumpxml vm1 | sed -n 's|.*<nvram[^>]*>\(.*\)</nvram>.*|\1|p'
+}
+
+mode_of() { # HOST FILE
+	in_host "$1" stat -c "%U:%G %a" "$2"
+}
+
+written() { # FILE WAS
+	! in_host host1 cmp -s "$1" "$2"
+}
+
+unchanged() { # FILE: for a while
+	local before
+	before=$(in_host host1 sha256sum "$1")
+	sleep 3
+	[ "$(in_host host1 sha256sum "$1")" = "$before" ]
 }
