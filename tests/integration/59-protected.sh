@@ -187,6 +187,38 @@ test_jobs() {
 	fail_over
 }
 
+shown() { # HOST: how many rounds the guest has shown there
+	in_host "$1" grep -c '^[0-9a-f]*$' /var/log/libvirt/vm1.console || true
+}
+
+more_shown() { # HOST N
+	[ "$(shown "$1")" -gt "$2" ]
+}
+
+# A guest that writes each round to memory, then to one disk, then to the other, and looks at both before it does. Its host is lost at no particular
+# moment; where it goes on, what it finds on its disks is of its memory's instant.
+test_two_disks() {
+	[ -w /dev/kvm ] || skip "no /dev/kvm: COLO deadlocks QEMU without KVM"
+	the_hosts host1:stock host2:stock
+	guest start host1 vm1 mem=64 sector=500 spin=2000 record=2
+	vmferry_at host1 protect vm1 --to host2 --rpo 1s --max-pause 10s
+	points_go_on "the first"
+	eventually 90 "the guest counts" above host1 20
+	points_go_on "of a guest at work"
+	lab cut host1
+	vmferry_at host2 failover vm1 --force
+	eventually $GRACE "the guest shows nothing at its new host" more_shown host2 3
+	! in_host host2 grep -q '[X+]' /var/log/libvirt/vm1.console || fail "memory and disks are not of one instant: $(in_host host2 cat /var/log/libvirt/vm1.console)"
+	lab restore host1
+	local a b
+	in_host host2 virsh -q suspend vm1
+	for disk in hda hdb; do
+		in_host host2 qemu-img convert -U -O raw "$(in_host host2 virsh -q domblklist vm1 | awk -v d=$disk '$1 == d { print $2 }')" "$WORK/$disk"
+	done
+	a=$(od -An -tu4 -j512 -N4 "$WORK/hda") b=$(od -An -tu4 -j512 -N4 "$WORK/hdb")
+	[ $((a - b)) -ge 0 ] && [ $((a - b)) -le 1 ] && [ "$((b))" -gt 0 ] || fail "the disks hold rounds $a and $b"
+}
+
 # UEFI variables and a TPM's state are files of the host. With points of disks they travel as such; --paused leaves the VM before its first instruction,
 # so nobody has changed them at the new host yet.
 test_files() {
