@@ -434,13 +434,20 @@ static int paused(struct capture *c, struct capture_point *out, struct err *e)
 	return 0;
 }
 
-/* Did the user pause the VM? COLO would start it again. */
+/* Did the user pause the VM? COLO would start it again. And a reset that has begun must be over, which it is when QEMU's main loop answers: one that runs
+ * into the saving of the devices' state leaves COLO's thread of QEMU 7.2 with the big lock, for good. */
 static int user_pause(struct capture *c, struct err *e)
 {
+	json_t *r = NULL;
 	enum guest_run run;
-	if (capture_ended(c, e) || c->g->ops->state(c->g->ctx, &run, e))
+	if (capture_ended(c, e) || guest_watch_qmp(c->g, "query-status", NULL, &r, e))
 		return -1;
-	if (run == GUEST_PAUSED)
+	const json_t *running = json_object_get(r, "running");
+	const bool stopped = running && !json_is_true(running);
+	json_decref(r);
+	if (c->g->ops->state(c->g->ctx, &run, e))
+		return -1;
+	if (stopped || run == GUEST_PAUSED)
 		return capture_not_now(e, "the VM is paused");
 	return 0;
 }

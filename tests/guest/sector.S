@@ -19,7 +19,7 @@
  *
  * With RECORD=1 every round is also on record: first in memory, then in dword 0 of the second sector of its disk (IDE), then as a line of
  * eight hexadecimal digits on the serial port instead of the '.'. So at any instant memory >= disk >= port, each at most one ahead. Before it
- * writes the disk it reads it: what is not the round before is of another instant than its memory, 'X'.
+ * writes the disk it reads it: what is not the round before is of another instant than its memory, 'X'. RECORD=2: on two disks, one after the other.
  */
 	.set	COM1, 0x3f8
 	.set	BASE, 0x100000
@@ -27,6 +27,7 @@
 	.set	IDE, 0x1f0
 	.set	POOL, BASE + 4096 * PAGES
 	.set	POOL_BITS, 14 + 3 * LOAD	/* its size in bytes, but for one page more */
+	.set	DRIVE, 0x7100		/* a byte: the disk at hand, as IDE selects it */
 
 	.code16
 	.globl	_start
@@ -170,9 +171,10 @@ copy:	pushl	%ecx
 	.endif
 
 	.if	RECORD
-/* Disk, then port; ebx is the round, and its predecessor is what the disk should hold. */
+/* Disks, then port; ebx is the round, and its predecessor is what each disk should hold. */
 record:
-	movb	$0x20, %al		/* read */
+	movb	$0xe0, DRIVE
+disk:	movb	$0x20, %al		/* read */
 	call	command
 	movl	$SECTOR, %edi
 	movl	$256, %ecx
@@ -192,6 +194,9 @@ record:
 8:	inb	%dx, %al		/* until it is done */
 	testb	$0x80, %al
 	jnz	8b
+	addb	$0x10, DRIVE
+	cmpb	$(0xe0 + 0x10 * RECORD) & 0xff, DRIVE
+	jne	disk
 	movl	$8, %ecx
 	movl	%ebx, %esi
 9:	roll	$4, %esi
@@ -208,11 +213,11 @@ put:	movw	$COM1, %dx
 	outb	%al, %dx
 	ret
 
-/* al, for one sector, LBA 1 of the first disk; returns when it takes or gives the data, at port dx. */
+/* al, for one sector, LBA 1 of the disk at hand; returns when it takes or gives the data, at port dx. */
 command:
 	movb	%al, %ah
 	movw	$IDE + 6, %dx
-	movb	$0xe0, %al
+	movb	DRIVE, %al
 	outb	%al, %dx
 	movw	$IDE + 2, %dx
 	movb	$1, %al

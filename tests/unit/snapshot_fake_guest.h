@@ -59,7 +59,7 @@ struct fake {
 	bool complete_early;           /* as QEMU 10.0.0 to 10.0.6 */
 	_Atomic enum fake_where where; /* as what, set by the test while its thread runs */
 	_Atomic enum fake_what what;
-	unsigned heartbeats, conts, cancels, migrations;
+	unsigned heartbeats, conts, cancels, migrations, asked; /* asked: query-status */
 	void (*fn)(void *arg, const char *event, const json_t *data);
 	void *arg;
 };
@@ -388,6 +388,8 @@ static int fake_qmp(void *ctx, const char *command, json_t *args, int fd, json_t
 		f->cancels++;
 	else if (cont)
 		f->conts++;
+	else if (!strcmp(command, "query-status"))
+		r = json_pack("{s:b}", "running", (int)f->running), f->asked++;
 	else if (!strncmp(command, "query-", 6))
 		r = json_object();
 	pthread_cond_broadcast(&f->changed);

@@ -333,6 +333,7 @@ START_TEST(user_pause_is_respected)
 	struct capture_point p;
 	ok(capture_start(c, &sink, &e));
 	ok(capture_take(c, &sink, &p, &e));
+	ck_assert_uint_eq(fake.asked, 1); /* QEMU's main loop has answered: no reset is under way */
 	usleep(2100 * 1000); /* longer than an own pause may take to be over */
 	fake_run(&fake, false);
 	for (int i = 0; i < 2; i++) {

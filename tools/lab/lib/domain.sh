@@ -20,7 +20,7 @@ guest_parse() { # NAME [KEY=VALUE...]
 	if [ -z "$G_accel" ]; then
 		if [ -n "$G_sector" ] && [ -w /dev/kvm ]; then G_accel=kvm; else G_accel=$(accel_detect); fi
 	fi
-	if [ "$G_record" = 1 ]; then # an IDE disk of its own
+	if [ "$G_record" != 0 ]; then # an IDE disk of its own, or two
 		[ -n "$G_sector" ] || die "record=1 is for sector=PAGES"
 		G_machine=pc G_disk=1M G_format=raw
 	fi
@@ -85,8 +85,9 @@ machine_files() {
 domain_disk() { # HOST
 	local host=$1 raw
 	[ -n "$G_disk" ] || return 0
-	if [ "$G_record" = 1 ]; then
-		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 1 "$G_load" "$LAB_DIR/$host/fs$G_disk_path"
+	if [ "$G_record" != 0 ]; then
+		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" "$G_record" "$G_load" "$LAB_DIR/$host/fs$G_disk_path" || return
+		[ "$G_record" = 1 ] || enter "$host" qemu-img create -q -f raw "$(domain_second_path)" 1M
 		return
 	fi
 	if [ "$G_data" = 0 ]; then
@@ -123,9 +124,13 @@ domain_boot_xml() {
 	E
 }
 
-domain_disk_xml() { # PATH FORMAT [readonly]
+domain_second_path() {
+	echo "${G_disk_path%.*}.second.${G_disk_path##*.}"
+}
+
+domain_disk_xml() { # PATH FORMAT [readonly [TARGET]]
 	local target="dev='vda' bus='virtio'"
-	[ "$G_record" = 0 ] || target="dev='hda' bus='ide'"
+	[ "$G_record" = 0 ] || target="dev='${4:-hda}' bus='ide'"
 	cat <<-E
 		<disk type='file' device='disk'>
 		      <driver name='qemu' type='$2' cache='none' discard='unmap'/>
@@ -140,8 +145,9 @@ domain_xml() {
 	local type=kvm cpu="" disk="" net="" tpm=""
 	[ "$G_accel" = kvm ] || type=qemu
 	[ -z "$G_cpu" ] || cpu="<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>$G_cpu</model></cpu>"
-	if [ "$G_record" = 1 ]; then
+	if [ "$G_record" != 0 ]; then
 		disk=$(domain_disk_xml "$G_disk_path" raw)
+		[ "$G_record" = 1 ] || disk+=$(domain_disk_xml "$(domain_second_path)" raw "" hdb)
 	elif [ -n "$G_sector" ]; then
 		"$LAB_ROOT/tests/guest/make-sector" "$G_sector" "$G_spin" 0 "$G_load" "$LAB_DIR/shared/$G_name.sector" || exit 1
 		disk=$(domain_disk_xml "/var/lib/libvirt/shared/$G_name.sector" raw readonly)
