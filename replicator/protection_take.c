@@ -76,22 +76,24 @@ static void judge_pace(struct protection_session *s)
 	{
 		THREAD_LOCKED(&p->lock);
 		const struct pace *pc = &p->pace;
-		if (pace_behind(pc)) {
+		/* A stretched interval is why the target is not held, not the link. */
+		if (pc->stretch > 1) {
+			state = "degraded";
+			snprintf(reason, sizeof(reason),
+				 "pauses are over the budget of %s (p99 %s): the interval is stretched to %s%s",
+				 units_format_duration(p->max_pause_ns, a, sizeof(a)),
+				 units_format_duration(pace_pause_ns(pc, 0.99), b, sizeof(b)),
+				 units_format_duration(pace_interval_ns(pc), c, sizeof(c)),
+				 pace_behind(pc) ? ", and the target is not held" : "");
+		} else if (pace_behind(pc)) {
 			state = "degraded";
 			snprintf(reason, sizeof(reason),
 				 "the target of %s is not held: points are up to %s old, their commits take %s",
 				 units_format_duration(p->rpo_ns, a, sizeof(a)),
 				 units_format_duration(pc->worst_rpo_ns, b, sizeof(b)),
 				 units_format_duration(pace_commit_ns(pc), c, sizeof(c)));
-		} else if (pc->stretch > 1) {
-			state = "degraded";
-			snprintf(reason, sizeof(reason),
-				 "pauses are over the budget of %s (p99 %s): the interval is stretched to %s",
-				 units_format_duration(p->max_pause_ns, a, sizeof(a)),
-				 units_format_duration(pace_pause_ns(pc, 0.99), b, sizeof(b)),
-				 units_format_duration(pace_interval_ns(pc), c, sizeof(c)));
 		}
-		ship_set_floor(s->ship, pace_behind(pc) ? CODEC_RAW : PROTECTION_THRIFT_LEVEL);
+		ship_set_floor(s->ship, pace_behind(pc) && pc->stretch == 1 ? CODEC_RAW : PROTECTION_THRIFT_LEVEL);
 	}
 	protection_set_state(p, state, reason);
 }

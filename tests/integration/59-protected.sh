@@ -219,6 +219,25 @@ test_two_disks() {
 	[ $((a - b)) -ge 0 ] && [ $((a - b)) -le 1 ] && [ "$((b))" -gt 0 ] || fail "the disks hold rounds $a and $b"
 }
 
+over_budget() {
+	status_is degraded "pauses are over the budget of .*the interval is stretched to"
+}
+
+changed_capture() {
+	[ "$(value_of capture)" = background ] && [[ $(value_of capture_reason) == *"COLO's pauses were over the budget"* ]]
+}
+
+# No pause is so short: first fewer of them, then another way of capture, and it is said.
+test_max_pause() {
+	protected_guest
+	vmferry_at host1 protect vm1 --to host2 --rpo 300ms --max-pause 1ms
+	eventually $GRACE "that pauses are over their budget is not said" over_budget
+	[ "$(value_of interval_ms)" -gt 225 ] || fail "the interval is not stretched: $(value_of interval_ms) ms"
+	eventually 90 "the capture does not change: $(value_of capture_reason)" changed_capture
+	points_go_on "from another capture"
+	in_host host2 vmferry verify vm1
+}
+
 # UEFI variables and a TPM's state are files of the host. With points of disks they travel as such; --paused leaves the VM before its first instruction,
 # so nobody has changed them at the new host yet.
 test_files() {
