@@ -33,6 +33,7 @@ struct outflow {
 	struct page_cache *cache;
 	size_t hint;
 	size_t hashed; /* of the batch, already in `hash` */
+	bool pages;    /* there are any in the batch */
 	XXH3_state_t *hash;
 
 	pthread_mutex_t lock;
@@ -243,6 +244,7 @@ void outflow_free(struct outflow *o)
 struct job {
 	struct outflow *o;
 	struct batch *batch;
+	bool pages;
 	uint64_t number;
 };
 
@@ -261,8 +263,8 @@ static void add_codec_stats(struct codec_stats *to, const struct codec_stats *on
 	to->plain_out_bytes += one->plain_out_bytes;
 }
 
-static void note_encoded(struct outflow *o, const struct codec_params *params, const struct codec_stats *one,
-			 int64_t cpu_ns, int64_t wall_ns)
+static void note_encoded(struct outflow *o, bool pages, const struct codec_params *params,
+			 const struct codec_stats *one, int64_t cpu_ns, int64_t wall_ns)
 {
 	struct adapt_sample sample = adapt_sample_of(params, one);
 	struct flow_stats fs;
@@ -272,7 +274,8 @@ static void note_encoded(struct outflow *o, const struct codec_params *params, c
 	sample.wall_ns = wall_ns;
 	THREAD_LOCKED(&o->adapt_lock);
 	add_codec_stats(&o->codec, one);
-	adapt_encoded(o->adapt, &sample);
+	if (pages) /* what they cost is what is learned */
+		adapt_encoded(o->adapt, &sample);
 	if (now - o->tick_ns < TICK_NS)
 		return;
 	flow_tx_stats(o->tx, &fs);
@@ -285,27 +288,30 @@ static void note_encoded(struct outflow *o, const struct codec_params *params, c
 						  .link_busy = fs.paced || busy > 1 ? 1 : busy });
 }
 
-static void choose(struct outflow *o, struct codec_params *params)
+static void choose(struct outflow *o, bool pages, struct codec_params *params)
 {
 	THREAD_LOCKED(&o->adapt_lock);
 	adapt_params(o->adapt, params);
+	/* Devices' state and definitions: a hundredth is left of them, however wide the link is. */
+	if (!pages && params->plain_level == CODEC_RAW && o->opts.level != CODEC_RAW)
+		params->plain_level = 1;
 	if (params->plain_level < o->floor)
 		params->plain_level = o->floor;
 	if (params->delta_level < o->floor)
 		params->delta_level = o->floor;
 }
 
-static struct buf encode(struct outflow *o, const struct batch *b)
+static struct buf encode(struct outflow *o, const struct batch *b, bool pages)
 {
 	struct codec_params params;
 	struct codec_stats one = { 0 };
 	struct codec *c = stock_codec(o->stock);
 	struct buf out = stock_buf(o->stock, batch_raw_bytes(b) + (CODEC_MAX_ENCODED - CODEC_MAX_RAW));
 
-	choose(o, &params);
+	choose(o, pages, &params);
 	const int64_t wall = clock_mono_ns(), cpu = clock_thread_cpu_ns();
 	codec_encode(c, b, &params, &out, &one);
-	note_encoded(o, &params, &one, clock_thread_cpu_ns() - cpu, clock_mono_ns() - wall);
+	note_encoded(o, pages, &params, &one, clock_thread_cpu_ns() - cpu, clock_mono_ns() - wall);
 	stock_put_codec(o->stock, c);
 	stock_fit_buf(o->stock, &out);
 	return out;
@@ -321,7 +327,7 @@ static void encode_and_send(const struct job *job)
 	} else if (fault_point(FAULT_REPLICA_SHIP, &e) < 0) {
 		fail(o, &e);
 	} else {
-		struct buf out = encode(o, job->batch);
+		struct buf out = encode(o, job->batch, job->pages);
 		/* Fails only when the session is over, which whoever ended it has said. */
 		flow_tx_batch(o->tx, OUTFLOW_STREAM, job->number, &out, &e);
 	}
@@ -382,7 +388,7 @@ uint64_t outflow_hash(struct outflow *o)
 int outflow_flush(struct outflow *o, struct err *e)
 {
 	const size_t raw = batch_raw_bytes(o->batch);
-	struct job job = { .o = o, .batch = o->batch };
+	struct job job = { .o = o, .batch = o->batch, .pages = o->pages };
 
 	if (raw == 0)
 		return 0;
@@ -391,6 +397,7 @@ int outflow_flush(struct outflow *o, struct err *e)
 		return why(o, e);
 	o->batch = stock_batch(o->stock);
 	o->hashed = 0;
+	o->pages = false;
 	submit(o, &job, raw);
 	o->hint = flow_tx_batch_hint(o->tx, OUTFLOW_STREAM);
 	return 0;
@@ -413,6 +420,8 @@ int outflow_literal(struct outflow *o, const void *p, size_t n, struct err *e)
 {
 	const uint8_t *at = p;
 
+	if (n > INLINE_BYTES && o->pages && outflow_flush(o, e) < 0)
+		return -1;
 	while (n > 0) {
 		if (make_room(o, 1, e) < 0)
 			return -1;
@@ -429,6 +438,7 @@ int outflow_page(struct outflow *o, uint64_t page_no, uint64_t addr, const uint8
 {
 	if (make_room(o, PAGE_RAW, e) < 0)
 		return -1;
+	o->pages = true;
 	batch_page(o->batch, page_no, addr, true, data, o->cache);
 	count(o, PAGE_RAW);
 	return 0;
@@ -438,6 +448,7 @@ int outflow_zero(struct outflow *o, uint64_t page_no, uint64_t addr, struct err 
 {
 	if (make_room(o, ZERO_RAW, e) < 0)
 		return -1;
+	o->pages = true;
 	batch_zero(o->batch, page_no, addr, o->cache);
 	count(o, ZERO_RAW);
 	return 0;

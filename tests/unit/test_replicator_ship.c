@@ -286,6 +286,24 @@ START_TEST(a_file_travels_when_it_has_changed)
 }
 END_TEST
 
+/* A device's state: large, nearly all of it zeros. The link is as wide as they come. */
+START_TEST(what_is_not_pages_is_compressed)
+{
+	struct machine *m = written_machine(16, 16);
+	static uint8_t data[150000];
+
+	session(0);
+	ship_set_floor(tx, CODEC_RAW);
+	for (unsigned i = 0; i < 20; i++) {
+		char id[8];
+		snprintf(id, sizeof(id), "p%u", i);
+		data[100 * i] = 1;
+		ck_assert_uint_lt(send_file(m, id, data, sizeof(data)), 10000);
+	}
+	machine_free(m);
+}
+END_TEST
+
 START_TEST(a_reconnect_sends_what_differs)
 {
 	struct machine *m = written_machine(8192, 4096);
@@ -519,6 +537,7 @@ static Suite *suite(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, points_arrive_and_only_what_differs_travels);
 	tcase_add_test(t, a_file_travels_when_it_has_changed);
+	tcase_add_test(t, what_is_not_pages_is_compressed);
 	tcase_add_test(t, a_reconnect_sends_what_differs);
 	tcase_add_test(t, a_long_transaction_is_cut_into_parts);
 	tcase_add_test(t, a_first_copy_is_cut_by_time_as_well);
