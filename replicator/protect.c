@@ -310,6 +310,19 @@ static int forget_at_peer(const struct protection_opts *o, const json_t *record,
 		field_text(record, "vm"), co.host);
 }
 
+/* Nobody else does it from here on. Of one that was taken over it is the other host's. */
+static void give_autostart_back(const struct protection_opts *o, const json_t *record)
+{
+	const bool on = true;
+	struct err e = ERR_INIT;
+
+	if (!o->boot || !json_is_true(json_object_get(record, "autostart")) || field_is(record, "state", "fenced") ||
+	    field_is(record, "state", "handed-over"))
+		return;
+	if (o->boot->autostart(o->boot_ctx, field_text(record, "uuid"), &on, NULL, &e) < 0)
+		log_warn("autostart", "vm=%s msg=%s", LOG_Q(field_text(record, "vm")), LOG_Q(e.text));
+}
+
 static int end(struct protections *t, const json_t *record, bool forget, struct err *e)
 {
 	const struct protection_opts *o = protections_opts(t);
@@ -321,6 +334,7 @@ static int end(struct protections *t, const json_t *record, bool forget, struct 
 		rc = epoch_remove_protection(o->state_dir, uuid, e);
 	if (rc == 0) {
 		protections_remove(t, uuid);
+		give_autostart_back(o, record);
 		o->event(o->ctx, "protection.stopped", uuid,
 			 json_pack("{s:s, s:s, s:s, s:b}", "vm", field_text(record, "vm"), "host",
 				   field_text(record, "host"), "from", o->host_name, "forgotten", (int)forget));
