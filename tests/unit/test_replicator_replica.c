@@ -621,6 +621,41 @@ START_TEST(what_operators_do)
 }
 END_TEST
 
+/* Full but for what was kept back: as long as that is there. */
+static ssize_t full_write(int fd, const void *buf, size_t n)
+{
+	char link[64], path[500] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/replica.json") &&
+	    access(fixture_path("target/replicas/reserve", NULL), F_OK) == 0) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return write(fd, buf, n);
+}
+
+START_TEST(a_full_disk_has_room_for_a_failover)
+{
+	struct err e = ERR_INIT;
+	struct stat st;
+	uint64_t epoch = 0;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), NULL, &e), e);
+	ck_assert_int_eq(stat(fixture_path("target/replicas/reserve", NULL), &st), 0);
+	ck_assert_int_ge(st.st_blocks * 512, 4 << 20);
+	sys.write = full_write;
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	sys.write = write;
+	ck_assert_uint_eq(epoch, 2);
+	ck_assert_int_ne(access(fixture_path("target/replicas/reserve", NULL), F_OK), 0);
+	target_stop();
+	target_start();
+	ck_assert_uint_eq(epoch_of(), 2);
+	ck_assert_int_eq(access(fixture_path("target/replicas/reserve", NULL), F_OK), 0);
+}
+END_TEST
+
 /* Refused before anything is changed, and by whoever is to read it. */
 START_TEST(what_a_copy_may_start_from)
 {
@@ -926,6 +961,7 @@ int main(void)
 	tcase_add_test(t, a_damaged_replica_is_told);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
+	tcase_add_test(t, a_full_disk_has_room_for_a_failover);
 	tcase_add_test(t, what_a_copy_may_start_from);
 	tcase_add_test(t, a_seed_is_ended_for_others);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
