@@ -90,7 +90,7 @@ static json_t *as_note(const json_t *p)
 static bool is_over(const json_t *p, struct err *e)
 {
 	const char *state = cli_str(p, "state", "?");
-	static const char *const ends[] = { "failed", "fenced", "paused", "promoted" };
+	static const char *const ends[] = { "failed", "fenced", "paused", "promoting", "promoted" };
 	if (json_is_object(json_object_get(p, "last_point")) &&
 	    (strcmp(state, "protected") == 0 || strcmp(state, "degraded") == 0))
 		return true;
