@@ -47,7 +47,7 @@ void protection_boot_look(struct protection *p)
 	err_clear(&e);
 	if (p->opts.boot->start(p->opts.boot_ctx, p->uuid, &e) < 0) {
 		log_error("autostart_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
-		protection_event(p, "protection.not_started", e.text);
+		protection_event(p, "autostart.failed", e.text);
 	}
 }
 

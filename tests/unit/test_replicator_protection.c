@@ -591,6 +591,7 @@ START_TEST(a_target_that_has_lost_its_points)
 	target_start();
 	EVENTUALLY(is_state("", NULL) || !strstr(shown, "\"last_point\":{"));
 	ck_assert_msg(strstr(shown, "\"rpo_ms\":null"), "%s", shown);
+	HAS(event_log(), "points.lost ");
 	fake.not_now = false;
 	EVENTUALLY(is_state("protected", ""));
 	settle();
@@ -1286,7 +1287,7 @@ START_TEST(without_the_seed_if_it_cannot_be)
 	protect_as(seeded_record());
 	EVENTUALLY(is_state("protected", ""));
 	ck_assert_uint_eq(at_hand.fills, 1);
-	HAS(event_log(), "protection.unseeded ");
+	HAS(event_log(), "seed.failed ");
 	ck_assert(!has_seed());
 	ck_assert_int_gt(number("sent_bytes"), RAM_SENT + 150 * STORE_BLOCK);
 	check_disk();
