@@ -97,8 +97,8 @@ static int look(struct adoption *a, struct err *e)
 {
 	const struct adoption_opts *o = a->o;
 
-	if (!epoch_ok((int64_t)o->epoch))
-		return err_set(e, ERR_PROTOCOL, "an epoch is from 1 to 2^53");
+	if (epoch_check_room(o->epoch, e) < 0)
+		return -1;
 	if (epoch_check_readable(o->protection, e) < 0 || epoch_check_readable(a->record, e) < 0)
 		return -1;
 	if (check_protection(a, e) < 0 || check_record(a, e) < 0 || o->ops->look(o->ctx, o->uuid, &a->vm, e) < 0)

@@ -78,6 +78,23 @@ int courier_adopt(const struct courier_opts *o, struct err *e)
 	return call_at(o, "replica.adopt", args, ADOPT_NS, NULL, e);
 }
 
+int courier_fits(const struct courier_opts *o, const char *xml, const json_t *disks, json_t **findings, struct err *e)
+{
+	json_t *args = json_pack("{s:s, s:s, s:s, s:o}", "uuid", o->uuid, "name", o->vm, "xml", xml, "disks",
+				 json_deep_copy(disks));
+	json_t *answer = NULL;
+
+	if (call_at(o, "replica.fits", args, BEGIN_NS, &answer, e) < 0) {
+		if (e->cls != ERR_REFUSED || !strstr(e->text, "there is no call"))
+			return -1;
+		err_clear(e);
+	}
+	json_t *list = json_object_get(answer, "findings");
+	*findings = json_is_array(list) ? json_incref(list) : json_array();
+	json_decref(answer);
+	return 0;
+}
+
 int courier_seed(const struct courier_opts *o, const json_t *disks, bool check,
 		 void (*note)(void *ctx, const json_t *note), void *ctx, struct err *e)
 {

@@ -49,6 +49,10 @@ int courier_release(const struct courier_opts *o, struct err *e);
 /* replica.adopt at the peer: what is left there of the VM becomes a replica at `epoch` (adoption.h). Takes as long as reading it does. */
 int courier_adopt(const struct courier_opts *o, struct err *e);
 
+/* replica.fits at the peer: could it start that VM, with disks of those targets replicated? *findings: what would be different there, [{"what","text"}] (new
+ * reference). ERR_REFUSED: it could not. A peer of before this call finds nothing. */
+int courier_fits(const struct courier_opts *o, const char *xml, const json_t *disks, json_t **findings, struct err *e);
+
 /* replica.seed at the peer: the replica begins with images that are there. disks: [{"disk","path","size"}], borrowed. check: only whether it would be
  * refused. note (may be NULL): {"disk","done","total"} now and then, from a thread that must not be held up. */
 int courier_seed(const struct courier_opts *o, const json_t *disks, bool check,

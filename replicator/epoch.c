@@ -10,6 +10,7 @@
 
 #define RECORD_MAX ((size_t)1024 * 1024)
 #define UUID_LEN 36u
+#define ROOM 1024u /* failovers, at least, whatever a peer says */
 
 bool epoch_uuid_ok(const char *uuid)
 {
@@ -26,6 +27,13 @@ bool epoch_uuid_ok(const char *uuid)
 bool epoch_ok(int64_t epoch)
 {
 	return epoch >= 1 && epoch <= EPOCH_MAX;
+}
+
+int epoch_check_room(uint64_t epoch, struct err *e)
+{
+	if (epoch >= 1 && epoch <= (uint64_t)EPOCH_MAX - ROOM)
+		return 0;
+	return err_set(e, ERR_PROTOCOL, "an epoch of %llu is none, or leaves none for a failover", (unsigned long long)epoch);
 }
 
 int epoch_check_next(uint64_t ours, uint64_t asked, struct err *e)
@@ -195,8 +203,8 @@ json_t *epoch_load_replicas(const char *replica_dir, struct err *e)
 
 int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e)
 {
-	if (!epoch_ok((int64_t)epoch))
-		return err_set(e, ERR_PROTOCOL, "an epoch is from 1 to 2^53");
+	if (epoch_check_room(epoch, e) < 0)
+		return -1;
 	if (!record)
 		return 0;
 	if (epoch_check_readable(record, e) < 0)

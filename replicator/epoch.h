@@ -6,8 +6,8 @@
  *	REPLICA_DIR/UUID/replica.json        the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
  *	                                     "keep":{...}}; beside it the folder store/
  *
- * "last_point" is saved now and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands
- * still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
+ * "autostart": true: it starts with its host (boot.h). "seed": what the first copy starts from, until it has (protection_seed.c). "last_point" is saved now
+ * and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
  * know are kept.
  *
  * A record is durable before anything is done by it. The epoch starts at 1 and rises with every change of owner; it never falls.
@@ -24,6 +24,8 @@
 #define EPOCH_MAX (INT64_C(1) << 53) /* what every reader of JSON can tell apart */
 /* Of a record, a peer or an operator: 1 to EPOCH_MAX. */
 bool epoch_ok(int64_t epoch);
+/* What a peer says may not be so high that a failover could not be told from it: ERR_PROTOCOL. */
+int epoch_check_room(uint64_t epoch, struct err *e);
 
 /* An owner's epoch is followed by the next one and no other: ERR_REFUSED. */
 int epoch_check_next(uint64_t ours, uint64_t asked, struct err *e);
@@ -50,7 +52,11 @@ json_t *epoch_load_replicas(const char *replica_dir, struct err *e);
 /* ERR_REFUSED with what to do if the record is such an entry. NULL is fine. */
 int epoch_check_readable(const json_t *record, struct err *e);
 
-/* May `from` write to this replica with that epoch? record: NULL if there is none yet. ERR_REFUSED with the reason and what to do. */
+/* May `from` write to this replica with that epoch? record: NULL if there is none yet. ERR_REFUSED with the reason and what to do.
+ *
+ * An epoch above the record's is taken, of the host that the replica is kept for alone: its VM may have gone to a third host and come home, or be of a
+ * hand-over that came to nothing, and nobody can prove that here. It gives that host nothing: what it may write or release, it might at the present epoch
+ * as well; and what was promoted lets nobody in, whatever the epoch. Never one below. */
 int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e);
 
 enum epoch_verdict {

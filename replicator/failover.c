@@ -277,13 +277,19 @@ static json_t *disks_json(const struct failover *f)
 	return disks;
 }
 
+static bool starts_with_host(const struct failover *f)
+{
+	return json_is_true(json_object_get(store_view_meta(f->view), "autostart"));
+}
+
 /* What is about to be made, on disk before it is; and once it is, with what it is. */
 static json_t *promotion_json(const struct failover *f)
 {
 	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
 
-	return json_pack("{s:{s:I, s:s*, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq",
-			 (json_int_t)store_view_seq(f->view), "id", id, "paused", f->o->paused, "started_ns",
+	return json_pack("{s:{s:I, s:s*, s:b, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq",
+			 (json_int_t)store_view_seq(f->view), "id", id, "paused", f->o->paused, "autostart",
+			 (int)starts_with_host(f), "started_ns",
 			 (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made", f->made, "images", f->images);
 }
 
@@ -304,6 +310,17 @@ static void record_done(struct failover *f)
 	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "record", "text",
 						     "the VM runs, and that could not be written down: see to this "
 						     "host's disk; it is tried again"));
+}
+
+static void set_autostart(struct failover *f)
+{
+	struct err e = ERR_INIT;
+
+	if (!starts_with_host(f) || f->o->ops->autostart(f->o->ops_ctx, f->uuid, &e) == 0)
+		return;
+	log_warn("failover_autostart", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+	json_array_append_new(f->findings, json_pack("{s:s, s:s+}", "what", "autostart", "text",
+						     "it does not start with this host yet as it did with the other: ", e.text));
 }
 
 /* ---- the whole ---- */
@@ -365,6 +382,7 @@ static int run(struct failover *f, struct err *e)
 	    step(f, "disks", make_disks, e) < 0 || step(f, "start", start, e) < 0)
 		return -1;
 	record_done(f);
+	set_autostart(f);
 	timed(f, "done");
 	return 0;
 }

@@ -36,6 +36,7 @@ static int recover(const struct failover_records *records, const json_t *record,
 	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 	const json_t *images = json_object_get(json_object_get(record, "promotion"), "images");
 	enum promote_where where;
+	struct err late = ERR_INIT;
 
 	if (where_settled(ops, ctx, uuid, &where, e) < 0)
 		return -1;
@@ -51,6 +52,9 @@ static int recover(const struct failover_records *records, const json_t *record,
 			 "uuid=%s msg=\"the VM ran here and is off; what it wrote is in its images, which stay\"", uuid);
 	if ((!off && ops->settle(ctx, uuid, e) < 0) || failover_record_promoted(records, e) < 0)
 		return -1;
+	if (json_is_true(json_object_get(json_object_get(record, "promotion"), "autostart")) &&
+	    ops->autostart(ctx, uuid, &late) < 0)
+		log_warn("failover_autostart", "uuid=%s msg=%s", uuid, LOG_Q(late.text));
 	*found = off ? FAILOVER_OFF : FAILOVER_PROMOTED;
 	return 0;
 }

@@ -59,6 +59,8 @@ struct promote_ops {
 	int (*settle)(void *ctx, const char *uuid, struct err *e);
 	/* Ends a QEMU that waits for its state, and anything half-started. Never called while it runs or is paused. */
 	int (*clear)(void *ctx, const char *uuid, struct err *e);
+	/* It runs, and is to start with this host from now on. */
+	int (*autostart)(void *ctx, const char *uuid, struct err *e);
 };
 
 #endif

@@ -201,6 +201,23 @@ static int add_seed(const struct protection_opts *o, const struct guest_info *in
 	return seed ? json_object_set_new(record, "seed", seed) : -1;
 }
 
+/* A replica that could not be started is of no use: that is said before there is one. Of one that exists already, status and failover say it. */
+static int check_fits(const struct protection_opts *o, const struct guest_info *info, const char *host, json_t **findings,
+		      struct err *e)
+{
+	const struct courier_opts co = { .ways = o->ways, .host = host, .uuid = info->uuid, .vm = info->name };
+	json_t *disks = json_array();
+
+	for (size_t i = 0; i < info->n_disks; i++)
+		if (!info->disks[i].readonly)
+			json_array_append_new(disks, json_string(info->disks[i].target));
+	int rc = info->xml ? courier_fits(&co, info->xml, disks, findings, e) : 0;
+	json_decref(disks);
+	if (rc < 0)
+		err_wrap(e, "%s could not be started at %s", info->name, host);
+	return rc;
+}
+
 static json_t *make_record(const struct protection_opts *o, const struct guest_info *info, const json_t *args,
 			   const json_t *old, struct err *e)
 {
@@ -259,13 +276,17 @@ static int protect(struct protections *t, const json_t *args, json_t **result, s
 {
 	const struct protection_opts *o = protections_opts(t);
 	struct guest_info info = { 0 };
-	json_t *old = NULL;
+	json_t *old = NULL, *findings = NULL;
 
 	if (look_at_guest(o, field_text(args, "vm"), &info, e) < 0)
 		return -1;
 	(void)protections_have(t, info.uuid, &old);
 	json_t *record = make_record(o, &info, args, old, e);
-	const int rc = record ? put_in_place(t, &info, old, record, e) : -1;
+	int rc = record ? 0 : -1;
+	if (rc == 0 && !old)
+		rc = check_fits(o, &info, field_text(args, "host"), &findings, e);
+	if (rc == 0)
+		rc = put_in_place(t, &info, old, record, e);
 	if (rc == 0) {
 		o->event(o->ctx, old ? "protection.changed" : "protection.started", info.uuid,
 			 json_pack("{s:s, s:s, s:s, s:O}", "vm", info.name, "host", field_text(args, "host"), "from",
@@ -274,7 +295,10 @@ static int protect(struct protections *t, const json_t *args, json_t **result, s
 		*result = now ? protection_status(now) : json_object();
 		if (now)
 			protections_give_back(t, now);
+		if (findings)
+			json_object_set(*result, "findings", findings);
 	}
+	json_decref(findings);
 	json_decref(record);
 	json_decref(old);
 	guest_info_fini(&info);
@@ -310,6 +334,19 @@ static int forget_at_peer(const struct protection_opts *o, const json_t *record,
 		field_text(record, "vm"), co.host);
 }
 
+/* Nobody else does it from here on. Of one that was taken over it is the other host's. */
+static void give_autostart_back(const struct protection_opts *o, const json_t *record)
+{
+	const bool on = true;
+	struct err e = ERR_INIT;
+
+	if (!o->boot || !json_is_true(json_object_get(record, "autostart")) || field_is(record, "state", "fenced") ||
+	    field_is(record, "state", "handed-over"))
+		return;
+	if (o->boot->autostart(o->boot_ctx, field_text(record, "uuid"), &on, NULL, &e) < 0)
+		log_warn("autostart", "vm=%s msg=%s", LOG_Q(field_text(record, "vm")), LOG_Q(e.text));
+}
+
 static int end(struct protections *t, const json_t *record, bool forget, struct err *e)
 {
 	const struct protection_opts *o = protections_opts(t);
@@ -321,6 +358,7 @@ static int end(struct protections *t, const json_t *record, bool forget, struct 
 		rc = epoch_remove_protection(o->state_dir, uuid, e);
 	if (rc == 0) {
 		protections_remove(t, uuid);
+		give_autostart_back(o, record);
 		o->event(o->ctx, "protection.stopped", uuid,
 			 json_pack("{s:s, s:s, s:s, s:b}", "vm", field_text(record, "vm"), "host",
 				   field_text(record, "host"), "from", o->host_name, "forgotten", (int)forget));

@@ -373,6 +373,7 @@ json_t *protection_status(struct protection *p)
 			    p->have_point ? json_pack("{s:s, s:I}", "id", p->point_id, "instant_ns",
 						      (json_int_t)p->point_instant_ns)
 					  : json_null());
+	json_object_set_new(o, "autostart", json_boolean(json_is_true(json_object_get(p->record, "autostart"))));
 	if (p->space_bytes >= 0)
 		json_object_set_new(o, "space_bytes", json_integer(p->space_bytes));
 	json_object_set_new(o, "space_limit_bytes", json_integer(field_int(p->keep, "max_bytes", 0)));

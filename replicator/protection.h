@@ -17,6 +17,7 @@
 
 #include "base/err.h"
 #include "base/pool.h"
+#include "replicator/boot.h"
 #include "replicator/courier.h"
 #include "replicator/guardian.h"
 #include "replicator/replica.h"
@@ -68,6 +69,8 @@ struct protection_opts {
 	void (*unwatch)(void *ctx, const char *uuid);
 	/* The VM stands still for good: 0 once nobody will let it run any more; -1: somebody has, or may have. */
 	int (*part)(void *ctx, const char *uuid, struct err *e);
+	const struct boot_calls *boot; /* may be NULL */
+	void *boot_ctx;
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
 	void *ctx;

@@ -3,6 +3,7 @@
  *
  *	protection.c            life, record, state, what operators do
  *	protection_run.c        its thread: sessions, one after the other, and what is done between them
+ *	protection_boot.c       a VM that starts with its host
  *	protection_seed.c       a first copy that starts from what is at hand at the peer
  *	protection_points.c     of a session, a capture: the first pass and the checkpoints
  *	protection_handover.c   the last checkpoint, and the VM goes to its peer
@@ -85,6 +86,7 @@ struct protection {
 	bool cleaned;                    /* what an earlier agent left in the VM was removed */
 	bool for_last;                   /* the next capture is for the hand-over alone */
 	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
+	bool seen;                       /* since this agent has started, as one that is ours */
 	unsigned failures;               /* in a row */
 	char unseeded[300];      /* why the first copy goes on without what it should have started from, or empty */
 	struct schedule_now now; /* what the hour says */
@@ -142,6 +144,12 @@ int protection_owner_check(struct protection *p, struct err *e);
 void protection_owner_keep_fenced(struct protection *p);
 /* A VM whose protection rests may be taken over all the same. */
 void protection_owner_look(struct protection *p);
+
+/* ---- protection_boot.c ---- */
+/* The VM is ours, as the peer has just said. */
+void protection_boot_look(struct protection *p);
+/* It is to start with its host, whichever that is. */
+bool protection_boot_starts(struct protection *p);
 
 /* ---- protection_seed.c ---- */
 /* What the record's "seed" names becomes the beginning of the replica, once, before there is a session. 0: go on, with it or, if it cannot be, without. */

@@ -99,8 +99,10 @@ int protection_owner_check(struct protection *p, struct err *e)
 		return -1;
 	const enum epoch_verdict v = epoch_judge(__atomic_load_n(&p->epoch, __ATOMIC_SEQ_CST), p->host, theirs, &why);
 	json_decref(theirs);
-	if (v == EPOCH_OURS)
+	if (v == EPOCH_OURS) {
+		protection_boot_look(p);
 		return 0;
+	}
 	if (v == EPOCH_LOST)
 		fence(p, &why);
 	*e = why;

@@ -46,6 +46,21 @@ static int open_guest(struct protection_session *s, struct err *e)
 	return 0;
 }
 
+/* What was durable there, by its word, is not there any more. */
+static void tell_lost(struct protection *p, const char *acknowledged, const char *has)
+{
+	char reason[300];
+
+	log_error("points_lost", "vm=%s host=%s acknowledged=%s has=%s", LOG_Q(p->vm), p->host, acknowledged,
+		  LOG_Q(has ? has : "none"));
+	snprintf(reason, sizeof(reason), "%s had committed point %s; its latest is %.80s now", p->host, acknowledged,
+		 has ? has : "none");
+	if (p->opts.event)
+		p->opts.event(p->opts.ctx, "points.lost", p->uuid,
+			      json_pack("{s:s, s:s, s:s, s:s, s:s*, s:s}", "vm", p->vm, "host", p->host, "from",
+					p->opts.host_name, "acknowledged", acknowledged, "has", has, "reason", reason));
+}
+
 /* A point whose acknowledgement was lost on the way. */
 static void learn_last(struct protection *p, const json_t *last)
 {
@@ -53,15 +68,16 @@ static void learn_last(struct protection *p, const json_t *last)
 	const int64_t instant = json_integer_value(json_object_get(last, "instant_ns"));
 
 	bool newer, lost;
+	char acknowledged[80];
 	{
 		THREAD_LOCKED(&p->lock);
 		lost = p->have_point && (!id || instant < p->point_instant_ns);
-		if (lost)
-			log_error("points_lost", "vm=%s host=%s acknowledged=%s has=%s", LOG_Q(p->vm), p->host,
-				  p->point_id, LOG_Q(id ? id : "none"));
+		snprintf(acknowledged, sizeof(acknowledged), "%s", p->point_id);
 		newer = id && (!p->have_point || strcmp(p->point_id, id) != 0);
 		p->have_point = p->have_point && id;
 	}
+	if (lost)
+		tell_lost(p, acknowledged, id);
 	if (newer)
 		protection_note_point(p, id, instant, 0);
 }

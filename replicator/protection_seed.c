@@ -65,7 +65,7 @@ int protection_seed_run(struct protection *p, struct err *e)
 	if (rc < 0) {
 		snprintf(p->unseeded, sizeof(p->unseeded), "%.290s", why.text);
 		log_warn("protection_unseeded", "vm=%s host=%s msg=%s", LOG_Q(p->vm), p->host, LOG_Q(why.text));
-		protection_event(p, "protection.unseeded", why.text);
+		protection_event(p, "seed.failed", why.text);
 	}
 	return forget(p, e);
 }

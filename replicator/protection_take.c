@@ -40,11 +40,12 @@ static json_t *meta_of(void *ctx, const struct ship_tally *t)
 {
 	const struct made *m = ctx;
 
-	return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:I, s:s}", "id", m->id, "instant_ns",
+	return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:I, s:s}", "id", m->id, "instant_ns",
 			 (json_int_t)m->pt->instant_ns, "kind", m->pt->has_memory ? "memory" : "disk", "capture",
 			 capture_mode_name(m->chosen), "pause_ns", (json_int_t)m->pt->pause_ns, "dirty_bytes",
 			 (json_int_t)m->pt->dirty_bytes, "sent_bytes", (json_int_t)t->sent_bytes, "wire_bytes",
-			 (json_int_t)t->wire_bytes, "quiesced", (int)m->pt->quiesced, "epoch",
+			 (json_int_t)t->wire_bytes, "quiesced", (int)m->pt->quiesced, "autostart",
+			 (int)protection_boot_starts(m->p), "epoch",
 			 (json_int_t)__atomic_load_n(&m->p->epoch, __ATOMIC_SEQ_CST), "from", m->p->opts.host_name);
 }
 
@@ -56,6 +57,7 @@ static void save_last(struct protection *p, int64_t now)
 	if (now - p->saved_ns < SAVE_EVERY_NS && p->saved_ns)
 		return;
 	p->saved_ns = now;
+	protection_boot_look(p);
 	{
 		THREAD_LOCKED(&p->lock);
 		changes = json_pack("{s:{s:s, s:I}}", "last_point", "id", p->point_id, "instant_ns",

@@ -342,7 +342,12 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e)
 	json_t *copy = json_deep_copy(changes);
 	json_object_update(record, copy);
 	json_decref(copy);
-	if (epoch_save_replica(r->replica_dir, record, e) < 0) {
+	int rc = epoch_save_replica(r->replica_dir, record, e);
+	if (rc < 0 && e->errnum == ENOSPC && replica_reserve_give(r)) {
+		err_clear(e);
+		rc = epoch_save_replica(r->replica_dir, record, e);
+	}
+	if (rc < 0) {
 		json_decref(record);
 		return -1;
 	}

@@ -125,8 +125,10 @@ int replica_begin_space(struct replicas *r, struct err *e)
 
 	if (statvfs(r->replica_dir, &v) < 0)
 		return err_sys(e, "%s", r->replica_dir);
-	if ((uint64_t)v.f_bavail * v.f_frsize >= least)
+	if ((uint64_t)v.f_bavail * v.f_frsize >= least) {
+		replica_reserve_make(r);
 		return 0;
+	}
 	err_set(e, ERR_REFUSED, "the disk of %s is full: %llu MiB are free, %llu MiB are needed", r->host_name,
 		(unsigned long long)((uint64_t)v.f_bavail * v.f_frsize >> 20), (unsigned long long)(least >> 20));
 	return err_remedy(e, "make room in %s on %s, or keep fewer points; replication goes on by itself then",
@@ -145,6 +147,9 @@ int replica_begin_record(struct replica *p, const char *peer, uint64_t epoch, co
 	json_decref(kept);
 	{
 		THREAD_LOCKED(&p->all->lock);
+		if (p->record && epoch > field_u64(p->record, "epoch"))
+			log_warn("replica_epoch", "uuid=%s from=%s was=%llu is=%llu", p->uuid, peer,
+				 (unsigned long long)field_u64(p->record, "epoch"), (unsigned long long)epoch);
 		json_object_foreach (changes, key, v)
 			same &= p->record && json_equal(json_object_get(p->record, key), v);
 	}

@@ -4,6 +4,7 @@
  *	replicas.c          their life
  *	replica.c           the table, stores, records
  *	replica_begin.c     replica.begin: may this source write?
+ *	replica_reserve.c   space for when there is none
  *	replica_seed.c      a replica that begins with what is at hand here
  *	replica_session.c   a session: data links, commits, its end
  *	replica_hashes.c    which blocks are here
@@ -79,7 +80,8 @@ struct replicas {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct replica *first;
-	unsigned winding_up; /* threads that end sessions */
+	unsigned winding_up; /* threads that end sessions, or read a seed */
+	bool reserved;       /* the file is there */
 	bool stopping;
 	pthread_t keeper;
 	bool keeper_started;
@@ -119,6 +121,12 @@ int replica_begin_space(struct replicas *r, struct err *e);
 int replica_begin_record(struct replica *p, const char *peer, uint64_t epoch, const json_t *args, struct err *e);
 /* For a new store. New reference. */
 json_t *replica_begin_vm(const struct replica *p, const char *peer, const json_t *args);
+
+/* ---- replica_reserve.c ---- */
+/* If it is not there. Best effort. */
+void replica_reserve_make(struct replicas *r);
+/* The disk is full: true if there is some space now. */
+bool replica_reserve_give(struct replicas *r);
 
 /* ---- replica_seed.c ---- */
 void replica_seed_stop_locked(struct replica *p);

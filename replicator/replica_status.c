@@ -55,7 +55,11 @@ static const char *shown_state(const struct replica *p, const char **reason)
 	*reason = p->trouble;
 	if (json_object_get(p->record, "unreadable"))
 		return "failed";
-	if (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0)
+	if (strcmp(state, "promoting") == 0) {
+		*reason = "a failover to this host is under way, or what came of it is being found out";
+		return "promoting";
+	}
+	if (strcmp(state, "promoted") == 0)
 		return "promoted";
 	if (p->session && p->session->receive)
 		return p->last ? "protected" : "seeding";

@@ -39,6 +39,7 @@ struct replicas *replicas_new(const struct replicas_opts *opts, struct err *e)
 	}
 	pthread_mutex_unlock(&r->lock);
 	json_decref(all);
+	replica_reserve_make(r);
 	return r;
 }
 

@@ -59,6 +59,8 @@ static struct protection_opts protection_opts_of(struct replicator *r)
 		.hold = o->hold,
 		.unwatch = o->unwatch,
 		.part = o->part,
+		.boot = o->boot,
+		.boot_ctx = o->boot_ctx,
 		.event = o->event,
 		.ctx = o->ctx
 	};

@@ -44,6 +44,8 @@ struct replicator_opts {
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
 	int (*part)(void *ctx, const char *uuid, struct err *e);
+	const struct boot_calls *boot; /* as in protection.h */
+	void *boot_ctx;
 	void *ctx;
 };
 

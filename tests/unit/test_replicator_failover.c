@@ -136,8 +136,16 @@ static int fake_clear(void *ctx, const char *uuid, struct err *e)
 	cleared++;
 	return 0;
 }
-static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_file_put, fake_map,
-					fake_start,    fake_where,     fake_settle,   fake_clear };
+static unsigned autostarts;
+static bool autostart_fails;
+static int fake_autostart(void *ctx, const char *uuid, struct err *e)
+{
+	(void)ctx, (void)uuid;
+	autostarts++;
+	return autostart_fails ? err_set(e, ERR_LIBVIRT, "it is transient") : 0;
+}
+static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_file_put, fake_map,      fake_start,
+					fake_where,    fake_settle,    fake_clear,    fake_autostart };
 
 static char replica_dir[128], store_dir[160];
 static uint64_t latest;
@@ -164,7 +172,10 @@ static void setup(void)
 		 "{\"uuid\":\"11111111-2222-3333-4444-555555555555\",\"vm\":\"web1\",\"from\":\"src1\",\"epoch\":3,"
 		 "\"role\":\"target\",\"state\":\"replica\"}");
 	store = vm_store_new(store_dir);
+	vm_store_autostart = false;
 	latest = vm_store_put(store, "p2", "memory", NULL, NULL, 0);
+	autostarts = 0;
+	autostart_fails = false;
 	start_fails = 0;
 	where_fails = false;
 	fed = 0;
@@ -247,6 +258,43 @@ START_TEST(latest_point)
 	enum failover_found found;
 	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
 	ck_assert_int_eq(found, FAILOVER_NOTHING);
+}
+END_TEST
+
+/* As the VM did with its old host, it starts with this one. */
+START_TEST(starts_with_its_host)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	json_t *report = NULL;
+
+	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
+	ck_assert_uint_eq(autostarts, 0);
+	json_decref(report);
+	teardown();
+	setup();
+	vm_store_autostart = true;
+	(void)vm_store_put(store, "p3", "memory", NULL, NULL, 0);
+	autostart_fails = true;
+	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
+	ck_assert_uint_eq(autostarts, 1);
+	MEM_AUTO char *text = json_dumps(json_object_get(report, "findings"), 0);
+	ck_assert_msg(strstr(text, "does not start with this host yet") && strstr(text, "it is transient"), "%s", text);
+	json_decref(report);
+	assert_state("promoted", 4);
+	/* Of an agent that died before it could. */
+	teardown();
+	setup();
+	vm_store_autostart = true;
+	(void)vm_store_put(store, "p3", "memory", NULL, NULL, 0);
+	ck_assert_int_eq(fault_arm("failover.done=fail", &e), 0);
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	assert_state("promoting", 4);
+	autostarts = 0;
+	enum failover_found found;
+	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
+	ck_assert_int_eq(found, FAILOVER_PROMOTED);
+	ck_assert_uint_eq(autostarts, 1);
 }
 END_TEST
 
@@ -698,6 +746,7 @@ int main(void)
 	TCase *tc = tcase_create("failover");
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, latest_point);
+	tcase_add_test(tc, starts_with_its_host);
 	tcase_add_test(tc, older_point_paused);
 	tcase_add_test(tc, disks_alone);
 	tcase_add_test(tc, taken_names_are_left_alone);

@@ -71,6 +71,38 @@ static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
 	armed_ns = deadline_ns;
 }
 
+/* ---- a host that starts VMs when it boots ---- */
+
+static atomic_bool host_autostart, host_seen;
+static atomic_uint host_starts;
+
+static int on_autostart(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e)
+{
+	(void)ctx, (void)uuid, (void)e;
+	const bool before = want ? atomic_exchange(&host_autostart, *want) : host_autostart;
+	if (was)
+		*was = before;
+	return 0;
+}
+
+static bool on_first_seen(void *ctx, const char *uuid)
+{
+	(void)ctx, (void)uuid;
+	return !atomic_exchange(&host_seen, true);
+}
+
+static int on_start(void *ctx, const char *uuid, struct err *e)
+{
+	(void)ctx, (void)uuid, (void)e;
+	THREAD_LOCKED(&fake.lock);
+	if (fake.gone)
+		host_starts++;
+	fake.gone = false;
+	return 0;
+}
+
+static const struct boot_calls boot = { on_autostart, on_first_seen, on_start };
+
 static struct protection_opts opts(void)
 {
 	static char state_dir[200];
@@ -92,6 +124,7 @@ static struct protection_opts opts(void)
 		.part = on_part,
 		.arm = on_arm,
 		.replicas = own,
+		.boot = &boot,
 		.event = on_event
 	};
 }
@@ -236,6 +269,8 @@ static void setup(void)
 	no_guardian = false;
 	watches = unwatches = 0;
 	parting = PART_GOOD;
+	host_autostart = host_seen = false;
+	host_starts = 0;
 }
 
 static void teardown(void)
@@ -556,6 +591,7 @@ START_TEST(a_target_that_has_lost_its_points)
 	target_start();
 	EVENTUALLY(is_state("", NULL) || !strstr(shown, "\"last_point\":{"));
 	ck_assert_msg(strstr(shown, "\"rpo_ms\":null"), "%s", shown);
+	HAS(event_log(), "points.lost ");
 	fake.not_now = false;
 	EVENTUALLY(is_state("protected", ""));
 	settle();
@@ -1057,6 +1093,101 @@ START_TEST(an_unreadable_record_is_said)
 }
 END_TEST
 
+static bool remembers_autostart(void)
+{
+	json_t *r = protection_record(prot);
+	const bool yes = json_is_true(json_object_get(r, "autostart"));
+
+	json_decref(r);
+	return yes;
+}
+
+static bool point_autostarts(void)
+{
+	json_t *r = NULL, *args = json_pack("{s:s}", "vm", "web1");
+	struct err e = ERR_INIT;
+
+	OK(replicas_points(target.replicas, args, &r, &e), e);
+	const json_t *points = json_object_get(r, "points");
+	const bool yes = json_is_true(json_object_get(json_array_get(points, json_array_size(points) - 1), "autostart"));
+	json_decref(args);
+	json_decref(r);
+	return yes;
+}
+
+/* A host that boots: its agent finds the VM off, unless libvirt has started it. */
+static void reboot_source(void)
+{
+	protection_stop(prot);
+	prot = NULL;
+	host_seen = false;
+	{
+		THREAD_LOCKED(&fake.lock);
+		fake.gone = !host_autostart;
+	}
+	restart_source();
+}
+
+START_TEST(it_starts_with_its_host_when_it_is_ours)
+{
+	host_autostart = true;
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!host_autostart && remembers_autostart() && host_seen);
+	ck_assert_uint_eq(host_starts, 0);
+	ck_assert(point_autostarts());
+	/* Nobody starts it before the peer has said whose it is. */
+	target_stop();
+	reboot_source();
+	EVENTUALLY(is_state("degraded", "cannot be reached"));
+	ck_assert_uint_eq(host_starts, 0);
+	target_start();
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(host_starts, 1);
+	/* Once: who shuts it off then, means it. */
+	fake.gone = true;
+	EVENTUALLY(is_state("waiting", "shut off"));
+	restart_source();
+	EVENTUALLY(is_state("waiting", "shut off"));
+	ck_assert_uint_eq(host_starts, 1);
+	/* The setting that somebody makes meanwhile. */
+	host_autostart = true;
+	fake.gone = false;
+	EVENTUALLY(is_state("protected", ""));
+	EVENTUALLY(!host_autostart);
+}
+END_TEST
+
+START_TEST(it_does_not_start_with_a_host_that_has_lost_it)
+{
+	struct err e = ERR_INIT;
+	uint64_t epoch;
+
+	host_autostart = true;
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	protection_stop(prot);
+	prot = NULL;
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	OK(replicas_set_state(target.replicas, GUEST_UUID, "promoted", &e), e);
+	reboot_source();
+	EVENTUALLY(is_state("fenced", ""));
+	ck_assert_uint_eq(host_starts, 0);
+	ck_assert(!host_autostart);
+}
+END_TEST
+
+START_TEST(one_that_does_not_start_with_its_host)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert(!remembers_autostart() && !point_autostarts());
+	reboot_source();
+	EVENTUALLY(is_state("waiting", "shut off"));
+	ck_assert_uint_eq(host_starts, 0);
+}
+END_TEST
+
 /* ---- a first copy that starts from what is at hand at the peer ---- */
 
 #define RAM_SENT (682 * STORE_BLOCK) /* of hosts_start: no seed has any of it */
@@ -1156,7 +1287,7 @@ START_TEST(without_the_seed_if_it_cannot_be)
 	protect_as(seeded_record());
 	EVENTUALLY(is_state("protected", ""));
 	ck_assert_uint_eq(at_hand.fills, 1);
-	HAS(event_log(), "protection.unseeded ");
+	HAS(event_log(), "seed.failed ");
 	ck_assert(!has_seed());
 	ck_assert_int_gt(number("sent_bytes"), RAM_SENT + 150 * STORE_BLOCK);
 	check_disk();
@@ -1372,6 +1503,9 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_hand_over_without_a_capture_that_fails_lets_it_run, 0, 3);
 	tcase_add_loop_test(t, a_session_that_ends_during_the_hand_over, 0, 2);
 	tcase_add_test(t, an_unreadable_record_is_said);
+	tcase_add_test(t, it_starts_with_its_host_when_it_is_ours);
+	tcase_add_test(t, it_does_not_start_with_a_host_that_has_lost_it);
+	tcase_add_test(t, one_that_does_not_start_with_its_host);
 	tcase_add_test(t, it_starts_from_an_older_copy);
 	tcase_add_test(t, a_seed_outlives_the_connection);
 	tcase_add_test(t, a_seed_is_read_again_by_the_next_agent);

@@ -320,22 +320,37 @@ START_TEST(one_opens_and_all_use_it)
 }
 END_TEST
 
-START_TEST(the_last_epoch_has_none_after_it)
+/* Whatever its source says, a replica can be failed over: what it would leave no epoch for is refused. */
+START_TEST(no_source_takes_the_epochs_away)
 {
 	struct err e = ERR_INIT;
 	uint64_t epoch = 0;
 	json_t *r = NULL, *args = begin_args(1);
 
-	json_object_set_new(args, "epoch", json_integer(EPOCH_MAX));
+	for (int64_t n = EPOCH_MAX - 3; n <= EPOCH_MAX + 1; n++) {
+		json_object_set_new(args, "epoch", json_integer(n));
+		ck_assert_int_eq(call(peer_rpc, "replica.begin", json_deep_copy(args), &r, &e), -1);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+		ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", n), &r, &e), 0);
+		json_decref(r);
+	}
+	/* Its own source may come with one that is far above: it may have been away. */
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	json_object_set_new(args, "epoch", json_integer(EPOCH_MAX / 2));
 	OK(call(peer_rpc, "replica.begin", args, &r, &e), e);
 	json_decref(r);
-	ck_assert_int_eq(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), -1);
-	HAS(e.text, "no epoch from 1 to 2^53");
-	ck_assert_uint_eq(epoch_of(), (uint64_t)EPOCH_MAX);
-	ck_assert_int_eq(call(peer_rpc, "replica.release",
-			      json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", (json_int_t)EPOCH_MAX + 1), &r, &e),
-			 -1);
+	ck_assert_uint_eq(epoch_of(), (uint64_t)EPOCH_MAX / 2);
+	ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", (json_int_t)EPOCH_MAX), &r, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+	err_clear(&e);
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	ck_assert_uint_eq(epoch, (uint64_t)EPOCH_MAX / 2 + 1);
+	/* And until that is settled it is not said that it runs. */
+	json_t *list = json_array();
+	replicas_list(target.replicas, NULL, list);
+	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "state")), "promoting");
+	json_decref(list);
 }
 END_TEST
 
@@ -648,6 +663,41 @@ START_TEST(what_operators_do)
 }
 END_TEST
 
+/* Full but for what was kept back: as long as that is there. */
+static ssize_t full_write(int fd, const void *buf, size_t n)
+{
+	char link[64], path[500] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/replica.json") &&
+	    access(fixture_path("target/replicas/reserve", NULL), F_OK) == 0) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return write(fd, buf, n);
+}
+
+START_TEST(a_full_disk_has_room_for_a_failover)
+{
+	struct err e = ERR_INIT;
+	struct stat st;
+	uint64_t epoch = 0;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), NULL, &e), e);
+	ck_assert_int_eq(stat(fixture_path("target/replicas/reserve", NULL), &st), 0);
+	ck_assert_int_ge(st.st_blocks * 512, 4 << 20);
+	sys.write = full_write;
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	sys.write = write;
+	ck_assert_uint_eq(epoch, 2);
+	ck_assert_int_ne(access(fixture_path("target/replicas/reserve", NULL), F_OK), 0);
+	target_stop();
+	target_start();
+	ck_assert_uint_eq(epoch_of(), 2);
+	ck_assert_int_eq(access(fixture_path("target/replicas/reserve", NULL), F_OK), 0);
+}
+END_TEST
+
 /* Refused before anything is changed, and by whoever is to read it. */
 START_TEST(what_a_copy_may_start_from)
 {
@@ -952,11 +1002,12 @@ int main(void)
 	tcase_add_test(t, what_is_kept_of_a_begin);
 	tcase_add_test(t, names_are_not_uuids);
 	tcase_add_test(t, one_opens_and_all_use_it);
-	tcase_add_test(t, the_last_epoch_has_none_after_it);
+	tcase_add_test(t, no_source_takes_the_epochs_away);
 	tcase_add_test(t, nonsense_is_refused);
 	tcase_add_test(t, a_damaged_replica_is_told);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, what_operators_do);
+	tcase_add_test(t, a_full_disk_has_room_for_a_failover);
 	tcase_add_test(t, what_a_copy_may_start_from);
 	tcase_add_test(t, a_seed_is_ended_for_others);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);

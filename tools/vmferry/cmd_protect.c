@@ -90,7 +90,7 @@ static json_t *as_note(const json_t *p)
 static bool is_over(const json_t *p, struct err *e)
 {
 	const char *state = cli_str(p, "state", "?");
-	static const char *const ends[] = { "failed", "fenced", "paused", "promoted" };
+	static const char *const ends[] = { "failed", "fenced", "paused", "promoting", "promoted" };
 	if (json_is_object(json_object_get(p, "last_point")) &&
 	    (strcmp(state, "protected") == 0 || strcmp(state, "degraded") == 0))
 		return true;
@@ -152,6 +152,18 @@ static json_t *ask(const struct protect *p, struct err *e)
 	return result;
 }
 
+/* What would be different after a failover: to be read now, not then. */
+static void say_findings(const struct protect *p, const json_t *status)
+{
+	const json_t *finding;
+	size_t i;
+	json_array_foreach(json_object_get(status, "findings"), i, finding)
+	{
+		if (!p->vm.cli->json)
+			printf("at %s: %s\n", cli_str(p->args, "host", "?"), cli_str(finding, "text", "?"));
+	}
+}
+
 static int run(struct protect *p)
 {
 	struct err e = ERR_INIT;
@@ -159,6 +171,7 @@ static int run(struct protect *p)
 	json_t *status = ask(p, &e);
 	if (!status)
 		return vm_argument_fail(&p->vm, "vms", &e);
+	say_findings(p, status);
 	int rc = p->wait ? wait_until_protected(p, &status, &e) : 0;
 	if (rc < 0) {
 		json_decref(status);

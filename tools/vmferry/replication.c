@@ -19,7 +19,7 @@ static bool is_one_of(const char *text, const char *const list[])
 
 bool replication_keeps_up(const json_t *p)
 {
-	static const char *const over[] = { "fenced", "promoted", NULL };
+	static const char *const over[] = { "fenced", "promoting", "promoted", NULL };
 	return !is_one_of(cli_str(p, "state", ""), over);
 }
 

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "tools/vmferryd/boot_host.h"
 #include "tools/vmferryd/catalogue.h"
 #include "tools/vmferryd/control.h"
 #include "tools/vmferryd/declarer.h"
@@ -199,6 +200,9 @@ static int part(void *ctx, const char *uuid, struct err *e)
 
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
 {
+	a->boot = boot_host_new(c->libvirt.uri, c->run_dir, e);
+	if (!a->boot)
+		return NULL;
 	const struct replicator_opts opts = {
 		.host_name = c->name,
 		.state_dir = c->state_dir,
@@ -217,6 +221,8 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 		.arm = arm,
 		.unwatch = unwatch,
 		.part = part,
+		.boot = &boot_host_calls,
+		.boot_ctx = a->boot,
 		.ctx = a,
 	};
 	return replicator_new(&opts, e);
@@ -318,6 +324,7 @@ void agent_stop(struct agent *a)
 	clients_stop(a->clients);
 	guard_tell(a->guard, NULL);
 	replicator_free(a->replicator);
+	boot_host_free(a->boot);
 	guard_stop(a->guard); /* what a capture could not tidy up is let go by it */
 	migrator_free(a->migrator);
 	peers_free(a->peers);

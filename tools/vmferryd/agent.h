@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct boot_host;
+
 struct agent {
 	/* fixed after agent_start, in the order in which they are made */
 	int64_t started_ns; /* monotonic */
@@ -28,6 +30,7 @@ struct agent {
 	struct clients *clients;
 	struct migrator *migrator;
 	struct guard *guard;
+	struct boot_host *boot;
 	struct replicator *replicator;
 	struct control *control;
 	struct listener *listener;

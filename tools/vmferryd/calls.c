@@ -229,6 +229,7 @@ enum {
 	X(VERIFY, "verify", call_verify, RIN | OP, 0)                                                 \
 	X(REPLICA_STATUS, "replica.status", call_repl_replica_status, RIN | OP, WHILE_STOPPING)       \
 	X(REPLICA_BEGIN, "replica.begin", call_replica_begin, RIN, CHANGES)                           \
+	X(REPLICA_FITS, "replica.fits", takeover_fits, RIN, 0)                                        \
 	X(REPLICA_SEED, "replica.seed", seed_call, RIN, CHANGES)                                      \
 	X(REPLICA_HASHES, "replica.hashes", call_replica_hashes, RIN, 0)                              \
 	X(REPLICA_COMMIT, "replica.commit", call_replica_commit, RIN, WHILE_STOPPING)                 \

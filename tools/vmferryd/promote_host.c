@@ -271,6 +271,17 @@ static int clear(void *ctx, const char *uuid, struct err *e)
 	return 0;
 }
 
+static int autostart(void *ctx, const char *uuid, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, e);
+	VIRT_DOM_AUTO virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+
+	if (!conn)
+		return -1;
+	return dom && virDomainSetAutostart(dom, 1) == 0 ? 0 : virt_err(e, "have VM %s start with this host", uuid);
+}
+
 const struct promote_ops promote_host_ops = {
 	.disk_dir = disk_dir,
 	.file_path = file_path,
@@ -280,4 +291,5 @@ const struct promote_ops promote_host_ops = {
 	.where = where,
 	.settle = settle,
 	.clear = clear,
+	.autostart = autostart,
 };

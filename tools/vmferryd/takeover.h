@@ -18,6 +18,9 @@ struct promote_host;
 int takeover_failover(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 /* export {vm, point, dir} with notes -> export_point's report. */
 int takeover_export(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
+/* replica.fits {uuid, name, xml, disks: [targets]}, by a host that wants to protect it -> {"findings"}: what would be different if it was started here.
+ * ERR_REFUSED: it could not be. */
+int takeover_fits(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 /* What a source that has handed over says: {"point", "instant_ns"}, at which its VM stands still: 0 if that is the newest point here. ERR_REFUSED if it was
  * committed here and is not the newest. Without "instant_ns" (an older agent may name one that it noted earlier): if it is here. */
 int takeover_check_last(struct store *s, const json_t *said, const char *from, struct err *e);

@@ -1,0 +1,23 @@
+/*
+ * boot.h - VMs that start with their host, as protections see it. tools/vmferryd/boot_host.c implements it with libvirt; tests stand in.
+ *
+ * libvirt starts a VM with the host before this agent is there, and whether another host has it by then nobody has asked. So as long as a VM is protected
+ * libvirt's autostart is off; the record remembers that it was on, and the agent starts the VM once the peer has said whose it is.
+ */
+#ifndef VMFERRY_REPLICATOR_BOOT_H
+#define VMFERRY_REPLICATOR_BOOT_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+
+struct boot_calls {
+	/* libvirt's setting. want: NULL to look only. *was (may be NULL): before. */
+	int (*autostart)(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e);
+	/* Once for each VM since the host has booted: true. */
+	bool (*first_seen)(void *ctx, const char *uuid);
+	/* One that is shut off; from its saved state, if it has one. Of one that runs: nothing. */
+	int (*start)(void *ctx, const char *uuid, struct err *e);
+};
+
+#endif

@@ -1,0 +1,84 @@
+#include "tools/vmferryd/boot_host.h"
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "migrator/virt.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+
+struct boot_host {
+	struct virt *virt;
+	char *run_dir;
+};
+
+struct boot_host *boot_host_new(const char *libvirt_uri, const char *run_dir, struct err *e)
+{
+	struct boot_host *b = mem_alloc(sizeof(*b));
+
+	b->run_dir = mem_strdup(run_dir);
+	if (virt_init(e) == 0 && (b->virt = virt_new(libvirt_uri, e)) != NULL)
+		return b;
+	boot_host_free(b);
+	return NULL;
+}
+
+void boot_host_free(struct boot_host *b)
+{
+	if (!b)
+		return;
+	virt_free(b->virt);
+	free(b->run_dir);
+	free(b);
+}
+
+static int autostart(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e)
+{
+	const struct boot_host *b = ctx;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(b->virt, e);
+	VIRT_DOM_AUTO virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+	int on = 0;
+
+	if (!conn)
+		return -1;
+	if (!dom)
+		return virt_err(e, "look up VM %s", uuid);
+	/* One that is not persistent does not start with the host. */
+	if (virDomainIsPersistent(dom) == 1) {
+		if (virDomainGetAutostart(dom, &on) != 0)
+			return virt_err(e, "autostart of VM %s", uuid);
+		if (want && (on != 0) != *want && virDomainSetAutostart(dom, *want) != 0)
+			return virt_err(e, "autostart of VM %s", uuid);
+	}
+	if (was)
+		*was = on != 0;
+	return 0;
+}
+
+static bool first_seen(void *ctx, const char *uuid)
+{
+	const struct boot_host *b = ctx;
+	MEM_AUTO char *path = mem_printf("%s/%s.seen", b->run_dir, uuid);
+	FD_AUTO int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	return fd >= 0;
+}
+
+static int start(void *ctx, const char *uuid, struct err *e)
+{
+	const struct boot_host *b = ctx;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(b->virt, e);
+	VIRT_DOM_AUTO virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+
+	if (!conn)
+		return -1;
+	if (dom && virDomainIsActive(dom) == 1)
+		return 0;
+	if (!dom || virDomainCreate(dom) != 0)
+		return virt_err(e, "start VM %s", uuid);
+	log_info("autostarted", "uuid=%s", uuid);
+	return 0;
+}
+
+const struct boot_calls boot_host_calls = { .autostart = autostart, .first_seen = first_seen, .start = start };
