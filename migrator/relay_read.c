@@ -217,6 +217,18 @@ static void submit(struct reader *rd, const struct encode_job *job, size_t raw)
 	pool_submit(r->pool, encode_in_pool, own);
 }
 
+/* For the next batch. Where bytes are not worth being compressed, they are not worth the time to remember them either. */
+static void prepare(struct reader *rd)
+{
+	struct relay *r = rd->r;
+
+	rd->hint = flow_tx_batch_hint(r->tx, rd->s->id);
+	if (!rd->cache)
+		return;
+	THREAD_LOCKED(&r->adapt_lock);
+	page_cache_keep_first(rd->cache, adapt_level(r->adapt) != CODEC_RAW);
+}
+
 /* Gives the batch away; what is behind it moves to a new one. -1: the session or the stream is over. */
 static int flush(struct reader *rd)
 {
@@ -237,7 +249,7 @@ static int flush(struct reader *rd)
 		memcpy(batch_tail(rd->b), batch_tail(job.batch), rd->have);
 	rd->since_ns = clock_mono_ns();
 	submit(rd, &job, raw);
-	rd->hint = flow_tx_batch_hint(rd->r->tx, rd->s->id);
+	prepare(rd);
 	return 0;
 }
 
@@ -413,7 +425,7 @@ void relay_read_run(struct relay_stream *s)
 		}
 	}
 	rd.b = stock_batch(rd.r->stock);
-	rd.hint = flow_tx_batch_hint(rd.r->tx, s->id);
+	prepare(&rd);
 	if (rc == 0)
 		rc = read_all(&rd, why, sizeof(why));
 	end(&rd, rc, why, sizeof(why));

@@ -193,6 +193,10 @@ void batch_page(struct batch *b, uint64_t page_no, uint64_t addr, bool with_head
 		add_known(b, &op, slot, raw, cache);
 		return;
 	}
+	if (page_cache_skips(cache, page_no)) {
+		add_plain(b, &op);
+		return;
+	}
 	uint64_t hash = page_cache_hash(cache, raw);
 	uint32_t equal = page_cache_find_equal(cache, raw, hash);
 	if (equal != PAGE_CACHE_NO_SLOT) {

@@ -7,7 +7,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -50,6 +49,7 @@ struct page_cache {
 	uint16_t *last;  /* per slot: the pass in which its page last came */
 	uint8_t *seen;   /* SEEN_BITS */
 
+	bool keep_first;
 	uint32_t used; /* slots [0, used) have been handed out once */
 	uint32_t free; /* list through owner, or NO_SLOT */
 	uint32_t hand;
@@ -97,6 +97,7 @@ struct page_cache *page_cache_new(uint32_t slots, struct err *e)
 	c->slots = slots;
 	c->mask = entries - 1;
 	c->free = PAGE_CACHE_NO_SLOT;
+	c->keep_first = true;
 	if (getrandom(c->secret, sizeof(c->secret), 0) != (ssize_t)sizeof(c->secret)) {
 		err_sys(e, "random bytes for the page cache");
 		mem_free_ptr(&c);
@@ -237,6 +238,16 @@ static uint32_t evict(struct page_cache *c)
 		return slot;
 	}
 	return PAGE_CACHE_NO_SLOT;
+}
+
+void page_cache_keep_first(struct page_cache *c, bool keep)
+{
+	c->keep_first = keep;
+}
+
+bool page_cache_skips(struct page_cache *c, uint64_t page_no)
+{
+	return !c->keep_first && !was_seen(c, page_no);
 }
 
 uint32_t page_cache_admit(struct page_cache *c, uint64_t page_no)

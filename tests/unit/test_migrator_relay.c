@@ -582,7 +582,7 @@ START_TEST(qemu_stream_is_understood_and_unchanged)
 	static const struct {
 		uint32_t slots;
 		int level;
-	} cases[] = { { 4096, RELAY_LEVEL_AUTO }, { 4096, CODEC_RAW }, { 700, 1 }, { 0, 3 } };
+	} cases[] = { { 4096, RELAY_LEVEL_AUTO }, { 4096, CODEC_RAW }, { 700, 1 }, { 0, 3 }, { 4096, 1 } };
 	BUF_AUTO struct buf b = BUF_INIT;
 	struct relay_opts so = opts_of(&src, true), to = opts_of(&dst, false);
 	struct relay_stats rs;
@@ -602,8 +602,12 @@ START_TEST(qemu_stream_is_understood_and_unchanged)
 	ck_assert_str_eq(rs.passthrough, "end of RAM");
 	ck_assert_uint_eq(rs.codec.raw_bytes, 2 * b.len);
 	ck_assert_uint_gt(rs.codec.zero_pages, 2 * 4 * 290);
+	/* Where pages are stored, only those that come again are kept. */
+	const uint64_t known_passes = cases[_i].level == 1 ? 3 : 2;
 	if (cases[_i].slots == 4096)
-		ck_assert_uint_ge(rs.codec.delta_pages, 3 * 1190);
+		ck_assert_uint_ge(rs.codec.delta_pages, known_passes * 1190);
+	if (cases[_i].level == CODEC_RAW)
+		ck_assert_uint_lt(rs.codec.delta_pages, 3 * 1190);
 	if (cases[_i].slots == 0)
 		ck_assert_uint_eq(rs.codec.delta_pages, 0);
 	if (cases[_i].level != RELAY_LEVEL_AUTO)
@@ -1179,7 +1183,7 @@ int main(void)
 	tcase_add_test(t, a_reset_ends_one_stream_only);
 	tcase_add_test(t, nobody_listens_at_the_target);
 	tcase_add_test(t, target_listens_a_moment_later);
-	tcase_add_loop_test(t, qemu_stream_is_understood_and_unchanged, 0, 4);
+	tcase_add_loop_test(t, qemu_stream_is_understood_and_unchanged, 0, 5);
 	tcase_add_test(t, cut_streams_come_out_as_cut);
 	tcase_add_test(t, a_record_that_does_not_end_is_passed_on);
 	tcase_add_test(t, a_reader_that_does_not_read_stops_the_writer);

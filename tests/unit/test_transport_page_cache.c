@@ -262,6 +262,25 @@ START_TEST(warm_memory_is_empty)
 }
 END_TEST
 
+/* As while the link is wide: only what comes again is worth keeping. */
+START_TEST(first_versions_not_kept)
+{
+	struct page_cache *c = cache_of(8);
+	ck_assert(!page_cache_skips(c, 1));
+	ck_assert_uint_eq(offer(c, 1, contents(1)), 0);
+	page_cache_keep_first(c, false);
+	ck_assert(page_cache_skips(c, 2));
+	ck_assert(!page_cache_skips(c, 2));
+	ck_assert_uint_eq(offer(c, 2, contents(2)), 1);
+	ck_assert_uint_eq(page_cache_find(c, 1), 0);
+	ck_assert(page_cache_skips(c, 3));
+	page_cache_keep_first(c, true);
+	ck_assert(!page_cache_skips(c, 4));
+	ck_assert_uint_eq(offer(c, 3, contents(3)), 2);
+	page_cache_free(c);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("transport/page_cache");
@@ -278,6 +297,7 @@ int main(void)
 	tcase_add_test(tc, nothing_kept);
 	tcase_add_test(tc, limits);
 	tcase_add_test(tc, slots_array);
+	tcase_add_test(tc, first_versions_not_kept);
 	tcase_add_test(tc, warm_memory_is_empty);
 	suite_add_tcase(suite, tc);
 	SRunner *runner = srunner_create(suite);
