@@ -61,12 +61,13 @@ static inline struct store *vm_store_empty(const char *path)
 	return s;
 }
 
-/* Another point, in which one file (NULL: none) is another; its number. */
+/* Another point ("quiesced" if its id says so), in which one file (NULL: none) is another; its number. */
 static inline uint64_t vm_store_put(struct store *s, const char *id, const char *kind, const char *name,
 				    const void *data, size_t len)
 {
 	struct err e = ERR_INIT;
-	json_t *meta = json_pack("{s:s, s:s, s:i}", "id", id, "kind", kind, "instant_ns", 1000);
+	json_t *meta = json_pack("{s:s, s:s, s:i, s:b}", "id", id, "kind", kind, "instant_ns", 1000, "quiesced",
+				 strstr(id, "quiesced") != NULL);
 	struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
 	uint64_t seq = 0;
 
