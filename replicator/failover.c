@@ -23,8 +23,8 @@
 struct failover {
 	const struct failover_opts *o;
 	struct store *store;
-	int64_t start_ns, phase_ns; /* monotonic */
-	json_t *record;             /* as it was at first */
+	int64_t start_ns, phase_ns, done_ns; /* monotonic */
+	json_t *record;                      /* as it was at first */
 	const char *uuid, *vm, *from;
 	uint64_t epoch; /* the raised one */
 	struct store_view *view;
@@ -323,6 +323,24 @@ static void set_autostart(struct failover *f)
 						     "it does not start with this host yet as it did with the other: ", e.text));
 }
 
+/* A point for which the guest's file systems were frozen has them frozen in its memory. */
+static void thaw(struct failover *f)
+{
+	struct err e = ERR_INIT;
+	char text[400];
+
+	if (!f->memory || !json_is_true(json_object_get(store_view_meta(f->view), "quiesced")))
+		return;
+	if (!f->o->paused && f->o->ops->thaw(f->o->ops_ctx, f->uuid, &e) == 0)
+		return;
+	log_warn("failover_frozen", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
+	snprintf(
+		text, sizeof(text),
+		"the guest's file systems are frozen, as they were at the point: 'virsh domfsthaw %.200s' once it runs",
+		f->vm);
+	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "frozen", "text", text));
+}
+
 /* ---- the whole ---- */
 
 static int step(struct failover *f, const char *name, int (*fn)(struct failover *f, struct err *e), struct err *e)
@@ -384,6 +402,8 @@ static int run(struct failover *f, struct err *e)
 	record_done(f);
 	set_autostart(f);
 	timed(f, "done");
+	f->done_ns = clock_mono_ns();
+	thaw(f);
 	return 0;
 }
 
@@ -428,7 +448,7 @@ static json_t *report_of(struct failover *f)
 	return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:o, s:O, s:O, s:f}", "vm", f->vm, "uuid", f->uuid, "point",
 			 point, "epoch", (json_int_t)f->epoch, "state", f->o->paused ? "paused" : "running",
 			 "started_from", f->memory ? "memory" : "disks", "disks", disks_json(f), "findings", f->findings,
-			 "phases", f->phases, "rto_ms", (double)(clock_mono_ns() - f->start_ns) / (double)NS_PER_MS);
+			 "phases", f->phases, "rto_ms", (double)(f->done_ns - f->start_ns) / (double)NS_PER_MS);
 }
 
 int failover_run(struct store *s, const struct failover_opts *o, json_t **report, struct err *e)
@@ -448,7 +468,7 @@ int failover_run(struct store *s, const struct failover_opts *o, json_t **report
 		*report = report_of(&f);
 	if (rc == 0)
 		log_info("failover_done", "vm=%s epoch=%llu from=%s rto_ms=%.0f", f.vm, (unsigned long long)f.epoch,
-			 f.memory ? "memory" : "disks", (double)(clock_mono_ns() - f.start_ns) / (double)NS_PER_MS);
+			 f.memory ? "memory" : "disks", (double)(f.done_ns - f.start_ns) / (double)NS_PER_MS);
 	store_view_close(f.view);
 	failover_disks_fini(&f.disks);
 	free(f.xml);

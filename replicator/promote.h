@@ -57,6 +57,8 @@ struct promote_ops {
 	int (*where)(void *ctx, const char *uuid, enum promote_where *out, struct err *e);
 	/* It runs: whatever start does after that, once more (persistent definition). */
 	int (*settle)(void *ctx, const char *uuid, struct err *e);
+	/* It runs, with file systems frozen: lets its guest agent thaw them. Waits some seconds for it to be connected. */
+	int (*thaw)(void *ctx, const char *uuid, struct err *e);
 	/* Ends a QEMU that waits for its state, and anything half-started. Never called while it runs or is paused. */
 	int (*clear)(void *ctx, const char *uuid, struct err *e);
 	/* It runs, and is to start with this host from now on. */

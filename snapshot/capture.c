@@ -419,7 +419,8 @@ void capture_thaw(struct capture *c)
 static int frozen_instant(struct capture *c, struct capture_point *p, struct err *e)
 {
 	struct err ignored = ERR_INIT;
-	c->frozen = c->quiesce && c->info.agent && c->g->ops->freeze(c->g->ctx, true, &ignored) == 0;
+	/* Not of a last one: its VM stands still, and would not thaw. */
+	c->frozen = c->quiesce && !c->last && c->info.agent && c->g->ops->freeze(c->g->ctx, true, &ignored) == 0;
 	p->quiesced = c->frozen;
 	int rc = take_instant(c, p, e);
 	if (rc && c->frozen && c->armed) {

@@ -3,6 +3,11 @@
 # shellcheck shell=bash
 # long jobs
 # long files
+# long quiesce
+# limit quiesce 300
+# limit files 240
+# limit two_disks 240
+# limit max_pause 240
 # limit lifecycle 240
 # limit devices 300
 # limit jobs 300
@@ -236,6 +241,33 @@ test_max_pause() {
 	eventually 90 "the capture does not change: $(value_of capture_reason)" changed_capture
 	points_go_on "from another capture"
 	in_host host2 vmferry verify vm1
+}
+
+asked_to() { # freeze|thaw: how often the guest's agent was, at any host
+	guest console vm1 | grep -c "^guest: $1" || true
+}
+
+quiesced_points() { # MIN
+	[ "$(in_host host1 vmferry points vm1 --json | grep -c '"quiesced": true')" -ge "$1" ]
+}
+
+# A real agent freezes and thaws; its guest, restored from a point at which it was frozen, is thawed where it goes on.
+test_quiesce() {
+	[ -e /usr/sbin/qemu-ga ] || skip "no /usr/sbin/qemu-ga: install qemu-guest-agent"
+	the_hosts
+	boot vm1 host1 accel=tcg agent=1
+	eventually 30 "the guest's agent is not connected" in_host host1 virsh -q domfsinfo vm1
+	vmferry_at host1 protect vm1 --to host2 --rpo 5s --quiesce
+	eventually $GRACE "no points whose file systems were frozen" quiesced_points 2
+	guest ask vm1 ping
+	lab cut host1
+	[ "$(asked_to freeze)" -ge 2 ] || fail "the agent was asked $(asked_to freeze) times to freeze"
+	vmferry_at host2 failover vm1 --force
+	grep -q domfsthaw "$WORK/out" && fail "it is left frozen"
+	in_host host2 grep -q "^guest: thaw" /var/log/libvirt/vm1.console || fail "nobody has thawed it at its new host"
+	[ "$(in_host host2 virsh -q qemu-agent-command vm1 '{"execute":"guest-fsfreeze-status"}')" = '{"return":"thawed"}' ] || fail "it is frozen"
+	assert_same_guest vm1
+	lab restore host1
 }
 
 # UEFI variables and a TPM's state are files of the host. With points of disks they travel as such; --paused leaves the VM before its first instruction,

@@ -40,7 +40,8 @@ static int start_fails; /* 1: fails, 2: does not come back, 3: fails, and it run
 static bool where_fails;
 static uint64_t fed;
 static bool was_paused, had_memory;
-static unsigned cleared, settled;
+static unsigned cleared, settled, thawed;
+static bool no_agent;
 
 static char *fake_disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
 {
@@ -127,6 +128,15 @@ static int fake_settle(void *ctx, const char *uuid, struct err *e)
 	settled++;
 	return 0;
 }
+static int fake_thaw(void *ctx, const char *uuid, struct err *e)
+{
+	(void)ctx, (void)uuid;
+	ck_assert(there("runs"));
+	if (no_agent)
+		return err_set(e, ERR_LIBVIRT, "no agent");
+	thawed++;
+	return 0;
+}
 static int fake_clear(void *ctx, const char *uuid, struct err *e)
 {
 	(void)ctx, (void)uuid, (void)e;
@@ -144,8 +154,8 @@ static int fake_autostart(void *ctx, const char *uuid, struct err *e)
 	autostarts++;
 	return autostart_fails ? err_set(e, ERR_LIBVIRT, "it is transient") : 0;
 }
-static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_file_put, fake_map,      fake_start,
-					fake_where,    fake_settle,    fake_clear,    fake_autostart };
+static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_file_put, fake_map,   fake_start,
+					fake_where,    fake_settle,    fake_thaw,     fake_clear, fake_autostart };
 
 static char replica_dir[128], store_dir[160];
 static uint64_t latest;
@@ -180,7 +190,8 @@ static void setup(void)
 	where_fails = false;
 	fed = 0;
 	map_refuses = false;
-	cleared = settled = 0;
+	cleared = settled = thawed = 0;
+	no_agent = false;
 }
 static void teardown(void)
 {
@@ -258,6 +269,25 @@ START_TEST(latest_point)
 	enum failover_found found;
 	ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
 	ck_assert_int_eq(found, FAILOVER_NOTHING);
+}
+END_TEST
+
+/* File systems that were frozen at the instant are so in the memory that it goes on with. */
+START_TEST(quiesced_point)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	json_t *report = NULL;
+
+	no_agent = _i == 1;
+	o.paused = _i == 2;
+	(void)vm_store_put(store, "quiesced", _i == 3 ? "disk" : "memory", NULL, NULL, 0);
+	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
+	assert_state("promoted", 4);
+	ck_assert_uint_eq(thawed, _i == 0);
+	MEM_AUTO char *findings = json_dumps(json_object_get(report, "findings"), 0);
+	ck_assert_msg((strstr(findings, "virsh domfsthaw web1") != NULL) == (_i == 1 || _i == 2), "%s", findings);
+	json_decref(report);
 }
 END_TEST
 
@@ -747,6 +777,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, latest_point);
 	tcase_add_test(tc, starts_with_its_host);
+	tcase_add_loop_test(tc, quiesced_point, 0, 4);
 	tcase_add_test(tc, older_point_paused);
 	tcase_add_test(tc, disks_alone);
 	tcase_add_test(tc, taken_names_are_left_alone);

@@ -334,7 +334,7 @@ START_TEST(user_pause_is_respected)
 	ok(capture_start(c, &sink, &e));
 	ok(capture_take(c, &sink, &p, &e));
 	ck_assert_uint_eq(fake.asked, 1); /* QEMU's main loop has answered: no reset is under way */
-	usleep(2100 * 1000); /* longer than an own pause may take to be over */
+	usleep(2100 * 1000);              /* longer than an own pause may take to be over */
 	fake_run(&fake, false);
 	for (int i = 0; i < 2; i++) {
 		err_clear(&e);
@@ -377,6 +377,11 @@ START_TEST(file_systems_are_frozen_at_the_instant_alone)
 	ck_assert(!fake.stopped_frozen);
 	ok(capture_take(c, &sink, &p, &e));
 	ck_assert(p.quiesced && fake.stopped_frozen && !fake.frozen);
+	if (_i == 0) { /* a VM that is to stand still could not thaw */
+		ok(capture_take_last(c, &sink, &p, &e));
+		ck_assert(!p.quiesced);
+		ok(capture_let_go(c, &e));
+	}
 	fake.where = _i ? FAKE_IN_HEAD : FAKE_IN_DEVICE;
 	fake.what = FAKE_CLOSE;
 	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);

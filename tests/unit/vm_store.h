@@ -61,14 +61,15 @@ static inline struct store *vm_store_empty(const char *path)
 	return s;
 }
 
-/* Another point, in which one file (NULL: none) is another; its number. */
 static bool vm_store_autostart; /* of the points that are put */
 
+/* Another point ("quiesced" if its id says so), in which one file (NULL: none) is another; its number. */
 static inline uint64_t vm_store_put(struct store *s, const char *id, const char *kind, const char *name,
 				    const void *data, size_t len)
 {
 	struct err e = ERR_INIT;
-	json_t *meta = json_pack("{s:s, s:s, s:i, s:b}", "id", id, "kind", kind, "instant_ns", 1000, "autostart", (int)vm_store_autostart);
+	json_t *meta = json_pack("{s:s, s:s, s:i, s:b, s:b}", "id", id, "kind", kind, "instant_ns", 1000, "autostart",
+				 (int)vm_store_autostart, "quiesced", strstr(id, "quiesced") != NULL);
 	struct store_txn *t = store_begin(s, STORE_TXN_POINT, &e);
 	uint64_t seq = 0;
 

@@ -14,8 +14,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+#define THAW_NS (10 * NS_PER_S)
 #define DEFAULT_IMAGES "/var/lib/libvirt/images"
 /* Where files with contents from the other host go is never taken from there. */
 #define NVRAM "/var/lib/libvirt/qemu/nvram/%s_VARS.fd"
@@ -250,6 +252,27 @@ static int settle(void *ctx, const char *uuid, struct err *e)
 	return restore_virt_persist(p->virt, uuid, e);
 }
 
+/* libvirt learns that the agent is there some time after the VM runs. */
+static int thaw(void *ctx, const char *uuid, struct err *e)
+{
+	const struct promote_host *p = ctx;
+	const struct timespec nap = { .tv_nsec = 100 * NS_PER_MS };
+	const int64_t deadline = clock_mono_ns() + THAW_NS;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, e);
+	VIRT_DOM_AUTO virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+	int rc;
+
+	if (!dom)
+		return conn ? virt_err(e, "look up VM %s", uuid) : -1;
+	(void)virDomainAgentSetResponseTimeout(dom, THAW_NS / NS_PER_S, 0);
+	while ((rc = virDomainFSThaw(dom, NULL, 0, 0)) < 0 && clock_mono_ns() < deadline)
+		(void)nanosleep(&nap, NULL);
+	if (rc < 0)
+		virt_err(e, "thaw the file systems of VM %s", uuid);
+	(void)virDomainAgentSetResponseTimeout(dom, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);
+	return rc < 0 ? -1 : 0;
+}
+
 /* A definition that a cold start left stays: it is off, and the next try replaces it. */
 static int clear(void *ctx, const char *uuid, struct err *e)
 {
@@ -290,6 +313,7 @@ const struct promote_ops promote_host_ops = {
 	.start = start,
 	.where = where,
 	.settle = settle,
+	.thaw = thaw,
 	.clear = clear,
 	.autostart = autostart,
 };
