@@ -286,14 +286,22 @@ START_TEST(a_file_travels_when_it_has_changed)
 }
 END_TEST
 
-/* A device's state: large, nearly all of it zeros. The link is as wide as they come. */
+/* A device's state: large, nearly all of it zeros. The link is as wide as they come, and has been found to be. */
 START_TEST(what_is_not_pages_is_compressed)
 {
-	struct machine *m = written_machine(16, 16);
+	struct machine *m = written_machine(8192, 16);
 	static uint8_t data[150000];
+	struct ship_tally t;
+	struct err e = ERR_INIT;
 
 	session(0);
 	ship_set_floor(tx, CODEC_RAW);
+	for (unsigned i = 2; i < 6; i++) {
+		for (uint64_t b = 0; b < 8192; b++)
+			machine_write(m, false, b, i);
+		OK(send_state(m, "pages", true, false, false, &t, &e), e);
+	}
+	send_file(m, "first", data, 1);
 	for (unsigned i = 0; i < 20; i++) {
 		char id[8];
 		snprintf(id, sizeof(id), "p%u", i);
