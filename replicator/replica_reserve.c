@@ -45,6 +45,7 @@ bool replica_reserve_give(struct replicas *r)
 	if (!r->reserved || sys.unlink(path) < 0)
 		return false;
 	r->reserved = false;
-	log_warn("replica_reserve", "msg=%s", LOG_Q("the disk of the replicas is full: what was kept back for a failover is used"));
+	log_warn("replica_reserve", "msg=%s",
+		 LOG_Q("the disk of the replicas is full: what was kept back for a failover is used"));
 	return true;
 }

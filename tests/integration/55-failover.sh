@@ -136,8 +136,14 @@ test_export() {
 	grep -q "^differ=0$" "$WORK/out" || fail "the exported disk differs"
 	in_host host1 rm $out/check.raw
 	try host1 export $REPLICA $out && fail "an export was overwritten"
-	in_host host1 virsh -q restore $out/g1.save --xml $out/g1.xml
+	# Nothing of ours is there any more.
+	lab agent stop host1
+	in_host host1 rm -rf $REPLICA
+	in_host host1 virsh -q restore $out/g1.save
 	assert_same_guest g1
+	in_host host1 virsh -q domblklist g1 | grep -q "$out/vda.qcow2" || fail "it does not run from the exported disk"
+	in_host host1 virsh -q define $out/g1.xml
+	lab agent start host1
 	in_host host1 rm -rf $out
 	clear_up host1 g1
 }

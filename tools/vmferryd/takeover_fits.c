@@ -9,8 +9,8 @@
 #include <string.h>
 
 /* As failover_disks names them, but for what is taken. */
-static int place(struct promote_host *host, const char *name, const char *xml, const char *target, struct promote_disk *out,
-		 struct err *e)
+static int place(struct promote_host *host, const char *name, const char *xml, const char *target,
+		 struct promote_disk *out, struct err *e)
 {
 	if (strlen(target) >= sizeof(out->target))
 		return err_set(e, ERR_PROTOCOL, "replica.fits: a disk's name is too long");
