@@ -119,7 +119,7 @@ int guest_virt_info_parse(const char *xml, const json_t *version, const json_t *
 	}
 	if (d->nvram)
 		add_file(&i, "nvram", d->nvram);
-	MEM_AUTO char *tpm = state_files_path(STATE_FILES_ROOT, d, "tpm");
+	MEM_AUTO char *tpm = state_file_path(STATE_FILES_ROOT, d, STATE_FILE_TPM);
 	if (tpm && access(tpm, R_OK) == 0)
 		add_file(&i, "tpm", tpm);
 	*out = i;

@@ -33,7 +33,7 @@ struct incoming_view {
 int incoming_export_start(const struct incoming_view *v, const json_t *args, pid_t *pid, struct err *e);
 /* Ends the server, which flushes the image. */
 void incoming_export_stop(const struct incoming_view *v, pid_t *pid);
-/* {xml, files}: puts its files in place and defines the VM. *result: {files_were_there}. */
+/* {xml, files}: puts its files in place and defines the VM. *result: {written}. */
 int incoming_define(const struct incoming_view *v, const json_t *args, json_t **result, struct err *e);
 
 #endif

@@ -70,12 +70,42 @@ void incoming_export_stop(const struct incoming_view *v, pid_t *pid)
 	unlink(nbd);
 }
 
+/* Its file of UEFI variables may be another VM's: a name in its definition must not be enough to replace it. */
+static int check_nvram(virConnectPtr conn, const struct domain *d, struct err *e)
+{
+	virDomainPtr *all = NULL;
+	const int n = d->nvram ? virConnectListAllDomains(conn, &all, 0) : 0;
+	int rc = 0;
+
+	for (int i = 0; i < n; i++) {
+		struct err ignored = ERR_INIT;
+		VIRT_STR_AUTO char *xml = virDomainGetXMLDesc(all[i], 0);
+		DOMAIN_AUTO struct domain *other = xml ? domain_parse(xml, &ignored) : NULL;
+		if (rc == 0 && other && other->nvram && strcmp(other->nvram, d->nvram) == 0 &&
+		    strcmp(other->uuid ? other->uuid : "", d->uuid) != 0)
+			rc = err_set(e, ERR_REFUSED, "%s, with the UEFI variables of %s, is of VM %s here", d->nvram,
+				     d->name, other->name);
+		virDomainFree(all[i]);
+	}
+	free(all);
+	return n < 0 ? virt_err(e, "list VMs") : rc;
+}
+
+static json_t *names_of(const bool written[STATE_FILE_KINDS])
+{
+	json_t *names = json_array();
+
+	for (enum state_file kind = 0; kind < STATE_FILE_KINDS; kind++)
+		if (written[kind])
+			json_array_append_new(names, json_string(state_file_name(kind)));
+	return names;
+}
+
 int incoming_define(const struct incoming_view *v, const json_t *args, json_t **result, struct err *e)
 {
 	const char *xml = json_string_value(json_object_get(args, "xml"));
-	const json_t *files = json_object_get(args, "files");
 	DOMAIN_AUTO struct domain *d = xml ? domain_parse(xml, e) : NULL;
-	bool all_there;
+	struct state_files_done done;
 
 	*result = NULL;
 	if (!xml)
@@ -85,15 +115,15 @@ int incoming_define(const struct incoming_view *v, const json_t *args, json_t **
 	if (!d->uuid || strcmp(d->uuid, v->uuid) != 0)
 		return err_set(e, ERR_PROTOCOL, "migrate.define: the definition is of another VM");
 	VIRT_CONN_AUTO virConnectPtr conn = virt_get(v->m->virt, e);
-	if (!conn || state_files_write(STATE_FILES_ROOT, d, files, &all_there, e) != 0)
+	if (!conn || check_nvram(conn, d, e) != 0 ||
+	    state_files_write(STATE_FILES_ROOT, d, json_object_get(args, "files"), &done, e) != 0)
 		return -1;
 	VIRT_DOM_AUTO virDomainPtr dom = virDomainDefineXMLFlags(conn, xml, VIR_DOMAIN_DEFINE_VALIDATE);
 	if (!dom) {
 		virt_err(e, "define %s", d->name);
-		if (!all_there)
-			state_files_remove(STATE_FILES_ROOT, d, files);
+		state_files_undo(STATE_FILES_ROOT, d, &done);
 		return -1;
 	}
-	*result = json_pack("{s:b}", "files_were_there", all_there);
+	*result = json_pack("{s:o}", "written", names_of(done.written));
 	return 0;
 }

@@ -331,14 +331,32 @@ static int move_live(struct migration *g, struct err *e)
 	return rc;
 }
 
-/* Somebody may start it at any moment; what runs is not what was copied, and must not be ended. */
+/* Somebody may start it at any moment; what runs is not what was copied. */
 static int still_off(const struct migration *g, struct err *e)
 {
 	enum where here;
 
 	if (where_is(g->conn, g->uuid, &here, NULL, e) != 0)
 		return -1;
-	return here == WHERE_SHUTOFF ? 0 : err_set(e, ERR_REFUSED, "%s was started here while it was moved", g->name);
+	return here == WHERE_SHUTOFF ? 0 : err_set(e, ERR_REFUSED, "it was started here while it was moved");
+}
+
+/* Its last steps, when its disks are at the target. */
+static int hand_over_offline(struct migration *g, const char *own_xml, const char *xml, const struct domain *d,
+			     const json_t *files, struct err *e)
+{
+	bool written[STATE_FILE_KINDS];
+
+	if (fault_point(FAULT_OFFLINE_COPIED, e) != 0 || still_off(g, e) != 0 ||
+	    offline_define(g->session, xml, files, written, e) != 0 || fault_point(FAULT_OFFLINE_DEFINED, e) != 0)
+		return -1;
+	if (offline_forget(g->conn, g->uuid, own_xml, e) == 0) {
+		state_files_remove(STATE_FILES_ROOT, d, written);
+		return 0;
+	}
+	if (e->cls == ERR_REFUSED)
+		err_remedy(e, "undefine it at %s, where it is defined too, with disks as they were", g->args.host);
+	return -1;
 }
 
 static int move_offline(struct migration *g, struct err *e)
@@ -350,7 +368,6 @@ static int move_offline(struct migration *g, struct err *e)
 	MEM_AUTO char *xml = NULL;
 	DOMAIN_AUTO struct domain *dom = NULL;
 	json_t *files = NULL;
-	bool shared = true;
 	int rc = -1;
 
 	json_array_foreach (create, i, d)
@@ -365,14 +382,8 @@ static int move_offline(struct migration *g, struct err *e)
 		xml = domain_for_define(live, NULL, 0, e);
 	dom = xml ? domain_parse(xml, e) : NULL;
 	files = dom ? state_files_read(STATE_FILES_ROOT, dom, e) : NULL;
-	if (files && begin_session(g, e) == 0 && offline_copy(g->m, g->job, g->ctl, g->session, disks, n, e) == 0 &&
-	    fault_point(FAULT_OFFLINE_COPIED, e) == 0 && still_off(g, e) == 0 &&
-	    offline_define(g->session, xml, files, &shared, e) == 0 && fault_point(FAULT_OFFLINE_DEFINED, e) == 0) {
-		rc = still_off(g, e) == 0 ? recover_forget_vm(g->conn, g->uuid, !shared, e) : -1;
-		if (rc != 0 && e->cls == ERR_REFUSED)
-			err_remedy(e, "undefine it at %s, where it is defined too, with disks as they were",
-				   g->args.host);
-	}
+	if (files && begin_session(g, e) == 0 && offline_copy(g->m, g->job, g->ctl, g->session, disks, n, e) == 0)
+		rc = hand_over_offline(g, live, xml, dom, files, e);
 	g->ended_ns = clock_mono_ns();
 	end_session(g, rc == 0);
 	free(disks);

@@ -3,7 +3,9 @@
 #include "base/child.h"
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/mem.h"
+#include "migrator/virt.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -174,12 +176,39 @@ int offline_copy(struct migrator *m, struct job *job, const struct job_ctl *ctl,
 	return 0;
 }
 
-int offline_define(struct outgoing *session, const char *xml, const json_t *files, bool *all_there, struct err *e)
+int offline_define(struct outgoing *session, const char *xml, const json_t *files, bool written[STATE_FILE_KINDS],
+		   struct err *e)
 {
-	json_t *args = json_pack("{s:s, s:O}", "xml", xml, "files", files), *answer = NULL;
+	json_t *args = json_pack("{s:s, s:O}", "xml", xml, "files", files), *answer = NULL, *name;
+	size_t i;
 
 	int rc = call(session, "migrate.define", args, DEFINE_NS, &answer, e);
-	*all_there = json_is_true(json_object_get(answer, "files_were_there"));
+	for (enum state_file kind = 0; kind < STATE_FILE_KINDS; kind++) {
+		written[kind] = false;
+		json_array_foreach (json_object_get(answer, "written"), i, name)
+			written[kind] = written[kind] || (json_is_string(name) &&
+							  strcmp(json_string_value(name), state_file_name(kind)) == 0);
+	}
 	json_decref(answer);
 	return rc;
+}
+
+/* There is no way to ask libvirt for "undefine, unless it runs": it may have been started just before, and what is undefined then is
+ * only its definition. So nothing is ended or removed here before it is sure that it did not. */
+int offline_forget(virConnectPtr conn, const char *uuid, const char *xml, struct err *e)
+{
+	VIRT_DOM_AUTO virDomainPtr dom = virDomainLookupByUUIDString(conn, uuid);
+
+	if (!dom)
+		return virt_err(e, "look up VM %s", uuid);
+	if (virDomainIsActive(dom) == 0) {
+		if (virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) != 0)
+			return virt_err(e, "undefine VM %s here", uuid);
+		if (virDomainIsActive(dom) != 1)
+			return 0;
+		VIRT_DOM_AUTO virDomainPtr again = virDomainDefineXML(conn, xml);
+		if (!again)
+			log_error("offline_define_again", "vm=%s msg=%s", uuid, LOG_Q(virGetLastErrorMessage()));
+	}
+	return err_set(e, ERR_REFUSED, "it was started here while it was moved");
 }

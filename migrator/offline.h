@@ -7,6 +7,7 @@
 
 #include "migrator/migrator_internal.h"
 #include "migrator/outgoing.h"
+#include "migrator/state_files.h"
 
 struct offline_disk {
 	const char *path;
@@ -17,7 +18,10 @@ struct offline_disk {
 /* Copies the disks into the images that the session made at the target. */
 int offline_copy(struct migrator *m, struct job *job, const struct job_ctl *ctl, struct outgoing *session,
 		 const struct offline_disk *disks, size_t n, struct err *e);
-/* Defines the VM at the target from that XML, with its files (state_files.h). *all_there: they were at the target already. */
-int offline_define(struct outgoing *session, const char *xml, const json_t *files, bool *all_there, struct err *e);
+/* Defines the VM at the target from that XML, with its files; written: those that the target says it has put in place. */
+int offline_define(struct outgoing *session, const char *xml, const json_t *files, bool written[STATE_FILE_KINDS],
+		   struct err *e);
+/* Undefines it here; its files stay. ERR_REFUSED: it was started, and is left alone, defined as before from that XML. */
+int offline_forget(virConnectPtr conn, const char *uuid, const char *xml, struct err *e);
 
 #endif

@@ -95,7 +95,7 @@ static void judge_devices(const struct judge *j)
 	if (j->dom->tpm_emulator && is_false(j->t, "swtpm"))
 		preflight_add(j->f, PREFLIGHT_ERROR, "tpm-missing", "install swtpm and swtpm-tools there",
 			      "%s has an emulated TPM, and %s has no swtpm", j->dom->name, j->host);
-	MEM_AUTO char *nvram = state_files_path(STATE_FILES_ROOT, j->dom, "nvram");
+	MEM_AUTO char *nvram = state_file_path(STATE_FILES_ROOT, j->dom, STATE_FILE_NVRAM);
 	if (j->dom->nvram && !nvram && j->offline)
 		preflight_add(
 			j->f, PREFLIGHT_WARNING, "nvram", "see that the file is there before the VM's first start",

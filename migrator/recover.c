@@ -8,10 +8,10 @@
 
 #include <string.h>
 
-int recover_forget_vm(virConnectPtr conn, const char *uuid, bool files_too, struct err *e)
+#define UNDEFINE (VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+
+int recover_forget_vm(virConnectPtr conn, const char *uuid, struct err *e)
 {
-	const unsigned files = files_too ? VIR_DOMAIN_UNDEFINE_NVRAM | VIR_DOMAIN_UNDEFINE_TPM
-					 : VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM;
 	VIRT_DOM_AUTO virDomainPtr dom = virDomainLookupByUUIDString(conn, uuid);
 
 	if (!dom) {
@@ -28,7 +28,7 @@ int recover_forget_vm(virConnectPtr conn, const char *uuid, bool files_too, stru
 			return -1;
 		err_clear(e);
 	}
-	if (persistent && virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | files) != 0) {
+	if (persistent && virDomainUndefineFlags(dom, UNDEFINE) != 0) {
 		virt_err(e, "undefine VM %s here", uuid);
 		if (!virt_err_is(e, VIR_ERR_NO_DOMAIN))
 			return -1;
@@ -67,7 +67,7 @@ static int settle_left(struct migrator *m, virConnectPtr conn, const json_t *rec
 	case WHERE_RUNNING:
 	case WHERE_PAUSED:
 		log_info("recover_moved", "vm=%s runs_on=%s", name, peer);
-		return recover_forget_vm(conn, uuid, false, e);
+		return recover_forget_vm(conn, uuid, e);
 	case WHERE_ABSENT:
 	case WHERE_SHUTOFF:
 		log_info("recover_stayed", "vm=%s was=%s", name, where_name(was));

@@ -13,9 +13,9 @@
 /* One pass over the records that belong to no live session. Returns how many are still open. */
 size_t recover_pass(struct migrator *m);
 
-/* The VM left this host: makes sure that nothing of it runs or is defined here. Disks stay, and so do UEFI variables and TPM state unless
- * files_too says that they have been taken along. */
-int recover_forget_vm(virConnectPtr conn, const char *uuid, bool files_too, struct err *e);
+/* The VM left this host: makes sure that nothing of it runs or is defined here. Disks stay, and so do the files of UEFI
+ * variables and TPM state. */
+int recover_forget_vm(virConnectPtr conn, const char *uuid, struct err *e);
 /* The VM did not leave: resumes it if it was running before. */
 int recover_resume_vm(virConnectPtr conn, const char *uuid, struct err *e);
 

@@ -15,7 +15,12 @@
 #include <string.h>
 #include <unistd.h>
 
-const char *const state_files_kinds[] = { "nvram", "tpm", NULL };
+static const char *const names[STATE_FILE_KINDS] = { "nvram", "tpm" };
+
+const char *state_file_name(enum state_file kind)
+{
+	return names[kind];
+}
 
 /* A name in that folder, not below it. */
 static bool directly_in(const char *folder, const char *path)
@@ -27,13 +32,13 @@ static bool directly_in(const char *folder, const char *path)
 	       strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-char *state_files_path(const char *root, const struct domain *d, const char *kind)
+char *state_file_path(const char *root, const struct domain *d, enum state_file kind)
 {
-	if (strcmp(kind, "nvram") == 0) {
+	if (kind == STATE_FILE_NVRAM) {
 		MEM_AUTO char *folder = mem_printf("%s/qemu/nvram", root);
 		return d->nvram && directly_in(folder, d->nvram) ? mem_strdup(d->nvram) : NULL;
 	}
-	if (strcmp(kind, "tpm") != 0 || !d->tpm_emulator || d->tpm_elsewhere || !d->uuid || strchr(d->uuid, '/'))
+	if (!d->tpm_emulator || d->tpm_elsewhere || !d->uuid || strchr(d->uuid, '/'))
 		return NULL;
 	const bool old = d->tpm_version && strcmp(d->tpm_version, "1.2") == 0;
 	return mem_printf("%s/swtpm/%s/%s", root, d->uuid, old ? "tpm1.2/tpm-00.permall" : "tpm2/tpm2-00.permall");
@@ -44,8 +49,8 @@ json_t *state_files_read(const char *root, const struct domain *d, struct err *e
 	json_t *files = json_array();
 	size_t sum = 0;
 
-	for (const char *const *kind = state_files_kinds; *kind; kind++) {
-		MEM_AUTO char *path = state_files_path(root, d, *kind);
+	for (enum state_file kind = 0; kind < STATE_FILE_KINDS; kind++) {
+		MEM_AUTO char *path = state_file_path(root, d, kind);
 		if (!path || access(path, F_OK) != 0)
 			continue;
 		size_t len;
@@ -56,7 +61,7 @@ json_t *state_files_read(const char *root, const struct domain *d, struct err *e
 		}
 		sum += len;
 		MEM_AUTO char *text = base64_encode((const uint8_t *)data, len);
-		json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "kind", *kind, "size", (json_int_t)len,
+		json_array_append_new(files, json_pack("{s:s, s:I, s:s}", "kind", names[kind], "size", (json_int_t)len,
 						       "data", text));
 	}
 	return files;
@@ -78,13 +83,13 @@ static int give_to_swtpm(const char *path, struct err *e)
 	return 0;
 }
 
-int state_files_put(const char *kind, const char *path, const void *data, size_t len, struct err *e)
+int state_file_put(enum state_file kind, const char *path, const void *data, size_t len, struct err *e)
 {
 	MEM_AUTO char *copy = mem_strdup(path);
 
 	if (file_mkdirs(dirname(copy), 0711, e) != 0 || file_write_durable(path, data, len, 0600, e) != 0)
-		return err_wrap(e, "%s file", kind);
-	return strcmp(kind, "tpm") == 0 ? give_to_swtpm(path, e) : 0;
+		return err_wrap(e, "%s file", names[kind]);
+	return kind == STATE_FILE_TPM ? give_to_swtpm(path, e) : 0;
 }
 
 static bool holds(const char *path, const void *data, size_t len)
@@ -96,67 +101,82 @@ static bool holds(const char *path, const void *data, size_t len)
 	return there && have == len && memcmp(there, data, len) == 0;
 }
 
-static int write_one(const char *root, const struct domain *d, const json_t *file, bool *wrote, struct err *e)
+/* Which of the kinds a message means; each once. */
+static int kind_of(const json_t *file, const struct state_files_done *done, enum state_file *out, struct err *e)
 {
-	const char *kind = json_string_value(json_object_get(file, "kind"));
+	const char *name = json_string_value(json_object_get(file, "kind"));
+
+	for (enum state_file kind = 0; name && kind < STATE_FILE_KINDS; kind++) {
+		if (strcmp(names[kind], name) != 0)
+			continue;
+		*out = kind;
+		return done->written[kind] ? err_set(e, ERR_PROTOCOL, "the %s file twice", name) : 0;
+	}
+	return err_set(e, ERR_PROTOCOL, "a file of an unknown kind");
+}
+
+static int write_one(const char *root, const struct domain *d, const json_t *file, struct state_files_done *done,
+		     struct err *e)
+{
 	const char *text = json_string_value(json_object_get(file, "data"));
 	const json_int_t size = json_integer_value(json_object_get(file, "size"));
-	MEM_AUTO char *path = kind ? state_files_path(root, d, kind) : NULL;
+	enum state_file kind = STATE_FILE_NVRAM;
 
+	if (kind_of(file, done, &kind, e) != 0)
+		return -1;
 	if (!text || size < 0 || size > (json_int_t)STATE_FILES_MAX)
-		return err_set(e, ERR_PROTOCOL, "a file of the VM without content");
+		return err_set(e, ERR_PROTOCOL, "the %s file without content", names[kind]);
+	MEM_AUTO char *path = state_file_path(root, d, kind);
 	if (!path)
-		return err_set(e, ERR_REFUSED, "the definition of %s names no %s file here", d->name,
-			       kind ? kind : "such");
+		return err_set(e, ERR_REFUSED, "the definition of %s names no %s file in libvirt's folder", d->name,
+			       names[kind]);
 	MEM_AUTO uint8_t *data = mem_alloc((size_t)size + 1);
 	if (base64_decode(text, data, (size_t)size) != 0)
-		return err_set(e, ERR_PROTOCOL, "the %s file is not in base64", kind);
-	*wrote = !holds(path, data, (size_t)size);
-	if (!*wrote)
+		return err_set(e, ERR_PROTOCOL, "the %s file is not in base64", names[kind]);
+	if (holds(path, data, (size_t)size))
 		return 0;
 	MEM_AUTO char *aside = mem_printf("%s.replaced", path);
-	if (rename(path, aside) == 0)
-		log_warn("state_file_replaced", "vm=%s file=%s kept=%s", d->name, path, aside);
-	else if (errno != ENOENT)
+	done->replaced[kind] = rename(path, aside) == 0;
+	if (!done->replaced[kind] && errno != ENOENT)
 		return err_sys(e, "move %s aside", path);
-	return state_files_put(kind, path, data, (size_t)size, e);
+	done->written[kind] = true;
+	if (done->replaced[kind])
+		log_warn("state_file_replaced", "vm=%s file=%s kept=%s", d->name, path, aside);
+	return state_file_put(kind, path, data, (size_t)size, e);
 }
 
-static void remove_one(const char *root, const struct domain *d, const json_t *file)
-{
-	const char *kind = json_string_value(json_object_get(file, "kind"));
-	MEM_AUTO char *path = kind ? state_files_path(root, d, kind) : NULL;
-
-	if (path && unlink(path) != 0 && errno != ENOENT)
-		log_warn("state_file_left", "vm=%s file=%s msg=%s", d->name, path, LOG_Q(strerror(errno)));
-}
-
-int state_files_write(const char *root, const struct domain *d, const json_t *files, bool *all_there, struct err *e)
-{
-	bool wrote[8] = { false };
-	size_t n = json_array_size(files), i;
-
-	if (n > sizeof(wrote) / sizeof(wrote[0]))
-		return err_set(e, ERR_PROTOCOL, "%zu files of a VM", n);
-	*all_there = n > 0;
-	for (i = 0; i < n; i++) {
-		if (write_one(root, d, json_array_get(files, i), &wrote[i], e) != 0)
-			break;
-		*all_there = *all_there && !wrote[i];
-	}
-	if (i == n)
-		return 0;
-	for (size_t k = 0; k <= i; k++)
-		if (wrote[k])
-			remove_one(root, d, json_array_get(files, k));
-	return -1;
-}
-
-void state_files_remove(const char *root, const struct domain *d, const json_t *files)
+int state_files_write(const char *root, const struct domain *d, const json_t *files, struct state_files_done *done,
+		      struct err *e)
 {
 	size_t i;
 	json_t *file;
 
-	json_array_foreach ((json_t *)(uintptr_t)files, i, file)
-		remove_one(root, d, file);
+	*done = (struct state_files_done){ 0 };
+	json_array_foreach ((json_t *)(uintptr_t)files, i, file) {
+		if (write_one(root, d, file, done, e) == 0)
+			continue;
+		state_files_undo(root, d, done);
+		return -1;
+	}
+	return 0;
+}
+
+void state_files_remove(const char *root, const struct domain *d, const bool written[STATE_FILE_KINDS])
+{
+	for (enum state_file kind = 0; kind < STATE_FILE_KINDS; kind++) {
+		MEM_AUTO char *path = written[kind] ? state_file_path(root, d, kind) : NULL;
+		if (path && unlink(path) != 0 && errno != ENOENT)
+			log_warn("state_file_left", "vm=%s file=%s msg=%s", d->name, path, LOG_Q(strerror(errno)));
+	}
+}
+
+void state_files_undo(const char *root, const struct domain *d, const struct state_files_done *done)
+{
+	state_files_remove(root, d, done->written);
+	for (enum state_file kind = 0; kind < STATE_FILE_KINDS; kind++) {
+		MEM_AUTO char *path = done->replaced[kind] ? state_file_path(root, d, kind) : NULL;
+		MEM_AUTO char *aside = path ? mem_printf("%s.replaced", path) : NULL;
+		if (path && rename(aside, path) != 0)
+			log_error("state_file_aside", "vm=%s file=%s msg=%s", d->name, aside, LOG_Q(strerror(errno)));
+	}
 }

@@ -16,25 +16,31 @@
 #define STATE_FILES_ROOT "/var/lib/libvirt"
 #define STATE_FILES_MAX (2u << 20) /* bytes of all files of a VM: they travel in one message */
 
-/* "nvram", "tpm", NULL */
-extern const char *const state_files_kinds[];
+enum state_file { STATE_FILE_NVRAM, STATE_FILE_TPM, STATE_FILE_KINDS };
+
+const char *state_file_name(enum state_file kind); /* "nvram", "tpm" */
 
 /* Where that file of the VM is on a host, whether it exists or not; heap. NULL: it has none of that kind, or elsewhere. */
-char *state_files_path(const char *root, const struct domain *d, const char *kind);
+char *state_file_path(const char *root, const struct domain *d, enum state_file kind);
+
+/* Puts one there, durably, owned by who will open it. */
+int state_file_put(enum state_file kind, const char *path, const void *data, size_t len, struct err *e);
 
 /* [{"kind", "size", "data": base64}] of those that exist; NULL with the error set. ERR_REFUSED: more than STATE_FILES_MAX. */
 json_t *state_files_read(const char *root, const struct domain *d, struct err *e);
 
-/*
- * Puts them in place, durably, owned by who will open them. *all_there: each was there already with that content (a folder that
- * both hosts share, perhaps). Another file in its place is kept as PATH.replaced. After a failure what was written is gone.
- */
-int state_files_write(const char *root, const struct domain *d, const json_t *files, bool *all_there, struct err *e);
+/* What became of each. What was there already, with that content (a folder that both hosts share, perhaps), is not written. */
+struct state_files_done {
+	bool written[STATE_FILE_KINDS];
+	bool replaced[STATE_FILE_KINDS]; /* another one that was in its place is PATH.replaced now */
+};
 
-/* What state_files_write wrote. */
-void state_files_remove(const char *root, const struct domain *d, const json_t *files);
-
-/* One of them, at a path from state_files_path. */
-int state_files_put(const char *kind, const char *path, const void *data, size_t len, struct err *e);
+/* Puts them in place. After a failure all is as before. */
+int state_files_write(const char *root, const struct domain *d, const json_t *files, struct state_files_done *done,
+		      struct err *e);
+/* All is as before state_files_write. */
+void state_files_undo(const char *root, const struct domain *d, const struct state_files_done *done);
+/* They are at another host: removes those that are written there. */
+void state_files_remove(const char *root, const struct domain *d, const bool written[STATE_FILE_KINDS]);
 
 #endif

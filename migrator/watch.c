@@ -83,7 +83,7 @@ static void settle_handover(struct watch *w)
 	if (there == WHERE_RUNNING || there == WHERE_PAUSED) {
 		/* Before libvirt goes on: it would resume this copy. */
 		VIRT_CONN_AUTO virConnectPtr conn = virt_get(w->o.m->virt, &e);
-		if (!conn || recover_forget_vm(conn, j->uuid, false, &e) != 0) {
+		if (!conn || recover_forget_vm(conn, j->uuid, &e) != 0) {
 			log_error("handover_failed", "vm=%s msg=%s", j->name, LOG_Q(e.text));
 			return;
 		}

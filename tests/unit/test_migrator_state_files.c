@@ -58,9 +58,9 @@ static void assert_holds(const char *name, const char *want)
 	ck_assert_str_eq(have, want);
 }
 
-static void assert_path(struct domain *d, const char *kind, const char *want)
+static void assert_path(struct domain *d, enum state_file kind, const char *want)
 {
-	MEM_AUTO char *path = state_files_path(root, d, kind);
+	MEM_AUTO char *path = state_file_path(root, d, kind);
 	MEM_AUTO char *full = want ? at(want) : NULL;
 	ck_assert_pstr_eq(path, full);
 	domain_free(d);
@@ -69,89 +69,104 @@ static void assert_path(struct domain *d, const char *kind, const char *want)
 START_TEST(only_libvirts_own_folders)
 {
 	MEM_AUTO char *below = at("qemu/nvram/x/y.fd"), *above = at("qemu/nvram/.."), *folder = at("qemu/nvram/");
-	assert_path(usual(), "nvram", "qemu/nvram/web1_VARS.fd");
-	assert_path(vm("/etc/shadow", ""), "nvram", NULL);
-	assert_path(vm(below, ""), "nvram", NULL);
-	assert_path(vm(above, ""), "nvram", NULL);
-	assert_path(vm(folder, ""), "nvram", NULL);
-	assert_path(usual(), "tpm", "swtpm/" UUID "/tpm2/tpm2-00.permall");
-	assert_path(vm("", "<backend type='emulator' version='1.2'/>"), "tpm", "swtpm/" UUID "/tpm1.2/tpm-00.permall");
-	assert_path(vm("", "<backend type='emulator' version='2.0'><source type='dir' path='/x'/></backend>"), "tpm",
+	assert_path(usual(), STATE_FILE_NVRAM, "qemu/nvram/web1_VARS.fd");
+	assert_path(vm("/etc/shadow", ""), STATE_FILE_NVRAM, NULL);
+	assert_path(vm(below, ""), STATE_FILE_NVRAM, NULL);
+	assert_path(vm(above, ""), STATE_FILE_NVRAM, NULL);
+	assert_path(vm(folder, ""), STATE_FILE_NVRAM, NULL);
+	assert_path(usual(), STATE_FILE_TPM, "swtpm/" UUID "/tpm2/tpm2-00.permall");
+	assert_path(vm("", "<backend type='emulator' version='1.2'/>"), STATE_FILE_TPM,
+		    "swtpm/" UUID "/tpm1.2/tpm-00.permall");
+	assert_path(vm("", "<backend type='emulator' version='2.0'><source type='dir' path='/x'/></backend>"), STATE_FILE_TPM,
 		    NULL);
-	assert_path(vm("", "<backend type='passthrough'/>"), "tpm", NULL);
-	assert_path(usual(), "shadow", NULL);
+	assert_path(vm("", "<backend type='passthrough'/>"), STATE_FILE_TPM, NULL);
 }
 END_TEST
+
+static void put(enum state_file kind, const char *path, const char *text)
+{
+	struct err e = ERR_INIT;
+	ck_assert_msg(state_file_put(kind, path, text, strlen(text), &e) == 0, "%s", e.text);
+}
 
 START_TEST(travel)
 {
 	struct err e = ERR_INIT;
-	bool there = true;
+	struct state_files_done done;
 	DOMAIN_AUTO struct domain *d = usual();
-	MEM_AUTO char *nvram = state_files_path(root, d, "nvram"), *tpm = state_files_path(root, d, "tpm");
+	MEM_AUTO char *nvram = state_file_path(root, d, STATE_FILE_NVRAM),
+		      *tpm = state_file_path(root, d, STATE_FILE_TPM);
 
 	json_t *files = state_files_read(root, d, &e);
 	ck_assert_uint_eq(json_array_size(files), 0);
-	ck_assert_int_eq(state_files_write(root, d, files, &there, &e), 0);
-	ck_assert(!there);
 	json_decref(files);
 
-	ck_assert_msg(state_files_put("nvram", nvram, "variables", 9, &e) == 0, "%s", e.text);
-	ck_assert_msg(state_files_put("tpm", tpm, "keys", 4, &e) == 0, "%s", e.text);
+	put(STATE_FILE_NVRAM, nvram, "variables");
+	put(STATE_FILE_TPM, tpm, "keys");
 	files = state_files_read(root, d, &e);
 	ck_assert_uint_eq(json_array_size(files), 2);
 
-	/* To a host that has another VM's, of that name. */
+	/* To a host that has others. */
 	ck_assert_int_eq(unlink(tpm), 0);
-	ck_assert_int_eq(file_write_durable(nvram, "of old", 6, 0600, &e), 0);
-	ck_assert_msg(state_files_write(root, d, files, &there, &e) == 0, "%s", e.text);
-	ck_assert(!there);
+	put(STATE_FILE_NVRAM, nvram, "of old");
+	ck_assert_msg(state_files_write(root, d, files, &done, &e) == 0, "%s", e.text);
+	ck_assert(done.written[STATE_FILE_NVRAM] && done.replaced[STATE_FILE_NVRAM]);
+	ck_assert(done.written[STATE_FILE_TPM] && !done.replaced[STATE_FILE_TPM]);
 	assert_holds("qemu/nvram/web1_VARS.fd", "variables");
 	assert_holds("qemu/nvram/web1_VARS.fd.replaced", "of old");
 	assert_holds("swtpm/" UUID "/tpm2/tpm2-00.permall", "keys");
-	/* Again, to a folder that both share. */
-	ck_assert_int_eq(state_files_write(root, d, files, &there, &e), 0);
-	ck_assert(there);
-	state_files_remove(root, d, files);
-	ck_assert_int_ne(access(nvram, F_OK), 0);
+	state_files_undo(root, d, &done);
+	assert_holds("qemu/nvram/web1_VARS.fd", "of old");
+	ck_assert_int_ne(access(tpm, F_OK), 0);
+
+	/* To one that shares a folder: what is there is not written, and not removed at the other end. */
+	put(STATE_FILE_NVRAM, nvram, "variables");
+	ck_assert_msg(state_files_write(root, d, files, &done, &e) == 0, "%s", e.text);
+	ck_assert(!done.written[STATE_FILE_NVRAM] && done.written[STATE_FILE_TPM]);
+	state_files_remove(root, d, done.written);
+	assert_holds("qemu/nvram/web1_VARS.fd", "variables");
 	ck_assert_int_ne(access(tpm, F_OK), 0);
 	json_decref(files);
 }
 END_TEST
 
+#define NVRAM_ABC "{\"kind\":\"nvram\",\"size\":3,\"data\":\"YWJj\"}"
+
 START_TEST(refused)
 {
 	struct err e = ERR_INIT;
-	bool there;
+	struct state_files_done done;
 	DOMAIN_AUTO struct domain *d = usual();
-	MEM_AUTO char *nvram = state_files_path(root, d, "nvram");
-	static const struct {
-		const char *json;
-		enum err_class cls;
-	} bad[] = {
-		{ "[{\"kind\":\"nvram\",\"size\":3,\"data\":\"YWJj\"},{\"kind\":\"shadow\",\"size\":3,\"data\":"
-		  "\"YWJj\"}]",
-		  ERR_REFUSED },
-		{ "[{\"kind\":\"nvram\",\"size\":3,\"data\":\"YWJj\"},{\"kind\":\"tpm\",\"size\":3,\"data\":"
-		  "\"YWJjYWJj\"}]",
-		  ERR_PROTOCOL },
-		{ "[{\"kind\":\"nvram\",\"size\":3,\"data\":\"YWJj\"},{\"kind\":\"tpm\",\"size\":-1,\"data\":\"\"}]",
-		  ERR_PROTOCOL },
-		{ "[{\"kind\":\"nvram\",\"size\":3,\"data\":\"YWJj\"},{\"size\":3,\"data\":\"YWJj\"}]", ERR_REFUSED },
-		{ "[0,0,0,0,0,0,0,0,0]", ERR_PROTOCOL },
+	MEM_AUTO char *nvram = state_file_path(root, d, STATE_FILE_NVRAM);
+	static const char *const bad[] = {
+		"[" NVRAM_ABC ",{\"kind\":\"shadow\",\"size\":3,\"data\":\"YWJj\"}]",
+		"[" NVRAM_ABC ",{\"kind\":\"tpm\",\"size\":3,\"data\":\"YWJjYWJj\"}]",
+		"[" NVRAM_ABC ",{\"kind\":\"tpm\",\"size\":-1,\"data\":\"\"}]",
+		"[" NVRAM_ABC ",{\"size\":3,\"data\":\"YWJj\"}]",
+		"[" NVRAM_ABC "," NVRAM_ABC "]",
+		"[" NVRAM_ABC ",0]",
 	};
+	put(STATE_FILE_NVRAM, nvram, "of old");
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		json_t *files = json_loads(bad[i].json, 0, NULL);
+		json_t *files = json_loads(bad[i], 0, NULL);
+		ck_assert_ptr_nonnull(files);
 		e = (struct err)ERR_INIT;
-		ck_assert_int_eq(state_files_write(root, d, files, &there, &e), -1);
-		ck_assert_int_eq(e.cls, bad[i].cls);
-		ck_assert_int_ne(access(nvram, F_OK), 0);
+		ck_assert_msg(state_files_write(root, d, files, &done, &e) == -1, "%s", bad[i]);
+		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
+		assert_holds("qemu/nvram/web1_VARS.fd", "of old");
 		json_decref(files);
 	}
+	/* A VM that has none. */
+	DOMAIN_AUTO struct domain *none = vm("", "");
+	json_t *files = json_loads("[" NVRAM_ABC "]", 0, NULL);
+	e = (struct err)ERR_INIT;
+	ck_assert_int_eq(state_files_write(root, none, files, &done, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	json_decref(files);
 	/* Too much to take along. */
 	MEM_AUTO char *big = mem_alloc(STATE_FILES_MAX + 1);
 	e = (struct err)ERR_INIT;
-	ck_assert_int_eq(state_files_put("nvram", nvram, big, STATE_FILES_MAX + 1, &e), 0);
+	ck_assert_int_eq(state_file_put(STATE_FILE_NVRAM, nvram, big, STATE_FILES_MAX + 1, &e), 0);
 	ck_assert_ptr_null(state_files_read(root, d, &e));
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 }

@@ -121,13 +121,13 @@ static char *file_path(void *ctx, const struct promote_spec *s, const char *kind
 		return d->nvram ? nvram_of(s) : NULL;
 	free(d->uuid);
 	d->uuid = mem_strdup(s->uuid);
-	return strcmp(kind, "tpm") == 0 ? state_files_path(STATE_FILES_ROOT, d, kind) : NULL;
+	return strcmp(kind, "tpm") == 0 ? state_file_path(STATE_FILES_ROOT, d, STATE_FILE_TPM) : NULL;
 }
 
 static int file_put(void *ctx, const char *kind, const char *path, const void *data, size_t len, struct err *e)
 {
 	(void)ctx;
-	return state_files_put(kind, path, data, len, e);
+	return state_file_put(strcmp(kind, "tpm") == 0 ? STATE_FILE_TPM : STATE_FILE_NVRAM, path, data, len, e);
 }
 
 /* Images that are in the folder for all that no rule places, and were elsewhere. */
