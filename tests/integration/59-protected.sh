@@ -3,6 +3,7 @@
 # shellcheck shell=bash
 # long jobs
 # long files
+# long max_pause
 # long quiesce
 # limit quiesce 300
 # limit files 240
