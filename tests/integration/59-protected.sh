@@ -115,7 +115,7 @@ test_lifecycle() {
 	in_host host1 virsh -q start vm1
 	write_disk 3 3M
 	points_go_on "after it was started anew"
-	[ "$(grep -c 'event=protection .*state=seeding' "$VMFERRY_LAB/host1/vmferryd.log")" = 1 ] || fail "the copy was begun again from nothing"
+	[ "$(times_logged host1 'event=protection .*state=seeding')" = 1 ] || fail "the copy was begun again from nothing"
 	eventually 90 "the guest counts" above host1 0
 	fail_over
 }

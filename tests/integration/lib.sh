@@ -111,6 +111,11 @@ logged() { # HOST REGEX
 	awk -v re="$2" '/^--- start$/ { found = 0 } $0 ~ re { found = 1 } END { exit !found }' "$VMFERRY_LAB/$1/vmferryd.log"
 }
 
+# How many such lines?
+times_logged() { # HOST REGEX
+	awk -v re="$2" '/^--- start$/ { n = 0 } $0 ~ re { n++ } END { print n + 0 }' "$VMFERRY_LAB/$1/vmferryd.log"
+}
+
 in_host() { # HOST CMD...
 	lab exec "$@"
 }
