@@ -6,8 +6,8 @@
  *	REPLICA_DIR/UUID/replica.json        the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
  *	                                     "keep":{...}}; beside it the folder store/
  *
- * "autostart": true: it starts with its host (boot.h). "seed": what the first copy starts from, until it has (protection_seed.c). "last_point" is saved now
- * and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
+ * "autostart": true: it starts with its host (boot.h); "boot_id": the host's boot during which that was last settled. "seed": what the
+ * first copy starts from, until it has (protection_seed.c). "last_point" is saved now and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
  * know are kept.
  *
  * A record is durable before anything is done by it. The epoch starts at 1 and rises with every change of owner; it never falls.

@@ -3,6 +3,10 @@
 
 #include "base/log.h"
 #include "base/thread.h"
+#include "replicator/field.h"
+
+#include <stdio.h>
+#include <string.h>
 
 static bool remembered(struct protection *p)
 {
@@ -31,24 +35,60 @@ static int take_over(struct protection *p, struct err *e)
 	return 0;
 }
 
+/* Where libvirt or a disk comes up later than we do. */
+#define START_TRIES 3
+
+/* 0: it runs, or cannot be started. */
+static int start(struct protection *p)
+{
+	struct err e = ERR_INIT;
+
+	if (p->opts.boot->start(p->opts.boot_ctx, p->uuid, &e) == 0)
+		return 0;
+	if (++p->boot_tries < START_TRIES) {
+		log_warn("autostart_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
+		return -1;
+	}
+	log_error("autostart_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
+	protection_event(p, "autostart.failed", e.text);
+	return 0;
+}
+
+/* Saved after the start has been answered: an agent that dies between starts it. A record without a boot is of a protection
+ * that has just begun, or of an agent that did not save it: then nobody knows whether the VM was shut off on purpose. */
+static int settle_boot(struct protection *p, struct err *e)
+{
+	char id[BOOT_ID_SIZE], last[BOOT_ID_SIZE];
+
+	if (p->opts.boot->id(p->opts.boot_ctx, id, e) < 0)
+		return -1;
+	{
+		THREAD_LOCKED(&p->lock);
+		snprintf(last, sizeof(last), "%s", field_text(p->record, "boot_id"));
+	}
+	if (strcmp(last, id) != 0) {
+		if (last[0] && remembered(p) && !p->boot_started && start(p) < 0)
+			return 0;
+		p->boot_started = true;
+		json_t *changes = json_pack("{s:s}", "boot_id", id);
+		const int rc = protection_update(p, changes, e);
+		json_decref(changes);
+		if (rc < 0)
+			return -1;
+	}
+	p->boot_settled = true;
+	return 0;
+}
+
+/* libvirt's answer comes first: without one nothing is started, and all is tried again. */
 void protection_boot_look(struct protection *p)
 {
 	struct err e = ERR_INIT;
 
 	if (!p->opts.boot)
 		return;
-	if (take_over(p, &e) < 0)
+	if (take_over(p, &e) < 0 || (!p->boot_settled && settle_boot(p, &e) < 0))
 		log_warn("autostart", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
-	if (p->seen)
-		return;
-	p->seen = true;
-	if (!p->opts.boot->first_seen(p->opts.boot_ctx, p->uuid) || !remembered(p))
-		return;
-	err_clear(&e);
-	if (p->opts.boot->start(p->opts.boot_ctx, p->uuid, &e) < 0) {
-		log_error("autostart_failed", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
-		protection_event(p, "autostart.failed", e.text);
-	}
 }
 
 bool protection_boot_starts(struct protection *p)

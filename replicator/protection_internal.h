@@ -86,7 +86,9 @@ struct protection {
 	bool cleaned;                    /* what an earlier agent left in the VM was removed */
 	bool for_last;                   /* the next capture is for the hand-over alone */
 	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
-	bool seen;                       /* since this agent has started, as one that is ours */
+	bool boot_settled;               /* whether it is started with its host: the record says that of this boot */
+	bool boot_started;               /* or not to be; the record may not say so yet */
+	unsigned boot_tries;
 	unsigned failures;               /* in a row */
 	char unseeded[300];      /* why the first copy goes on without what it should have started from, or empty */
 	struct schedule_now now; /* what the hour says */

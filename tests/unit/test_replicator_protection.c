@@ -73,8 +73,8 @@ static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
 
 /* ---- a host that starts VMs when it boots ---- */
 
-static atomic_bool host_autostart, host_seen;
-static atomic_uint host_starts;
+static atomic_bool host_autostart, host_settled; /* was the boot durable before the VM was started? */
+static atomic_uint host_boots, host_starts, host_asked, host_failing;
 
 static int on_autostart(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e)
 {
@@ -85,15 +85,35 @@ static int on_autostart(void *ctx, const char *uuid, const bool *want, bool *was
 	return 0;
 }
 
-static bool on_first_seen(void *ctx, const char *uuid)
+static int on_id(void *ctx, char out[BOOT_ID_SIZE], struct err *e)
 {
-	(void)ctx, (void)uuid;
-	return !atomic_exchange(&host_seen, true);
+	(void)ctx, (void)e;
+	snprintf(out, BOOT_ID_SIZE, "boot-%u", host_boots);
+	return 0;
+}
+
+static bool settled_on_disk(void)
+{
+	struct err e = ERR_INIT;
+	char id[BOOT_ID_SIZE];
+	json_t *all = epoch_load_protections(fixture_path("source", NULL), &e);
+	const char *saved = json_string_value(json_object_get(json_array_get(all, 0), "boot_id"));
+
+	(void)on_id(NULL, id, &e);
+	const bool yes = saved && strcmp(saved, id) == 0;
+	json_decref(all);
+	return yes;
 }
 
 static int on_start(void *ctx, const char *uuid, struct err *e)
 {
-	(void)ctx, (void)uuid, (void)e;
+	(void)ctx, (void)uuid;
+	host_asked++;
+	host_settled = host_settled || settled_on_disk();
+	if (host_failing) {
+		host_failing--;
+		return err_set(e, ERR_LIBVIRT, "libvirt has gone");
+	}
 	THREAD_LOCKED(&fake.lock);
 	if (fake.gone)
 		host_starts++;
@@ -101,7 +121,7 @@ static int on_start(void *ctx, const char *uuid, struct err *e)
 	return 0;
 }
 
-static const struct boot_calls boot = { on_autostart, on_first_seen, on_start };
+static const struct boot_calls boot = { on_autostart, on_id, on_start };
 
 static struct protection_opts opts(void)
 {
@@ -269,8 +289,8 @@ static void setup(void)
 	no_guardian = false;
 	watches = unwatches = 0;
 	parting = PART_GOOD;
-	host_autostart = host_seen = false;
-	host_starts = 0;
+	host_autostart = host_settled = false;
+	host_boots = host_starts = host_asked = host_failing = 0;
 }
 
 static void teardown(void)
@@ -1120,7 +1140,7 @@ static void reboot_source(void)
 {
 	protection_stop(prot);
 	prot = NULL;
-	host_seen = false;
+	host_boots++;
 	{
 		THREAD_LOCKED(&fake.lock);
 		fake.gone = !host_autostart;
@@ -1133,7 +1153,7 @@ START_TEST(it_starts_with_its_host_when_it_is_ours)
 	host_autostart = true;
 	protect_as(record_of(400, "auto"));
 	EVENTUALLY(is_state("protected", ""));
-	ck_assert(!host_autostart && remembers_autostart() && host_seen);
+	ck_assert(!host_autostart && remembers_autostart() && settled_on_disk());
 	ck_assert_uint_eq(host_starts, 0);
 	ck_assert(point_autostarts());
 	/* Nobody starts it before the peer has said whose it is. */
@@ -1155,6 +1175,43 @@ START_TEST(it_starts_with_its_host_when_it_is_ours)
 	fake.gone = false;
 	EVENTUALLY(is_state("protected", ""));
 	EVENTUALLY(!host_autostart);
+}
+END_TEST
+
+/* The record of an agent that did not keep the boot: the next one must not take a VM that was shut off for one that has not been started. */
+START_TEST(an_agent_that_is_new_starts_nothing)
+{
+	json_t *record = record_of(400, "auto");
+
+	json_object_set_new(record, "autostart", json_true());
+	fake.gone = true;
+	protect_as(record);
+	EVENTUALLY(is_state("waiting", "shut off"));
+	EVENTUALLY(settled_on_disk());
+	ck_assert_uint_eq(host_asked, 0);
+	reboot_source();
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(host_starts, 1);
+}
+END_TEST
+
+/* i: so often libvirt does not start it. */
+START_TEST(a_start_that_fails_is_tried_again)
+{
+	host_autostart = true;
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	host_failing = (unsigned)_i;
+	reboot_source();
+	EVENTUALLY(settled_on_disk());
+	ck_assert(!host_settled); /* an agent that dies before that starts it when it is back */
+	ck_assert_uint_eq(host_starts, _i < 3);
+	ck_assert_uint_eq(host_asked, _i < 3 ? (unsigned)_i + 1 : 3);
+	EVENTUALLY(is_state(_i < 3 ? "protected" : "waiting", NULL));
+	ck_assert_int_eq(strstr(event_log(), "autostart.failed ") != NULL, _i >= 3);
+	restart_source();
+	EVENTUALLY(is_state(_i < 3 ? "protected" : "waiting", NULL));
+	ck_assert_uint_eq(host_asked, _i < 3 ? (unsigned)_i + 1 : 3);
 }
 END_TEST
 
@@ -1504,6 +1561,8 @@ static Suite *suite(void)
 	tcase_add_loop_test(t, a_session_that_ends_during_the_hand_over, 0, 2);
 	tcase_add_test(t, an_unreadable_record_is_said);
 	tcase_add_test(t, it_starts_with_its_host_when_it_is_ours);
+	tcase_add_test(t, an_agent_that_is_new_starts_nothing);
+	tcase_add_loop_test(t, a_start_that_fails_is_tried_again, 0, 5);
 	tcase_add_test(t, it_does_not_start_with_a_host_that_has_lost_it);
 	tcase_add_test(t, one_that_does_not_start_with_its_host);
 	tcase_add_test(t, it_starts_from_an_older_copy);

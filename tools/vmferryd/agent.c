@@ -200,7 +200,7 @@ static int part(void *ctx, const char *uuid, struct err *e)
 
 static struct replicator *start_replicator(struct agent *a, const struct config *c, struct err *e)
 {
-	a->boot = boot_host_new(c->libvirt.uri, c->run_dir, e);
+	a->boot = boot_host_new(c->libvirt.uri, e);
 	if (!a->boot)
 		return NULL;
 	const struct replicator_opts opts = {

@@ -1,23 +1,23 @@
 #include "tools/vmferryd/boot_host.h"
 
-#include "base/fd.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "migrator/virt.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
 struct boot_host {
 	struct virt *virt;
-	char *run_dir;
 };
 
-struct boot_host *boot_host_new(const char *libvirt_uri, const char *run_dir, struct err *e)
+struct boot_host *boot_host_new(const char *libvirt_uri, struct err *e)
 {
 	struct boot_host *b = mem_alloc(sizeof(*b));
 
-	b->run_dir = mem_strdup(run_dir);
 	if (virt_init(e) == 0 && (b->virt = virt_new(libvirt_uri, e)) != NULL)
 		return b;
 	boot_host_free(b);
@@ -29,7 +29,6 @@ void boot_host_free(struct boot_host *b)
 	if (!b)
 		return;
 	virt_free(b->virt);
-	free(b->run_dir);
 	free(b);
 }
 
@@ -56,13 +55,18 @@ static int autostart(void *ctx, const char *uuid, const bool *want, bool *was, s
 	return 0;
 }
 
-static bool first_seen(void *ctx, const char *uuid)
+static int id(void *ctx, char out[BOOT_ID_SIZE], struct err *e)
 {
-	const struct boot_host *b = ctx;
-	MEM_AUTO char *path = mem_printf("%s/%s.seen", b->run_dir, uuid);
-	FD_AUTO int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	MEM_AUTO char *text = file_read_all(BOOT_ID, BOOT_ID_SIZE, NULL, e);
 
-	return fd >= 0;
+	(void)ctx;
+	if (!text)
+		return -1;
+	text[strcspn(text, "\n")] = '\0';
+	if (!text[0] || strlen(text) >= BOOT_ID_SIZE)
+		return err_set(e, ERR_SYS, BOOT_ID " is no boot's id");
+	memcpy(out, text, strlen(text) + 1);
+	return 0;
 }
 
 static int start(void *ctx, const char *uuid, struct err *e)
@@ -81,4 +85,4 @@ static int start(void *ctx, const char *uuid, struct err *e)
 	return 0;
 }
 
-const struct boot_calls boot_host_calls = { .autostart = autostart, .first_seen = first_seen, .start = start };
+const struct boot_calls boot_host_calls = { .autostart = autostart, .id = id, .start = start };

@@ -8,8 +8,7 @@
 #include "replicator/boot.h"
 
 struct boot_host;
-/* run_dir: what is in it is gone when the host boots. */
-struct boot_host *boot_host_new(const char *libvirt_uri, const char *run_dir, struct err *e);
+struct boot_host *boot_host_new(const char *libvirt_uri, struct err *e);
 void boot_host_free(struct boot_host *b); /* NULL is fine */
 /* Their ctx is the struct boot_host. */
 extern const struct boot_calls boot_host_calls;

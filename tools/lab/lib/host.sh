@@ -18,6 +18,7 @@ host_init() { # HOST FLAVOUR
 	mount -t sysfs sysfs /sys # this network's view; without cgroups below it libvirt does not use them
 	mount -t tmpfs -o mode=755 tmpfs /run
 	mkdir -p /run/lock /run/libvirt
+	cat /proc/sys/kernel/random/uuid >/run/boot_id && mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 	mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 	for folder in $HOST_FOLDERS; do
 		mkdir -p "/$folder" "$dir/fs/$folder"
