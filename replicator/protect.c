@@ -268,7 +268,7 @@ static int put_in_place(struct protections *t, const struct guest_info *info, js
 		protections_give_back(t, p);
 	if (rc < 0)
 		return -1;
-	protections_stop(t, info->uuid);
+	json_decref(protections_stop(t, info->uuid));
 	return protections_start(t, record, e);
 }
 
@@ -334,10 +334,9 @@ static int forget_at_peer(const struct protection_opts *o, const json_t *record,
 		field_text(record, "vm"), co.host);
 }
 
-/* Nobody else does it from here on. Of one that was taken over it is the other host's. */
-static void give_autostart_back(const struct protection_opts *o, const json_t *record)
+/* Whether libvirt does it, if it was on. Of one that was taken over it is the other host's. */
+static void set_autostart(const struct protection_opts *o, const json_t *record, bool on)
 {
-	const bool on = true;
 	struct err e = ERR_INIT;
 
 	if (!o->boot || !json_is_true(json_object_get(record, "autostart")) || field_is(record, "state", "fenced") ||
@@ -347,27 +346,36 @@ static void give_autostart_back(const struct protection_opts *o, const json_t *r
 		log_warn("autostart", "vm=%s msg=%s", LOG_Q(field_text(record, "vm")), LOG_Q(e.text));
 }
 
-static int end(struct protections *t, const json_t *record, bool forget, struct err *e)
+/* While there is a record, an agent that is killed takes autostart over again. */
+static int remove_record(const struct protection_opts *o, const json_t *record, struct err *e)
+{
+	set_autostart(o, record, true);
+	if (epoch_remove_protection(o->state_dir, field_text(record, "uuid"), e) == 0)
+		return 0;
+	set_autostart(o, record, false);
+	return -1;
+}
+
+static int end(struct protections *t, const char *uuid, bool forget, struct err *e)
 {
 	const struct protection_opts *o = protections_opts(t);
-	const char *uuid = field_text(record, "uuid");
-
-	protections_stop(t, uuid);
+	json_t *record = protections_stop(t, uuid);
 	int rc = forget ? forget_at_peer(o, record, e) : 0;
+
 	if (rc == 0)
-		rc = epoch_remove_protection(o->state_dir, uuid, e);
+		rc = remove_record(o, record, e);
 	if (rc == 0) {
 		protections_remove(t, uuid);
-		give_autostart_back(o, record);
 		o->event(o->ctx, "protection.stopped", uuid,
 			 json_pack("{s:s, s:s, s:s, s:b}", "vm", field_text(record, "vm"), "host",
 				   field_text(record, "host"), "from", o->host_name, "forgotten", (int)forget));
-		return 0;
+	} else {
+		struct err again = ERR_INIT;
+		if (protections_start(t, record, &again) < 0)
+			log_error("protection_not_started", "uuid=%s msg=%s", uuid, LOG_Q(again.text));
 	}
-	struct err again = ERR_INIT;
-	if (protections_start(t, record, &again) < 0)
-		log_error("protection_not_started", "uuid=%s msg=%s", uuid, LOG_Q(again.text));
-	return -1;
+	json_decref(record);
+	return rc;
 }
 
 /* 1: there is none. */
@@ -378,7 +386,7 @@ static int end_named(struct protections *t, const char *vm, bool forget, struct 
 
 	protections_begin_change(t);
 	if (protections_have(t, vm, &record))
-		rc = end(t, record, forget, e);
+		rc = end(t, field_text(record, "uuid"), forget, e);
 	protections_end_change(t);
 	json_decref(record);
 	return rc;

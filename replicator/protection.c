@@ -95,17 +95,23 @@ void protection_interrupt_locked(struct protection *p)
 	pthread_cond_broadcast(&p->changed);
 }
 
-void protection_stop(struct protection *p)
+json_t *protection_end(struct protection *p)
 {
-	if (!p)
-		return;
 	{
 		THREAD_LOCKED(&p->lock);
 		p->stopping = true;
 		protection_interrupt_locked(p);
 	}
 	pthread_join(p->thread, NULL);
+	json_t *record = json_incref(p->record);
 	protection_free(p);
+	return record;
+}
+
+void protection_stop(struct protection *p)
+{
+	if (p)
+		json_decref(protection_end(p));
 }
 
 const char *protection_uuid(const struct protection *p)
@@ -207,6 +213,18 @@ int protection_want(struct protection *p, const char *expect, const char *state,
 	return rc;
 }
 
+/* What this agent writes by itself, beside what operators say. lock is held. */
+static void carry_over_locked(const struct protection *p, json_t *record)
+{
+	static const char *const keys[] = { "last_point", "autostart", "boot_id" };
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		const json_t *now = json_object_get(p->record, keys[i]);
+		if (now)
+			json_object_set_new(record, keys[i], json_deep_copy(now));
+	}
+}
+
 int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e)
 {
 	THREAD_LOCKED(&p->updating);
@@ -215,9 +233,7 @@ int protection_replace(struct protection *p, const json_t *old, json_t *record, 
 		THREAD_LOCKED(&p->lock);
 		same = strcmp(field_text(p->record, "state"), field_text(old, "state")) == 0 &&
 		       field_int(p->record, "epoch", 1) == field_int(old, "epoch", 1) && !p->last_wanted;
-		json_t *last = json_object_get(p->record, "last_point");
-		if (last)
-			json_object_set_new(record, "last_point", json_deep_copy(last));
+		carry_over_locked(p, record);
 	}
 	if (!same || p->replaced) {
 		err_set(e, ERR_REFUSED, "the protection of %s has just changed, or is being handed over", p->vm);

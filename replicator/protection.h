@@ -81,6 +81,8 @@ struct protection;
 struct protection *protection_start(const struct protection_opts *opts, const json_t *record, struct err *e);
 /* Ends the thread and frees; the guest runs on, the record stays. NULL is fine. */
 void protection_stop(struct protection *p);
+/* The same of one that is not NULL; its last record, new reference. */
+json_t *protection_end(struct protection *p);
 
 const char *protection_uuid(const struct protection *p);
 bool protection_is(const struct protection *p, const char *vm); /* name or UUID */
@@ -93,7 +95,7 @@ void protection_rescued(struct protection *p, enum guardian_end how);
 void protection_look(struct protection *p, int64_t now_ns);
 
 /* Another record takes the place of this protection's, durably, if nothing has happened to it since `old` was read (ERR_REFUSED). What is left to do
- * then is protection_stop: this one changes its record no more. record gets the latest point. */
+ * then is protection_stop: this one changes its record no more. record gets what the thread has written: the latest point, autostart. */
 int protection_replace(struct protection *p, const json_t *old, json_t *record, struct err *e);
 /* By an operator. Durable. Resuming one that is fenced or handed over asks the peer: only if that keeps it as our replica, since a failover came to
  * nothing, the VM runs here again. */

@@ -141,7 +141,7 @@ void protections_end_change(struct protections *t)
 	pthread_cond_broadcast(&t->changed);
 }
 
-void protections_stop(struct protections *t, const char *uuid)
+json_t *protections_stop(struct protections *t, const char *uuid)
 {
 	struct protection *p = NULL;
 
@@ -156,7 +156,7 @@ void protections_stop(struct protections *t, const char *uuid)
 		en->ending = false;
 	}
 	pthread_mutex_unlock(&t->lock);
-	protection_stop(p);
+	return p ? protection_end(p) : NULL;
 }
 
 int protections_start(struct protections *t, const json_t *record, struct err *e)
@@ -252,7 +252,7 @@ void protections_free(struct protections *t)
 	while (t->n) {
 		char uuid[GUEST_UUID_LEN];
 		memcpy(uuid, t->entries[t->n - 1]->uuid, sizeof(uuid));
-		protections_stop(t, uuid);
+		json_decref(protections_stop(t, uuid));
 		protections_remove(t, uuid);
 	}
 	pthread_cond_destroy(&t->changed);

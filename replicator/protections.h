@@ -37,8 +37,9 @@ void protections_begin_change(struct protections *t);
 void protections_end_change(struct protections *t);
 /* What the record says, of a VM of which none runs. */
 int protections_start(struct protections *t, const json_t *record, struct err *e);
-/* Waits for those who have borrowed it. It keeps its place: protections_start or protections_remove follows. None is fine. */
-void protections_stop(struct protections *t, const char *uuid);
+/* Waits for those who have borrowed it. It keeps its place: protections_start or protections_remove follows. None is fine. Its last record, new reference;
+ * NULL if there was none. */
+json_t *protections_stop(struct protections *t, const char *uuid);
 void protections_remove(struct protections *t, const char *uuid);
 
 #endif

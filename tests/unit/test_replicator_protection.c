@@ -8,6 +8,7 @@
 
 #include "replicator/epoch.h"
 #include "replicator/pace.h"
+#include "replicator/protect.h"
 
 static struct protection *prot;
 
@@ -74,11 +75,17 @@ static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
 /* ---- a host that starts VMs when it boots ---- */
 
 static atomic_bool host_autostart, host_settled; /* was the boot durable before the VM was started? */
+static atomic_bool host_answers_late;
+static struct protections *table;
 static atomic_uint host_boots, host_starts, host_asked, host_failing;
 
 static int on_autostart(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e)
 {
-	(void)ctx, (void)uuid, (void)e;
+	(void)ctx, (void)e;
+	/* An answer that comes when it is being unprotected already. */
+	for (int64_t until = soon();
+	     host_answers_late && !want && protections_have(table, uuid, NULL) && clock_mono_ns() < until;)
+		usleep(2000);
 	const bool before = want ? atomic_exchange(&host_autostart, *want) : host_autostart;
 	if (was)
 		*was = before;
@@ -289,13 +296,15 @@ static void setup(void)
 	no_guardian = false;
 	watches = unwatches = 0;
 	parting = PART_GOOD;
-	host_autostart = host_settled = false;
+	host_autostart = host_settled = host_answers_late = false;
 	host_boots = host_starts = host_asked = host_failing = 0;
 }
 
 static void teardown(void)
 {
 	protection_stop(prot);
+	protections_free(table);
+	table = NULL;
 	replicas_free(own);
 	own = NULL;
 	hosts_end();
@@ -964,6 +973,7 @@ START_TEST(no_change_of_the_record_is_lost)
 	struct err e = ERR_INIT;
 	struct asked a;
 
+	host_autostart = true;
 	protect_as(record_of(400, "auto"));
 	EVENTUALLY(is_state("protected", ""));
 	json_t *old = protection_record(prot), *record = json_deep_copy(old);
@@ -975,12 +985,18 @@ START_TEST(no_change_of_the_record_is_lost)
 		EVENTUALLY(is_state("paused", NULL));
 	} else if (_i == 1) {
 		json_object_set_new(record, "rpo_ms", json_integer(700));
+		/* What its thread has written since the record was read. */
+		json_object_del(record, "last_point");
+		json_object_del(record, "autostart");
+		json_object_del(record, "boot_id");
 		OK(protection_replace(prot, old, record, &e), e);
 		ck_assert_int_eq(protection_pause(prot, &e), -1);
 		restart_source();
 		json_t *now = protection_record(prot);
 		ck_assert_int_eq(json_integer_value(json_object_get(now, "rpo_ms")), 700);
 		ck_assert_ptr_nonnull(json_object_get(now, "last_point"));
+		ck_assert(json_is_true(json_object_get(now, "autostart")));
+		ck_assert_ptr_nonnull(json_object_get(now, "boot_id"));
 		json_decref(now);
 		check_owned("active", 1);
 	} else {
@@ -1231,6 +1247,54 @@ START_TEST(it_does_not_start_with_a_host_that_has_lost_it)
 	EVENTUALLY(is_state("fenced", ""));
 	ck_assert_uint_eq(host_starts, 0);
 	ck_assert(!host_autostart);
+}
+END_TEST
+
+static atomic_bool autostart_at_removal, cannot_remove;
+
+static int remove_record(const char *path)
+{
+	if (!strstr(path, "source/protections/" GUEST_UUID ".json"))
+		return unlink(path);
+	autostart_at_removal = host_autostart;
+	errno = EIO;
+	return cannot_remove ? -1 : unlink(path);
+}
+
+/* i == 1: although it was taken over only then. */
+START_TEST(who_unprotects_has_autostart_back)
+{
+	const struct protection_opts o = opts();
+	json_t *record = record_of(400, "auto"), *args = json_pack("{s:s}", "vm", "web1"), *now = NULL;
+	struct err e = ERR_INIT;
+
+	host_autostart = true;
+	host_answers_late = _i == 1;
+	sys.unlink = remove_record;
+	OK(epoch_save_protection(o.state_dir, record, &e), e);
+	table = protections_new(&o, &e);
+	ck_assert_msg(table != NULL, "%s", e.text);
+	if (_i == 0) {
+		for (int64_t until = soon(); host_autostart && clock_mono_ns() < until;)
+			usleep(2000);
+		ck_assert(!host_autostart);
+		/* It goes on being protected. */
+		cannot_remove = true;
+		ck_assert_int_eq(protect_end(table, args, &e), -1);
+		ck_assert(autostart_at_removal && !host_autostart);
+		ck_assert(protections_have(table, GUEST_UUID, &now));
+		ck_assert(json_is_true(json_object_get(now, "autostart")));
+		json_decref(now);
+		cannot_remove = false;
+		err_clear(&e);
+	}
+	OK(protect_end(table, args, &e), e);
+	sys.unlink = unlink;
+	/* Before the record goes: an agent that dies between is to know of it. */
+	ck_assert(autostart_at_removal && host_autostart);
+	ck_assert(!protections_have(table, GUEST_UUID, NULL));
+	json_decref(args);
+	json_decref(record);
 }
 END_TEST
 
@@ -1564,6 +1628,7 @@ static Suite *suite(void)
 	tcase_add_test(t, an_agent_that_is_new_starts_nothing);
 	tcase_add_loop_test(t, a_start_that_fails_is_tried_again, 0, 5);
 	tcase_add_test(t, it_does_not_start_with_a_host_that_has_lost_it);
+	tcase_add_loop_test(t, who_unprotects_has_autostart_back, 0, 2);
 	tcase_add_test(t, one_that_does_not_start_with_its_host);
 	tcase_add_test(t, it_starts_from_an_older_copy);
 	tcase_add_test(t, a_seed_outlives_the_connection);
