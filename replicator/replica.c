@@ -58,18 +58,22 @@ struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record
 	return p;
 }
 
-static bool move_locked(struct replica *p)
+/* A seed is ended for nobody who may not write. */
+static int move_locked(struct replica *p, const char *peer, uint64_t epoch, struct err *e)
 {
 	struct replicas *r = p->all;
 
 	while (p->moving && !r->stopping) {
+		if (peer && (epoch_admit(p->record, r->host_name, peer, epoch, e) < 0 ||
+			     replica_seed_admit_locked(p, peer, e) < 0))
+			return -1;
 		replica_seed_stop_locked(p);
 		pthread_cond_wait(&r->changed, &r->lock);
 	}
 	if (r->stopping)
-		return false;
+		return err_set(e, ERR_REFUSED, "%s is shutting down", r->host_name);
 	p->moving = true;
-	return true;
+	return 0;
 }
 
 void replica_moved(struct replica *p)
@@ -96,7 +100,7 @@ static int no_replica(struct replicas *r, const char *vm, struct err *e)
 	return err_remedy(e, "'vmferry status' shows what is protected, and where to");
 }
 
-struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e)
+struct replica *replica_enter(struct replicas *r, const char *uuid, const char *peer, uint64_t epoch, struct err *e)
 {
 	THREAD_LOCKED(&r->lock);
 	struct replica *p = replica_by_uuid_locked(r, uuid);
@@ -105,13 +109,10 @@ struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *
 		p->next = r->first;
 		r->first = p;
 	}
-	if (move_locked(p))
-		return p;
-	err_set(e, ERR_REFUSED, "%s is shutting down", r->host_name);
-	return NULL;
+	return move_locked(p, peer, epoch, e) == 0 ? p : NULL;
 }
 
-struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e)
+struct replica *replica_take(struct replicas *r, const char *uuid, const char *peer, uint64_t epoch, struct err *e)
 {
 	struct replica *p;
 
@@ -120,8 +121,7 @@ struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e
 	if (!p || !p->record) {
 		no_replica(r, uuid, e);
 		p = NULL;
-	} else if (!move_locked(p)) {
-		err_set(e, ERR_REFUSED, "%s is shutting down", r->host_name);
+	} else if (move_locked(p, peer, epoch, e) < 0) {
 		p = NULL;
 	} else if (!p->record) {
 		p->moving = false;

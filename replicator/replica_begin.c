@@ -216,7 +216,7 @@ int replicas_begin(struct replicas *r, struct rpc *rpc, const json_t *args, json
 
 	if (!s)
 		return -1;
-	if (parse_begin(r, s, args, e) < 0 || !(p = replica_enter(r, field_text(args, "uuid"), e))) {
+	if (parse_begin(r, s, args, e) < 0 || !(p = replica_enter(r, field_text(args, "uuid"), s->peer, s->epoch, e))) {
 		replica_session_free(s);
 		return -1;
 	}

@@ -93,10 +93,10 @@ struct replica *replica_new(struct replicas *r, const char *uuid, json_t *record
 struct replica *replica_by_uuid_locked(struct replicas *r, const char *uuid);
 /* By UUID, or by a name that one of them has alone; NULL if there is none, or more than one. */
 struct replica *replica_find_locked(struct replicas *r, const char *vm);
-/* For a change: nobody else moves it until replica_moved, and a seed that does is ended. The table's entry, made if need be, or one of which there is a record. NULL with the error
- * set. */
-struct replica *replica_enter(struct replicas *r, const char *uuid, struct err *e);
-struct replica *replica_take(struct replicas *r, const char *uuid, struct err *e);
+/* For a change: nobody else moves it until replica_moved, and a seed that does is ended, if `peer` may write with that epoch (NULL: this host's own wish);
+ * that is asked once more by who makes the change. The table's entry, made if need be, or one of which there is a record. NULL with the error set. */
+struct replica *replica_enter(struct replicas *r, const char *uuid, const char *peer, uint64_t epoch, struct err *e);
+struct replica *replica_take(struct replicas *r, const char *uuid, const char *peer, uint64_t epoch, struct err *e);
 void replica_moved(struct replica *p);
 /* The store, open, and counted; replica_close gives it back. Must not hold the lock. NULL with the error set; ERR_REFUSED if there is none and `create`
  * is NULL (else the VM's description for a new one). */
@@ -130,6 +130,8 @@ bool replica_reserve_give(struct replicas *r);
 
 /* ---- replica_seed.c ---- */
 void replica_seed_stop_locked(struct replica *p);
+/* ERR_REFUSED if one is under way that is another's. */
+int replica_seed_admit_locked(const struct replica *p, const char *peer, struct err *e);
 /* Is one under way? Then what is said of it. */
 bool replica_seed_said_locked(const struct replica *p, char *out, size_t size);
 

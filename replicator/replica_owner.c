@@ -24,7 +24,7 @@
 
 int replicas_change(struct replicas *r, const char *uuid, const char *expect, const json_t *changes, struct err *e)
 {
-	struct replica *p = replica_take(r, uuid, e);
+	struct replica *p = replica_take(r, uuid, NULL, 0, e);
 	char state[32], vm[256];
 
 	if (!p)
@@ -123,7 +123,7 @@ int replicas_release(struct replicas *r, struct rpc *rpc, const json_t *args, js
 		*result = json_object();
 		return 0;
 	}
-	struct replica *p = replica_take(r, uuid, e);
+	struct replica *p = replica_take(r, uuid, rpc ? rpc_peer_name(rpc) : NULL, epoch, e);
 	if (!p)
 		return -1;
 	/* rpc NULL: this host's own operator, who may always but for a VM that runs from it. */
@@ -218,7 +218,7 @@ static int adopt(struct replica *p, json_t *changes, const char *path,
 int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const char *from, uint64_t epoch,
 		   const json_t *extra, int (*fill)(void *ctx, struct store *s, struct err *e), void *ctx, struct err *e)
 {
-	struct replica *p = replica_enter(r, uuid, e);
+	struct replica *p = replica_enter(r, uuid, NULL, 0, e);
 
 	if (!p)
 		return -1;
@@ -255,7 +255,7 @@ int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const c
 
 int replicas_forget_old(struct replicas *r, const char *uuid, bool images, struct err *e)
 {
-	struct replica *p = replica_take(r, uuid, e);
+	struct replica *p = replica_take(r, uuid, NULL, 0, e);
 
 	if (!p)
 		return -1;

@@ -42,10 +42,35 @@ static void put_locked(struct replica_seed *s)
 	free(s);
 }
 
+/* For its thread. replica_moved, and all else at once: whoever comes next may begin another. */
+static void over_locked(struct replica_seed *s, const struct err *e)
+{
+	struct replica *p = s->replica;
+	struct replicas *r = p->all;
+
+	p->moving = false;
+	p->seed = NULL;
+	s->error = *e;
+	s->over = true;
+	put_locked(s);
+	r->winding_up--;
+	pthread_cond_broadcast(&r->changed);
+}
+
 void replica_seed_stop_locked(struct replica *p)
 {
 	if (p->seed)
 		p->seed->stop = true;
+}
+
+int replica_seed_admit_locked(const struct replica *p, const char *peer, struct err *e)
+{
+	const struct replica_seed *s = p->seed;
+
+	if (!s || strcmp(s->peer, peer) == 0)
+		return 0;
+	return err_set(e, ERR_REFUSED, "a replica of VM %s for %s is being begun at %s", field_text(s->args, "name"),
+		       s->peer, p->all->host_name);
 }
 
 bool replica_seed_said_locked(const struct replica *p, char *out, size_t size)
@@ -142,15 +167,8 @@ static void *seed_thread(void *arg)
 		log_info("replica_seed", "uuid=%s from=%s ms=%lld", p->uuid, s->peer,
 			 (long long)((clock_mono_ns() - start) / NS_PER_MS));
 	s->by.free(s->by.ctx);
-	/* replica_moved, and all else at once: whoever comes next may begin another. */
 	THREAD_LOCKED(&r->lock);
-	p->moving = false;
-	p->seed = NULL;
-	s->error = e;
-	s->over = true;
-	put_locked(s);
-	r->winding_up--;
-	pthread_cond_broadcast(&r->changed);
+	over_locked(s, &e);
 	return NULL;
 }
 
@@ -196,7 +214,7 @@ static struct replica_seed *find_locked(struct replicas *r, const char *peer, ui
 static struct replica_seed *start(struct replicas *r, const char *peer, uint64_t epoch, const json_t *args,
 				  struct replica_seeder *by, struct err *e)
 {
-	struct replica *p = replica_enter(r, field_text(args, "uuid"), e);
+	struct replica *p = replica_enter(r, field_text(args, "uuid"), peer, epoch, e);
 
 	if (!p)
 		return NULL;
@@ -213,12 +231,9 @@ static struct replica_seed *start(struct replicas *r, const char *peer, uint64_t
 		*by = (struct replica_seeder){ 0 };
 		return s;
 	}
+	/* Others may wait for it by now. */
 	THREAD_LOCKED(&r->lock);
-	p->moving = false;
-	p->seed = NULL;
-	pthread_cond_broadcast(&r->changed);
-	r->winding_up--;
-	s->users = 1;
+	over_locked(s, e);
 	put_locked(s);
 	return NULL;
 }
