@@ -327,15 +327,20 @@ static int kick(struct capture *c, struct err *e)
 			       json_pack("{s:I}", "x-checkpoint-delay", (json_int_t)ON_DEMAND), NULL, e);
 }
 
-/* Somebody has begun another migration, which ends ours (capture_migration_stuck). */
+/* Somebody has begun another migration, which ends ours (capture_migration_stuck). Or the event that said "colo" was lost with libvirtd. */
 static int still_ours(struct capture *c, struct err *e)
 {
 	struct guest_seen seen;
+	char status[32];
 	guest_watch_look(c->watch, &seen);
 	if (!seen.migration[0] || !strcmp(seen.migration, "colo"))
 		return 0;
+	if (guest_watch_migration(c->g, status, sizeof(status), e))
+		return -1;
+	if (!strcmp(status, "colo"))
+		return 0;
 	err_set(e, ERR_LIBVIRT, "a migration or save of the VM that was not vmferry's has ended COLO (migration %s)",
-		seen.migration);
+		status);
 	return err_remedy(e, "pause the protection before virsh migrate or virsh save");
 }
 

@@ -57,6 +57,7 @@ struct fake {
 	atomic_bool frozen, stopped_frozen; /* looked at by the test as well */
 	unsigned freezes;
 	bool complete_early;           /* as QEMU 10.0.0 to 10.0.6 */
+	bool lose_event;               /* that it is in COLO: libvirtd was not there */
 	_Atomic enum fake_where where; /* as what, set by the test while its thread runs */
 	_Atomic enum fake_what what;
 	unsigned heartbeats, conts, cancels, migrations, asked; /* asked: query-status */
@@ -94,7 +95,8 @@ static void fake_status(struct fake *f, const char *status)
 	pthread_mutex_lock(&f->lock);
 	snprintf(f->status, sizeof(f->status), "%s", status);
 	pthread_mutex_unlock(&f->lock);
-	fake_event(f, "MIGRATION", status);
+	if (!f->lose_event || strcmp(status, "colo") != 0)
+		fake_event(f, "MIGRATION", status);
 }
 
 /* ---- its stream ---- */

@@ -487,6 +487,24 @@ START_TEST(another_migration_begins)
 }
 END_TEST
 
+/* The event that it is in COLO was lost with libvirtd; what has ended COLO since is still found out. */
+START_TEST(in_colo_although_no_event_said_so)
+{
+	set_up();
+	fake.lose_event = true;
+	struct capture *c = begin(CAPTURE_COLO);
+	struct capture_point p;
+	ok(capture_start(c, &sink, &e));
+	for (unsigned i = 0; i < 2; i++)
+		ok(capture_take(c, &sink, &p, &e));
+	fake_status(&fake, "setup");
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	ck_assert_msg(strstr(e.text, "not vmferry's") != NULL, "%s", e.text);
+	ck_assert(fake.running);
+	tear_down(c);
+}
+END_TEST
+
 START_TEST(migration_state_that_is_stuck)
 {
 	set_up();
@@ -533,6 +551,7 @@ int main(void)
 	tcase_add_test(tc, choice);
 	tcase_add_test(tc, vm_ends);
 	tcase_add_test(tc, another_migration_begins);
+	tcase_add_test(tc, in_colo_although_no_event_said_so);
 	tcase_add_test(tc, migration_state_that_is_stuck);
 	tcase_add_test(tc, clean_up_frees_a_vm_that_stands_still);
 	suite_add_tcase(suite, tc);
