@@ -15,7 +15,6 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#define XXH_INLINE_ALL
 
 #define IDLE_NS (60 * NS_PER_S)
 #define PAUSE_LIMIT_NS (20 * NS_PER_S)
