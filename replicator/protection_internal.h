@@ -156,6 +156,8 @@ bool protection_boot_starts(struct protection *p);
 /* ---- protection_seed.c ---- */
 /* What the record's "seed" names becomes the beginning of the replica, once, before there is a session. 0: go on, with it or, if it cannot be, without. */
 int protection_seed_run(struct protection *p, struct err *e);
+/* There is a session now. A seed that was refused is given up: a peer that refuses both, since its disk is full, say, is asked for both again. */
+int protection_seed_drop(struct protection *p, struct err *e);
 /* protection_set_state, as long as there is no point. */
 void protection_seed_say_seeding(struct protection *p);
 

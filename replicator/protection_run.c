@@ -102,6 +102,8 @@ static int run_session(struct protection_session *s, struct err *e)
 		return -1;
 	s->ship = courier_ship(s->courier);
 	ship_set_floor(s->ship, PROTECTION_THRIFT_LEVEL);
+	if (protection_seed_drop(p, e) < 0)
+		return -1;
 	learn_last(p, courier_last(s->courier));
 	{
 		THREAD_LOCKED(&p->lock);

@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-/* A peer whose disk is full, say, may have got over it by then. */
+/* Of what is no refusal, and may be over by then. */
 #define TRIES 3
 
 static json_t *wanted(struct protection *p)
@@ -62,11 +62,21 @@ int protection_seed_run(struct protection *p, struct err *e)
 		return -1;
 	}
 	p->unseeded[0] = '\0';
-	if (rc < 0) {
-		snprintf(p->unseeded, sizeof(p->unseeded), "%.290s", why.text);
-		log_warn("protection_unseeded", "vm=%s host=%s msg=%s", LOG_Q(p->vm), p->host, LOG_Q(why.text));
-		protection_event(p, "seed.failed", why.text);
-	}
+	if (rc == 0)
+		return forget(p, e);
+	snprintf(p->unseeded, sizeof(p->unseeded), "%.290s", why.text);
+	return 0;
+}
+
+int protection_seed_drop(struct protection *p, struct err *e)
+{
+	json_t *seed = wanted(p);
+
+	if (!seed)
+		return 0;
+	json_decref(seed);
+	log_warn("protection_unseeded", "vm=%s host=%s msg=%s", LOG_Q(p->vm), p->host, LOG_Q(p->unseeded));
+	protection_event(p, "seed.failed", p->unseeded);
 	return forget(p, e);
 }
 

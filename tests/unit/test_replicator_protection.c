@@ -1415,6 +1415,28 @@ START_TEST(without_the_seed_if_it_cannot_be)
 }
 END_TEST
 
+/* Nor is it given up for a peer that lets nothing begin. */
+START_TEST(a_seed_waits_for_room_at_the_peer)
+{
+	target_stop();
+	target.min_free = UINT64_MAX;
+	target_start();
+	old_copy(12);
+	protect_as(seeded_record());
+	EVENTUALLY(is_state("failed", "disk of host2 is full"));
+	ck_assert(has_seed());
+	target_stop();
+	target.min_free = 0;
+	target_start();
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(at_hand.fills, 1);
+	ck_assert(!has_seed());
+	ck_assert_ptr_null(strstr(event_log(), "seed.failed "));
+	ck_assert_int_eq(number("sent_bytes"), RAM_SENT + 12 * STORE_BLOCK);
+	check_disk();
+}
+END_TEST
+
 START_TEST(a_seed_that_fails_is_tried_again)
 {
 	struct err e = ERR_INIT;
@@ -1634,6 +1656,7 @@ static Suite *suite(void)
 	tcase_add_test(t, a_seed_outlives_the_connection);
 	tcase_add_test(t, a_seed_is_read_again_by_the_next_agent);
 	tcase_add_test(t, without_the_seed_if_it_cannot_be);
+	tcase_add_test(t, a_seed_waits_for_room_at_the_peer);
 	tcase_add_test(t, a_seed_that_fails_is_tried_again);
 	tcase_add_test(t, a_wrong_seed_only_costs);
 	tcase_add_test(t, what_the_replica_takes);
