@@ -1,8 +1,8 @@
 /*
  * replica.seed: what is at hand here becomes the beginning of a replica, so that only what differs from it has to come from its source.
  *
- * It is read in a thread of its own, which goes on when the connection of whoever asked ends; asked again, he waits for the same. Anybody who wants
- * something else of the replica ends it. What it has brought by then stays: a source compares, whatever is there.
+ * It is read in a thread of its own, which goes on when the connection of whoever asked ends; asked again, he waits for the same. Whoever may
+ * write to the replica, and wants something else of it, ends it. What it has brought by then stays: a source compares, whatever is there.
  */
 #include "replicator/replica_internal.h"
 
