@@ -24,6 +24,12 @@ test_unit() {
 	assert_only_at vm1 host2
 	assert_same_guest vm1
 	in_host host1 rm -f /var/lib/libvirt/images/vm1.qcow2
+	boot vm2 host1 uefi=1 tpm=1 off=1
+	in_host host1 virsh -q start vm2 # which makes its files
+	in_host host1 virsh -q destroy vm2
+	move vm2 host2 --offline
+	in_host host2 virsh -q start vm2 # and may read them there
+	in_host host2 virsh -q destroy vm2
 	vmferry_at host2 protect vm1 --to host1 --rpo 2s --mode disk --wait
 	lab kill host2
 	vmferry_at host1 failover vm1 --yes
