@@ -49,7 +49,7 @@ test_drain() {
 	the_hosts
 	boot vm1 host1
 	boot vm2 host1
-	vmferry_at host1 drain host1
+	vmferry_at host1 drain host1 --to host2 # a test before may have left a third
 	assert_only_at vm1 host2
 	assert_only_at vm2 host2
 	assert_same_guest vm1

@@ -58,11 +58,11 @@ UNUSED static void fixture_start(void)
 	ck_assert_ptr_nonnull(mkdtemp(fixture_dir));
 }
 
-/* A path in the folder; good until the eighth call after it. */
+/* A path in the folder; good until the thread's eighth call after it. */
 UNUSED static const char *fixture_path(const char *a, const char *b)
 {
-	static char paths[8][256];
-	static unsigned next;
+	static _Thread_local char paths[8][256];
+	static _Thread_local unsigned next;
 	char *p = paths[next++ % 8];
 
 	snprintf(p, sizeof(paths[0]), "%s/%s%s%s", fixture_dir, a, b ? "/" : "", b ? b : "");
