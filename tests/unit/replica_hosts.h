@@ -37,7 +37,7 @@ struct target {
 	pthread_t thread;
 	atomic_bool stopping;
 	struct rpc *rpc[MAX_CONNS];
-	unsigned n_rpc;
+	atomic_uint n_rpc;
 	uint64_t min_free;
 	atomic_int lie_from; /* this commit, counted from 1, and those after it are answered with the number of the one before; 0: none */
 	atomic_int commits;
@@ -68,13 +68,17 @@ UNUSED static int target_adopt(void *ctx, struct rpc_call *call, const json_t *a
 {
 	(void)ctx;
 	*result = json_object();
-	return replicas_adopt(target.replicas, json_string_value(json_object_get(args, "uuid")), json_string_value(json_object_get(args, "vm")),
-			      rpc_caller(call), (uint64_t)json_integer_value(json_object_get(args, "epoch")), NULL, fill_nothing, NULL, e);
+	return replicas_adopt(target.replicas, json_string_value(json_object_get(args, "uuid")),
+			      json_string_value(json_object_get(args, "vm")), rpc_caller(call),
+			      (uint64_t)json_integer_value(json_object_get(args, "epoch")), NULL, fill_nothing, NULL, e);
 }
-static int at_hand_fill(void *ctx, struct store *s, bool (*go_on)(void *arg, const char *disk, uint64_t done, uint64_t total), void *arg,
+static int at_hand_fill(void *ctx, struct store *s,
+			bool (*go_on)(void *arg, const char *disk, uint64_t done, uint64_t total), void *arg,
 			struct err *e)
 {
-	const struct store_volume v = { .kind = STORE_DISK, .name = "vda", .size_bytes = at_hand.m->disk_blocks * STORE_BLOCK };
+	const struct store_volume v = { .kind = STORE_DISK,
+					.name = "vda",
+					.size_bytes = at_hand.m->disk_blocks * STORE_BLOCK };
 	bool wanted = true;
 
 	(void)ctx;
@@ -108,7 +112,8 @@ static bool at_hand_go(void *ctx, const char *disk, uint64_t done, uint64_t tota
 	struct rpc_call *call = ctx;
 
 	if (*disk)
-		rpc_note(call, json_pack("{s:s, s:I, s:I}", "disk", disk, "done", (json_int_t)done, "total", (json_int_t)total));
+		rpc_note(call, json_pack("{s:s, s:I, s:I}", "disk", disk, "done", (json_int_t)done, "total",
+					 (json_int_t)total));
 	return !rpc_cancelled(call);
 }
 
@@ -141,9 +146,15 @@ UNUSED static int target_commit(void *ctx, struct rpc_call *call, const json_t *
 }
 
 static const struct rpc_method target_methods[] = {
-	{ "replica.begin", target_begin, 0 },	{ "replica.hashes", target_hashes, 0 },	  { "replica.commit", target_commit, 0 },
-	{ "replica.end", target_end, 0 },	{ "replica.status", target_status, 0 },	  { "replica.release", target_release, 0 },
-	{ "replica.adopt", target_adopt, 0 },	{ "replica.seed", target_seed, 0 },	  { NULL, NULL, 0 },
+	{ "replica.begin", target_begin, 0 },
+	{ "replica.hashes", target_hashes, 0 },
+	{ "replica.commit", target_commit, 0 },
+	{ "replica.end", target_end, 0 },
+	{ "replica.status", target_status, 0 },
+	{ "replica.release", target_release, 0 },
+	{ "replica.adopt", target_adopt, 0 },
+	{ "replica.seed", target_seed, 0 },
+	{ NULL, NULL, 0 },
 };
 
 static void target_on_close(void *ctx, struct rpc *rpc, const struct err *e)
@@ -178,8 +189,10 @@ static void target_serve(int fd)
 		return;
 	}
 	struct rpc *r = rpc_start(l, &target_service, &e);
-	if (r)
-		target.rpc[target.n_rpc++ % MAX_CONNS] = r;
+	if (r) {
+		target.rpc[target.n_rpc % MAX_CONNS] = r;
+		target.n_rpc++;
+	}
 }
 
 static void *target_thread(void *arg)
@@ -217,6 +230,15 @@ UNUSED static void target_start(void)
 	pthread_create(&target.thread, NULL, target_thread, NULL);
 }
 
+UNUSED static void target_cut(enum err_class cls, const char *text)
+{
+	struct err why = ERR_INIT;
+
+	err_set(&why, cls, "%s", text);
+	for (unsigned i = 0; i < target.n_rpc && i < MAX_CONNS; i++)
+		rpc_close(target.rpc[i], &why);
+}
+
 /* As an agent that ends: all its connections too. */
 UNUSED static void target_stop(void)
 {
@@ -224,11 +246,9 @@ UNUSED static void target_stop(void)
 		return;
 	target.stopping = true;
 	pthread_join(target.thread, NULL);
-	for (unsigned i = 0; i < target.n_rpc && i < MAX_CONNS; i++) {
-		const struct err why = { .cls = ERR_CANCELLED, .text = "stopped" };
-		rpc_close(target.rpc[i], &why);
+	target_cut(ERR_CANCELLED, "stopped");
+	for (unsigned i = 0; i < target.n_rpc && i < MAX_CONNS; i++)
 		rpc_unref(target.rpc[i]);
-	}
 	replicas_free(target.replicas);
 	target.replicas = NULL;
 }
@@ -509,7 +529,9 @@ static int fake_still(struct guest *g, const struct capture_sink *sink, const ch
 		fake.in_still();
 	THREAD_LOCKED(&fake.lock);
 	if (fake.fail_still)
-		return machine_give(fake.m, sink, false, false, false, e) < 0 ? -1 : err_set(e, ERR_LIBVIRT, "QEMU went away");
+		return machine_give(fake.m, sink, false, false, false, e) < 0
+			       ? -1
+			       : err_set(e, ERR_LIBVIRT, "QEMU went away");
 	return machine_give(fake.m, sink, true, true, true, e);
 }
 

@@ -275,7 +275,8 @@ static void check_disk(void)
 	{
 		THREAD_LOCKED(&fake.lock);
 		for (size_t b = 0; b < 256; b++)
-			ck_assert_msg(memcmp(have + b * STORE_BLOCK, fake.m->disk + b * STORE_BLOCK, STORE_BLOCK) == 0, "block %zu differs", b);
+			ck_assert_msg(memcmp(have + b * STORE_BLOCK, fake.m->disk + b * STORE_BLOCK, STORE_BLOCK) == 0,
+				      "block %zu differs", b);
 	}
 	free(have);
 	store_view_close(view);
@@ -704,11 +705,13 @@ START_TEST(handed_over_without_loss)
 	static const struct {
 		uint64_t epoch;
 		bool good;
-	} asked[] = { { 4, false }, { EPOCH_MAX, false }, { 1, false }, { 0, false }, { 2, true }, { 3, true }, { 2, false }, { 3, true } };
+	} asked[] = { { 4, false }, { EPOCH_MAX, false }, { 1, false }, { 0, false },
+		      { 2, true },  { 3, true },          { 2, false }, { 3, true } };
 	for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
 		char *again = NULL;
 		err_clear(&e);
-		ck_assert_msg((protection_hand_over_again(prot, asked[i].epoch, &again, &e) == 0) == asked[i].good, "%zu: %s", i, e.text);
+		ck_assert_msg((protection_hand_over_again(prot, asked[i].epoch, &again, &e) == 0) == asked[i].good,
+			      "%zu: %s", i, e.text);
 		if (asked[i].good)
 			ck_assert_str_eq(again, point);
 		else
@@ -1080,7 +1083,8 @@ START_TEST(no_taking_back_while_it_is_taken_over)
 {
 	struct err e = ERR_INIT;
 	char *point = NULL;
-	json_t *asked = json_pack("{s:{s:i, s:b}}", "handover", "epoch", 2, "paused", 0), *over = json_pack("{s:n}", "handover");
+	json_t *asked = json_pack("{s:{s:i, s:b}}", "handover", "epoch", 2, "paused", 0),
+	       *over = json_pack("{s:n}", "handover");
 
 	protect_as(record_of(400, "auto"));
 	EVENTUALLY(is_state("protected", ""));
@@ -1109,7 +1113,8 @@ START_TEST(an_unreadable_record_is_said)
 	const struct protection_opts o = opts();
 	MEM_AUTO char *folder = mem_strdup(fixture_path("source/protections", NULL));
 	MEM_AUTO char *path = mem_strdup(fixture_path("source/protections/" GUEST_UUID ".json", NULL));
-	static const char *const contents[] = { "{\"uuid\":", "{\"uuid\":\"" GUEST_UUID "\",\"state\":\"active\",\"epoch\":1,\"vm\":\"web1\"}" };
+	static const char *const contents[] = { "{\"uuid\":", "{\"uuid\":\"" GUEST_UUID
+							      "\",\"state\":\"active\",\"epoch\":1,\"vm\":\"web1\"}" };
 
 	mkdir(folder, 0700);
 	for (size_t i = 0; i < 2; i++) {
@@ -1146,7 +1151,8 @@ static bool point_autostarts(void)
 
 	OK(replicas_points(target.replicas, args, &r, &e), e);
 	const json_t *points = json_object_get(r, "points");
-	const bool yes = json_is_true(json_object_get(json_array_get(points, json_array_size(points) - 1), "autostart"));
+	const bool yes =
+		json_is_true(json_object_get(json_array_get(points, json_array_size(points) - 1), "autostart"));
 	json_decref(args);
 	json_decref(r);
 	return yes;
@@ -1329,7 +1335,8 @@ static json_t *seeded_record(void)
 {
 	json_t *record = record_of(400, "disk");
 
-	json_object_set_new(record, "seed", json_pack("[{s:s, s:s, s:i}]", "disk", "vda", "path", "/old", "size", 256 * 4096));
+	json_object_set_new(record, "seed",
+			    json_pack("[{s:s, s:s, s:i}]", "disk", "vda", "path", "/old", "size", 256 * 4096));
 	return record;
 }
 
@@ -1362,14 +1369,11 @@ END_TEST
 /* A cut takes nothing from the reading, and the same is not begun twice. */
 START_TEST(a_seed_outlives_the_connection)
 {
-	struct err why = { .cls = ERR_PEER, .text = "cut" };
-
 	old_copy(12);
 	at_hand.hold = true;
 	protect_as(seeded_record());
 	EVENTUALLY(is_state("seeding", "host2 reads the image that the first copy starts from: vda, 25 %"));
-	for (unsigned i = 0; i < target.n_rpc; i++)
-		rpc_close(target.rpc[i], &why);
+	target_cut(ERR_PEER, "cut");
 	EVENTUALLY(is_state("seeding", "cut"));
 	EVENTUALLY(is_state("seeding", "host2 reads the image"));
 	ck_assert_uint_eq(at_hand.fills, 1);
