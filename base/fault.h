@@ -36,6 +36,7 @@
 	X(FAULT_MIGRATE_DONE, "migrate.done")           /* source: virDomainMigrate3 returned */      \
 	X(FAULT_OFFLINE_COPIED, "offline.copied")       /* source: disks of a VM that is shut off are at the target, its definition not */ \
 	X(FAULT_OFFLINE_DEFINED, "offline.defined")     /* source: and its definition; it is still defined here */ \
+	X(FAULT_OFFLINE_FORGET, "offline.forget")       /* source: it is off, and about to be undefined here */ \
 	X(FAULT_END_SOURCE, "end.source")               /* source: before migrate.end is sent */      \
 	X(FAULT_END_TARGET, "end.target")               /* target: migrate.end came in */             \
 	X(FAULT_FAILOVER_HANDED, "failover.handed")     /* target: the source has handed over, the epoch is not raised */ \

@@ -2,6 +2,7 @@
 
 #include "base/child.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -183,11 +184,11 @@ int offline_define(struct outgoing *session, const char *xml, const json_t *file
 	size_t i;
 
 	int rc = call(session, "migrate.define", args, DEFINE_NS, &answer, e);
-	for (enum state_file kind = 0; kind < STATE_FILE_KINDS; kind++) {
-		written[kind] = false;
-		json_array_foreach (json_object_get(answer, "written"), i, name)
-			written[kind] = written[kind] || (json_is_string(name) &&
-							  strcmp(json_string_value(name), state_file_name(kind)) == 0);
+	memset(written, 0, STATE_FILE_KINDS * sizeof(*written));
+	json_array_foreach (json_object_get(answer, "written"), i, name) {
+		enum state_file kind;
+		if (state_file_by_name(json_string_value(name), &kind))
+			written[kind] = true;
 	}
 	json_decref(answer);
 	return rc;
@@ -202,6 +203,8 @@ int offline_forget(virConnectPtr conn, const char *uuid, const char *xml, struct
 	if (!dom)
 		return virt_err(e, "look up VM %s", uuid);
 	if (virDomainIsActive(dom) == 0) {
+		if (fault_point(FAULT_OFFLINE_FORGET, e) != 0)
+			return -1;
 		if (virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) != 0)
 			return virt_err(e, "undefine VM %s here", uuid);
 		if (virDomainIsActive(dom) != 1)

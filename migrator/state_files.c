@@ -22,6 +22,17 @@ const char *state_file_name(enum state_file kind)
 	return names[kind];
 }
 
+bool state_file_by_name(const char *name, enum state_file *out)
+{
+	for (enum state_file kind = 0; name && kind < STATE_FILE_KINDS; kind++) {
+		if (strcmp(names[kind], name) != 0)
+			continue;
+		*out = kind;
+		return true;
+	}
+	return false;
+}
+
 /* A name in that folder, not below it. */
 static bool directly_in(const char *folder, const char *path)
 {
@@ -101,20 +112,6 @@ static bool holds(const char *path, const void *data, size_t len)
 	return there && have == len && memcmp(there, data, len) == 0;
 }
 
-/* Which of the kinds a message means; each once. */
-static int kind_of(const json_t *file, const struct state_files_done *done, enum state_file *out, struct err *e)
-{
-	const char *name = json_string_value(json_object_get(file, "kind"));
-
-	for (enum state_file kind = 0; name && kind < STATE_FILE_KINDS; kind++) {
-		if (strcmp(names[kind], name) != 0)
-			continue;
-		*out = kind;
-		return done->written[kind] ? err_set(e, ERR_PROTOCOL, "the %s file twice", name) : 0;
-	}
-	return err_set(e, ERR_PROTOCOL, "a file of an unknown kind");
-}
-
 static int write_one(const char *root, const struct domain *d, const json_t *file, struct state_files_done *done,
 		     struct err *e)
 {
@@ -122,8 +119,10 @@ static int write_one(const char *root, const struct domain *d, const json_t *fil
 	const json_int_t size = json_integer_value(json_object_get(file, "size"));
 	enum state_file kind = STATE_FILE_NVRAM;
 
-	if (kind_of(file, done, &kind, e) != 0)
-		return -1;
+	if (!state_file_by_name(json_string_value(json_object_get(file, "kind")), &kind))
+		return err_set(e, ERR_PROTOCOL, "a file of an unknown kind");
+	if (done->written[kind])
+		return err_set(e, ERR_PROTOCOL, "the %s file twice", names[kind]);
 	if (!text || size < 0 || size > (json_int_t)STATE_FILES_MAX)
 		return err_set(e, ERR_PROTOCOL, "the %s file without content", names[kind]);
 	MEM_AUTO char *path = state_file_path(root, d, kind);

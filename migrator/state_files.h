@@ -19,6 +19,8 @@
 enum state_file { STATE_FILE_NVRAM, STATE_FILE_TPM, STATE_FILE_KINDS };
 
 const char *state_file_name(enum state_file kind); /* "nvram", "tpm" */
+/* False: there is no such kind (NULL, too). */
+bool state_file_by_name(const char *name, enum state_file *out);
 
 /* Where that file of the VM is on a host, whether it exists or not; heap. NULL: it has none of that kind, or elsewhere. */
 char *state_file_path(const char *root, const struct domain *d, enum state_file kind);

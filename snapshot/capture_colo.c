@@ -31,8 +31,8 @@ enum {
 #define FIRST_PASS_IDLE_NS (60 * NS_PER_S)
 #define FIRST_PASS_END_NS (15 * NS_PER_S)
 #define PAUSE_LIMIT_NS (15 * NS_PER_S) /* the guardian is sooner */
-#define INTO_COLO_NS \
-	(500 * NS_PER_MS) /* beside the pause that QEMU was allowed: its devices' state, its change to COLO */
+/* Beside the pause that QEMU was allowed: its devices' state, its change to COLO. */
+#define INTO_COLO_NS (500 * NS_PER_MS)
 #define ASK_AFTER_NS (20 * NS_PER_MS)
 #define REQUEST_NS (10 * NS_PER_S)
 #define KICK_AGAIN_NS (2 * NS_PER_S)

@@ -76,13 +76,13 @@ test_offline() {
 test_offline_interrupted() { # it is started by somebody meanwhile; the agent dies
 	local point mover
 	the_hosts
-	for point in offline.copied offline.defined; do
+	for point in offline.copied offline.forget offline.defined; do
 		boot vm1 host1 disk=100M data=10 off=1
 		agent_with_fault host1 "$point=kill"
 		! move vm1 host2 --offline --copy-storage || fail "moved without an agent"
 		lab agent start host1
 		[ "$(where vm1 | head -1)" = "host1 shut off persistent" ] || fail "after $point=kill it is: $(where vm1)"
-		[ $point = offline.defined ] || eventually 20 "host2 keeps a part of it" in_host host2 sh -c "! ls /var/lib/libvirt/images/vm1.*"
+		[ $point != offline.copied ] || eventually 20 "host2 keeps a part of it" in_host host2 sh -c "! ls /var/lib/libvirt/images/vm1.*"
 		guest remove vm1
 
 		agent_with_fault host1 "$point=delay:4000"
@@ -122,6 +122,13 @@ test_offline_firmware() { # UEFI variables and the TPM's keys are the VM as much
 	tpm=$(in_host host1 find /var/lib/libvirt/swtpm -name tpm2-00.permall)
 	in_host host1 sh -c "printf changed | dd of=$nvram bs=1 seek=4096 conv=notrunc status=none"
 	in_host host1 sha256sum "$nvram" "$tpm" >"$WORK/before"
+	# The file of another VM there, which its definition names, is not replaced.
+	guest define vm1 uefi=1 | sed -e 's|<name>vm1<|<name>other<|' -e "s|<mac address='[^']*'/>||" >"$WORK/other.xml"
+	in_host host2 virsh -q define "$WORK/other.xml"
+	assert_says 3 "is of VM other here" move vm1 host2 --offline
+	assert_only_at vm1 host1 "shut off persistent"
+	in_host host1 sha256sum -c --quiet - <"$WORK/before" || fail "a move that was refused has taken something"
+	in_host host2 virsh -q undefine other --nvram
 	move vm1 host2 --offline
 	assert_only_at vm1 host2 "shut off persistent"
 	in_host host2 sha256sum -c --quiet - <"$WORK/before" || fail "what arrived is not what was there"

@@ -109,6 +109,8 @@ static char *nvram_of(const struct promote_spec *s)
 
 static char *file_path(void *ctx, const struct promote_spec *s, const char *kind, struct err *e)
 {
+	enum state_file file;
+
 	(void)ctx;
 	DOMAIN_AUTO struct domain *d = domain_parse(s->xml, e);
 	if (!d)
@@ -117,17 +119,23 @@ static char *file_path(void *ctx, const struct promote_spec *s, const char *kind
 		err_set(e, ERR_CORRUPT, "'%.80s' is no UUID", s->uuid);
 		return NULL;
 	}
-	if (strcmp(kind, "nvram") == 0)
+	if (!state_file_by_name(kind, &file))
+		return NULL;
+	if (file == STATE_FILE_NVRAM)
 		return d->nvram ? nvram_of(s) : NULL;
 	free(d->uuid);
 	d->uuid = mem_strdup(s->uuid);
-	return strcmp(kind, "tpm") == 0 ? state_file_path(STATE_FILES_ROOT, d, STATE_FILE_TPM) : NULL;
+	return state_file_path(STATE_FILES_ROOT, d, file);
 }
 
 static int file_put(void *ctx, const char *kind, const char *path, const void *data, size_t len, struct err *e)
 {
+	enum state_file file;
+
 	(void)ctx;
-	return state_file_put(strcmp(kind, "tpm") == 0 ? STATE_FILE_TPM : STATE_FILE_NVRAM, path, data, len, e);
+	if (!state_file_by_name(kind, &file))
+		return err_set(e, ERR_CORRUPT, "'%.40s' is no file of a VM", kind);
+	return state_file_put(file, path, data, len, e);
 }
 
 /* Images that are in the folder for all that no rule places, and were elsewhere. */
