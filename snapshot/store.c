@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 static const char *const folders[] = { "journal", "heads", "files", "undo" };
-static const char *const plain_files[] = { "catalogue.json", "vm.json", "lock" };
+static const char *const plain_files[] = { "catalogue.json", "catalogue.log", "vm.json", "lock" };
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 static struct store *store_new(const char *dir, const struct store_opts *opts)
@@ -58,6 +58,8 @@ static void store_free(struct store *s)
 	store_fileset_unref(s->files);
 	store_fileset_unref(s->applied_files);
 	store_journal_fini(&s->journal);
+	store_catalogue_fini(&s->catalogue);
+	free(s->unsynced_files);
 	free(s->points);
 	free(s->pending);
 	free(s->heads);
@@ -144,14 +146,14 @@ struct store *store_create(const char *dir, const struct store_opts *opts, const
 		err_sys(e, "random numbers");
 		goto fail;
 	}
-	s->redo = (struct store_pos){ .segment = 1, .offset = STORE_SEG_HEAD };
+	s->redo = s->saved_redo = (struct store_pos){ .segment = 1, .offset = STORE_SEG_HEAD };
 	s->next_volume = s->applied_next_volume = 1;
 	s->volumes = store_volset_new();
 	s->applied_volumes = store_volset_ref(s->volumes);
 	s->files = store_fileset_copy(NULL);
 	s->applied_files = store_fileset_ref(s->files);
 	store_journal_init(&s->journal, dir, s->id, s->opts.segment_bytes, &s->lock);
-	if (store_meta_write_vm(s, e) < 0 || store_meta_save(s, e) < 0 || start(s, e) < 0)
+	if (store_meta_write_vm(s, e) < 0 || store_checkpoint(s, true, e) < 0 || start(s, e) < 0)
 		goto fail;
 	return s;
 fail:
@@ -201,21 +203,51 @@ static int open_heads(struct store *s, struct err *e)
 	return 0;
 }
 
+/* Of format 1: what the catalogue says is written as it is written now, and only then the store is one of this format. */
+static int convert(struct store *s, struct err *e)
+{
+	if (store_checkpoint(s, true, e) < 0)
+		return -1;
+	return store_meta_write_vm(s, e) < 0 ? err_wrap(e, "convert from format 1") : 0;
+}
+
+/* Also where a crash came in between. */
+static void remove_old_catalogue(const struct store *s)
+{
+	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
+	sys.unlink(path);
+}
+
+static int load(struct store *s, struct err *e)
+{
+	unsigned format = 0;
+
+	if (store_meta_read_vm(s, &format, e) < 0)
+		return -1;
+	if ((format == STORE_FORMAT_1 ? store_meta_load_1(s, e) : store_catalogue_load(s, e)) < 0)
+		return -1;
+	s->last_point = s->n_points > 0 ? s->points[s->n_points - 1]->seq : 0;
+	store_journal_init(&s->journal, s->dir, s->id, s->opts.segment_bytes, &s->lock);
+	if (format == STORE_FORMAT_1 && convert(s, e) < 0)
+		return -1;
+	remove_old_catalogue(s);
+	return 0;
+}
+
 struct store *store_open(const char *dir, const struct store_opts *opts, struct err *e)
 {
 	struct store *s = store_new(dir, opts);
 
-	if (take_lock(dir, &s->lock_fd, e) < 0 || store_meta_read_vm(s, e) < 0 || store_meta_load(s, e) < 0)
+	if (take_lock(dir, &s->lock_fd, e) < 0 || load(s, e) < 0)
 		goto fail;
-	store_journal_init(&s->journal, dir, s->id, s->opts.segment_bytes, &s->lock);
 	s->committed = s->applied;
 	s->next_volume = s->applied_next_volume;
 	s->volumes = store_volset_ref(s->applied_volumes);
 	s->files = store_fileset_ref(s->applied_files);
 	const struct store_pos was = s->redo;
-	if (store_undo_scan(s, e) < 0 || store_recover(s, e) < 0 || open_heads(s, e) < 0)
+	if (store_undo_scan(s, e) < 0 || store_recover(s, e) < 0 || open_heads(s, e) < 0 || store_rollback(s, e) < 0)
 		goto fail;
-	if (s->redo.segment != was.segment && store_meta_save(s, e) < 0)
+	if ((s->redo.segment != was.segment || s->catalogue.torn) && store_checkpoint(s, true, e) < 0)
 		goto fail;
 	store_files_collect(s);
 	if (start(s, e) < 0)
@@ -238,6 +270,9 @@ void store_close(struct store *s)
 		pthread_cond_broadcast(&s->changed);
 		pthread_mutex_unlock(&s->lock);
 		pthread_join(s->applier, NULL);
+		struct err ignored = ERR_INIT; /* what is not saved is read in the journal again */
+		if (s->applied > s->saved || s->catalogue.len > s->catalogue.whole_len)
+			store_checkpoint(s, true, &ignored);
 	}
 	store_free(s);
 }
@@ -301,7 +336,7 @@ bool store_was_damaged(const struct store *s)
 	return s->damaged;
 }
 
-int store_settle(struct store *s, int64_t deadline_ns, struct err *e)
+static int wait_applied(struct store *s, int64_t deadline_ns, struct err *e)
 {
 	THREAD_LOCKED(&s->lock);
 	err_clear(&s->stalled);
@@ -321,6 +356,19 @@ int store_settle(struct store *s, int64_t deadline_ns, struct err *e)
 		return err_set(e, ERR_CANCELLED, "%s: not all applied in time", s->dir);
 	}
 	return 0;
+}
+
+static bool is_saved(struct store *s)
+{
+	THREAD_LOCKED(&s->lock);
+	return s->applied == s->saved;
+}
+
+int store_settle(struct store *s, int64_t deadline_ns, struct err *e)
+{
+	if (wait_applied(s, deadline_ns, e) < 0)
+		return -1;
+	return is_saved(s) || store_checkpoint(s, false, e) == 0 ? 0 : err_wrap(e, "%s: checkpoint", s->dir);
 }
 
 static uint64_t folder_bytes(const struct store *s, const char *name)
@@ -343,9 +391,10 @@ int store_usage(struct store *s, struct store_usage *out, struct err *e)
 {
 	(void)e;
 	*out = (struct store_usage){ .journal_bytes = store_journal_bytes(&s->journal),
-				     .head_bytes = folder_bytes(s, "heads") + folder_bytes(s, "files"),
-				     .undo_bytes = folder_bytes(s, "undo") };
+				     .head_bytes = folder_bytes(s, "heads") + folder_bytes(s, "files") };
 	THREAD_LOCKED(&s->lock);
+	for (size_t i = 0; i < s->n_undos; i++)
+		out->undo_bytes += s->undos[i].bytes;
 	out->pending_txns = s->n_pending;
 	return 0;
 }

@@ -3,7 +3,7 @@
  *
  * A transaction is staged in the journal (store_txn_*), and store_commit makes it durable: that is the commit. Applying it to the head images
  * (RAM, one per disk, files) follows in a thread of the store's own; the blocks it overwrites are kept as before-images for as long as an older
- * point needs them. So opening the latest point does not depend on history, and any retained point can be opened as an overlay.
+ * point needs them. What is applied becomes durable now and then, in a checkpoint: until then the journal has it. So opening the latest point does not depend on history, and any retained point can be opened as an overlay.
  *
  * A transaction is either a point (a VM can be started from it) or a part (progress of a first or a healing copy: no point of its own, and the
  * points before it stay what they were). Blocks are 4 KiB throughout: RAM pages and disk blocks alike.
@@ -44,7 +44,8 @@ struct store_opts {
 struct store;
 /* Makes a new, empty replica in `dir` (which must not exist or be empty), durably. vm: JSON object kept as is ("uuid", "name", ...). */
 struct store *store_create(const char *dir, const struct store_opts *opts, const json_t *vm, struct err *e);
-/* Opens and recovers: journal up to the first record that does not verify; committed transactions that were not applied are applied. */
+/* Opens and recovers: journal up to the first record that does not verify; committed transactions that were not applied are applied, or may not have been.
+ * A store of format 1 becomes one of today's. */
 struct store *store_open(const char *dir, const struct store_opts *opts, struct err *e);
 /* Of the journal, what did not verify when the store was opened, and was cut off: the rest of a transaction that was not committed, if the host
  * crashed; otherwise damage. */
@@ -81,7 +82,7 @@ int store_commit(struct store_txn *t, const json_t *meta, uint64_t *seq, struct 
 void store_txn_make_part(struct store_txn *t);
 /* As if it had never been. NULL is fine. */
 void store_abort(struct store_txn *t);
-/* Waits until everything committed is applied to the heads. */
+/* Waits until everything committed is applied to the heads, and makes that durable: opening the store again does not write to them. */
 int store_settle(struct store *s, int64_t deadline_ns, struct err *e);
 
 /* ---- points ---- */
@@ -95,6 +96,8 @@ struct store_point {
 /* Oldest first. */
 int store_points(struct store *s, struct store_point **out, size_t *n, struct err *e);
 void store_points_free(struct store_point *p, size_t n);
+/* The latest alone, with its undo_bytes 0, and how many there are; false if there is none. out->meta: the caller's to decref. */
+bool store_latest(struct store *s, struct store_point *out, size_t *n);
 /* Gives up the points for which keep() is false; the latest is always kept. Frees their before-images; neighbours that no point separates any more are
  * merged. A point that is not applied yet comes back if the process ends before it is: prune again. Open views are not touched. */
 int store_prune(struct store *s, bool (*keep)(void *ctx, const struct store_point *p), void *ctx, struct err *e);

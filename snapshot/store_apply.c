@@ -11,12 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static struct store_head *head_of(struct store *s, uint32_t id)
-{
-	THREAD_LOCKED(&s->lock);
-	return store_heads_find(s, id);
-}
-
 /* Before-images, if anyone looks at what was before; and from now on they look there. */
 static int keep_before(struct store *s, const struct store_pending *p, struct err *e)
 {
@@ -26,9 +20,8 @@ static int keep_before(struct store *s, const struct store_pending *p, struct er
 	pthread_mutex_unlock(&s->lock);
 	if (!need)
 		return 0;
-	if (!have && store_undo_make(s, p, s->applied_volumes, e) < 0)
-		return -1;
-	struct store_layer *l = store_undo_load(s, p->seq, p->seq, e);
+	struct store_layer *l = have ? store_undo_load(s, p->seq, p->seq, e)
+				     : store_undo_make(s, p, s->applied_volumes, e);
 	if (!l)
 		return -1;
 	THREAD_LOCKED(&s->lock);
@@ -62,61 +55,94 @@ static int write_files(struct store *s, const struct store_pending *p, struct er
 		if (store_sum_file(s->salt, all.data + f->offset, f->len) != f->sum)
 			return err_set(e, ERR_CORRUPT, "%s: file \"%s\" does not verify", f->blob->path, f->name);
 	}
-	return all.len > 0 ? file_write_durable(path, all.data, all.len, 0600, e) : 0;
+	if (all.len == 0)
+		return 0;
+	struct store_blob *b = store_blob_open(path, O_RDWR | O_CREAT | O_TRUNC, e);
+	const int rc = b ? store_blob_write(b, 0, all.data, all.len, e) : -1;
+	store_blob_unref(b);
+	if (rc < 0)
+		return -1;
+	/* Synced by the checkpoint; until then the journal has it. */
+	THREAD_LOCKED(&s->lock);
+	s->unsynced_files = mem_realloc_array(s->unsynced_files, s->n_unsynced_files + 1, sizeof(uint64_t));
+	s->unsynced_files[s->n_unsynced_files++] = p->seq;
+	return 0;
 }
 
-static int write_extent(struct store *s, const struct store_head *h, const struct store_extent *x, uint64_t size_bytes,
-			uint8_t *data, struct err *e)
+int store_extent_apply(struct store *s, struct store_sums *w, struct store_reader *r, struct store_head *h,
+		       const struct store_extent *x, uint64_t size_bytes, uint8_t *data, struct err *e)
 {
 	uint64_t sums[STORE_RUN];
 
 	if (!x->blob)
-		return store_head_zero(h, x->block, x->count, e);
+		return store_head_zero(h, w, x->block, x->count, e);
 	for (uint64_t skip = 0; skip < x->count;) {
 		const size_t n = x->count - skip < STORE_RUN ? (size_t)(x->count - skip) : STORE_RUN;
-		if (store_extent_read(x, skip, n, data, sums, e) < 0 ||
+		if (store_extent_read_ahead(x, r, skip, n, data, sums, e) < 0 ||
 		    store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums, x->blob->path, e) < 0 ||
-		    store_head_write(h, size_bytes, x->block + skip, n, data, sums, e) < 0)
+		    store_head_write(h, w, size_bytes, x->block + skip, n, data, sums, e) < 0)
 			return -1;
 		skip += n;
 	}
 	return 0;
 }
 
+/* Before it is written to: a checkpoint that ends meanwhile does not count for it. */
+static struct store_head *touch(struct store *s, uint32_t id)
+{
+	THREAD_LOCKED(&s->lock);
+	struct store_head *h = store_heads_find(s, id);
+	h->unsynced = true;
+	return h;
+}
+
+/* Of the extents those from *i on that are one volume's. */
+static int write_head(struct store *s, const struct store_pending *p, size_t *i, struct store_reader *r, uint8_t *data,
+		      struct err *e)
+{
+	const struct store_extents *x = &p->layer->x;
+	const uint32_t id = x->v[*i].volume;
+	const struct store_volset_item *it = store_volset_by_id(p->volumes, id);
+	struct store_head *h = touch(s, id);
+	struct store_sums w = { 0 };
+
+	assert(it && h);
+	for (; *i < x->n && x->v[*i].volume == id; (*i)++)
+		if (store_extent_apply(s, &w, r, h, &x->v[*i], it->v.size_bytes, data, e) < 0)
+			return -1;
+	if (store_sums_flush(&w, e) < 0)
+		return -1;
+	touch(s, id);
+	return 0;
+}
+
 static int write_heads(struct store *s, const struct store_pending *p, struct err *e)
 {
 	MEM_AUTO uint8_t *data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
-	bool touched[STORE_MAX_VOLUMES] = { false };
+	struct store_reader r = { 0 };
+	int rc = 0;
 
-	for (size_t i = 0; i < p->volumes->n; i++) {
+	for (size_t i = 0; rc == 0 && i < p->volumes->n; i++) {
 		const struct store_volset_item *it = &p->volumes->v[i];
 		const struct store_volset_item *was = store_volset_by_id(s->applied_volumes, it->id);
 		if (was && was->v.size_bytes == it->v.size_bytes)
 			continue;
-		touched[i] = true;
-		if (store_head_resize(head_of(s, it->id), it->v.size_bytes, e) < 0)
-			return -1;
+		rc = store_head_resize(touch(s, it->id), it->v.size_bytes, e);
+		touch(s, it->id);
 	}
-	for (size_t i = 0; i < p->layer->x.n; i++) {
-		const struct store_extent *x = &p->layer->x.v[i];
-		const struct store_volset_item *it = store_volset_by_id(p->volumes, x->volume);
-		assert(it);
-		touched[it - p->volumes->v] = true;
-		if (write_extent(s, head_of(s, x->volume), x, it->v.size_bytes, data, e) < 0)
-			return -1;
-	}
-	for (size_t i = 0; i < p->volumes->n; i++)
-		if (touched[i] && store_head_sync(head_of(s, p->volumes->v[i].id), e) < 0)
-			return -1;
-	return 0;
+	for (size_t i = 0; rc == 0 && i < p->layer->x.n;)
+		rc = write_head(s, p, &i, &r, data, e);
+	store_reader_fini(&r);
+	return rc;
 }
 
 static void mark_applied(struct store *s, struct store_pending *p)
 {
 	THREAD_LOCKED(&s->lock);
 	assert(s->n_pending > 0 && s->pending[0] == p);
-	for (size_t i = 0; i < s->n_points; i++)
-		store_fileset_let_go(s->points[i]->files, p->seq);
+	/* Older ones do not have them. */
+	for (size_t i = s->n_points; i > 0 && s->points[i - 1]->seq >= p->seq; i--)
+		store_fileset_let_go(s->points[i - 1]->files, p->seq);
 	for (size_t i = 0; i < s->n_pending; i++)
 		store_fileset_let_go(s->pending[i]->files, p->seq);
 	store_fileset_let_go(s->files, p->seq);
@@ -130,6 +156,7 @@ static void mark_applied(struct store *s, struct store_pending *p)
 	s->applied_next_volume = p->next_volume;
 	s->applied = p->seq;
 	s->redo = p->end;
+	s->unsaved_bytes += p->bytes;
 	pthread_rwlock_wrlock(&s->reading);
 	s->n_pending--;
 	memmove(s->pending, s->pending + 1, s->n_pending * sizeof(struct store_pending *));
@@ -151,12 +178,10 @@ static int apply(struct store *s, struct store_pending *p, struct err *e)
 			return -1;
 		mark_applied(s, p);
 	}
-	if (store_meta_save(s, e) < 0)
-		return -1;
 	pthread_mutex_lock(&s->lock);
-	const uint64_t before = s->redo.segment;
+	const bool due = !p || store_checkpoint_due(s);
 	pthread_mutex_unlock(&s->lock);
-	return store_journal_drop(&s->journal, before, e);
+	return due ? store_checkpoint(s, false, e) : 0;
 }
 
 static bool is_full(const struct err *e)

@@ -148,6 +148,58 @@ uint64_t store_blob_length(const struct store_blob *b)
 	return fstat(b->fd, &st) < 0 ? 0 : (uint64_t)st.st_size;
 }
 
+#define AHEAD ((uint64_t)256 << 10)
+
+void store_reader_fini(struct store_reader *r)
+{
+	free(r->buf);
+	*r = (struct store_reader){ 0 };
+}
+
+/* As much as there is of AHEAD bytes. */
+static int read_ahead(struct store_reader *r, uint64_t at, struct err *e)
+{
+	ssize_t n;
+
+	if (!r->buf)
+		r->buf = mem_alloc(AHEAD);
+	r->len = 0;
+	do {
+		n = sys.pread(r->blob->fd, r->buf, AHEAD, (off_t)at);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return err_sys(e, "%s: read at %llu", r->blob->path, (unsigned long long)at);
+	r->at = at;
+	r->len = (uint64_t)n;
+	return 0;
+}
+
+int store_reader_read(struct store_reader *r, const struct store_blob *b, uint64_t at, void *out, size_t n,
+		      struct err *e)
+{
+	if (!r || n >= AHEAD / 4)
+		return store_blob_read(b, at, out, n, e);
+	if (r->blob != b) {
+		r->blob = b;
+		r->at = at;
+		r->len = 0;
+	}
+	const bool within = at >= r->at && at + n <= r->at + r->len;
+	/* From here on a little further at most: what comes next is probably behind it. */
+	const bool near = at >= r->at && at <= r->at + r->len + AHEAD / 4;
+	if (!within && !near) {
+		r->at = at;
+		r->len = 0;
+		return store_blob_read(b, at, out, n, e);
+	}
+	if (!within && read_ahead(r, at, e) < 0)
+		return -1;
+	if (at + n > r->at + r->len)
+		return store_blob_read(b, at, out, n, e);
+	memcpy(out, r->buf + (at - r->at), n);
+	return 0;
+}
+
 uint64_t store_sum_block(uint64_t salt, uint32_t volume, uint64_t block, const uint8_t *data)
 {
 	const uint64_t seed = salt + volume * UINT64_C(0x9e3779b97f4a7c15) + block;
@@ -168,14 +220,20 @@ bool store_is_zero(const uint8_t *data, size_t n)
 
 int store_extent_read(const struct store_extent *x, uint64_t skip, size_t n, uint8_t *out, uint64_t *sums, struct err *e)
 {
+	return store_extent_read_ahead(x, NULL, skip, n, out, sums, e);
+}
+
+int store_extent_read_ahead(const struct store_extent *x, struct store_reader *r, uint64_t skip, size_t n, uint8_t *out,
+			    uint64_t *sums, struct err *e)
+{
 	assert(skip + n <= x->count);
 	if (!x->blob) {
 		memset(out, 0, n * STORE_BLOCK);
 		memset(sums, 0, n * sizeof(*sums));
 		return 0;
 	}
-	if (store_blob_read(x->blob, x->data_at + skip * STORE_BLOCK, out, n * STORE_BLOCK, e) < 0 ||
-	    store_blob_read(x->blob, x->sums_at + skip * sizeof(*sums), sums, n * sizeof(*sums), e) < 0)
+	if (store_reader_read(r, x->blob, x->data_at + skip * STORE_BLOCK, out, n * STORE_BLOCK, e) < 0 ||
+	    store_reader_read(r, x->blob, x->sums_at + skip * sizeof(*sums), sums, n * sizeof(*sums), e) < 0)
 		return -1;
 	for (size_t i = 0; i < n; i++)
 		sums[i] = __builtin_bswap64(sums[i]);

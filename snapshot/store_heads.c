@@ -85,26 +85,89 @@ int store_head_resize(const struct store_head *h, uint64_t size_bytes, struct er
 	return store_blob_truncate(h->sums, store_blocks_of(size_bytes) * 8, e);
 }
 
-int store_head_write(const struct store_head *h, uint64_t size_bytes, uint64_t block, size_t n, const uint8_t *data,
-		     const uint64_t *sums, struct err *e)
+/* ---- checksums in stretches ---- */
+
+int store_sums_flush(struct store_sums *w, struct err *e)
 {
-	uint64_t be[STORE_RUN];
+	struct store_head *h = w->h;
+
+	w->h = NULL;
+	if (!h || w->low >= w->high)
+		return 0;
+	return store_blob_write(h->sums, (w->first + w->low) * 8, &w->v[w->low], (w->high - w->low) * 8, e);
+}
+
+static int turn_to(struct store_sums *w, struct store_head *h, uint64_t block, struct err *e)
+{
+	const uint64_t first = block - block % STORE_SUMS;
+
+	if (w->h == h && w->first == first)
+		return 0;
+	if (store_sums_flush(w, e) < 0 || store_blob_read_sparse(h->sums, first * 8, w->v, sizeof(w->v), e) < 0)
+		return -1;
+	w->h = h;
+	w->first = first;
+	w->low = STORE_SUMS;
+	w->high = 0;
+	return 0;
+}
+
+int store_sums_get(struct store_sums *w, struct store_head *h, uint64_t block, size_t n, uint64_t *sums, struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (turn_to(w, h, block + i, e) < 0)
+			return -1;
+		sums[i] = __builtin_bswap64(w->v[(block + i) % STORE_SUMS]);
+	}
+	return 0;
+}
+
+int store_sums_put(struct store_sums *w, struct store_head *h, uint64_t block, size_t n, const uint64_t *sums,
+		   struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		const size_t at = (block + i) % STORE_SUMS;
+		if (turn_to(w, h, block + i, e) < 0)
+			return -1;
+		w->v[at] = sums ? __builtin_bswap64(sums[i]) : 0;
+		w->low = at < w->low ? at : w->low;
+		w->high = at + 1 > w->high ? at + 1 : w->high;
+	}
+	return 0;
+}
+
+int store_head_read_before(struct store_head *h, struct store_sums *w, uint64_t block, size_t n, uint8_t *out,
+			   uint64_t *sums, struct err *e)
+{
+	bool any = false;
+
+	if (store_sums_get(w, h, block, n, sums, e) < 0)
+		return -1;
+	for (size_t i = 0; i < n; i++)
+		any |= sums[i] != 0;
+	/* Where all are zeros nobody looks at what is in `out`. */
+	return any ? store_blob_read_sparse(h->data, block * STORE_BLOCK, out, n * STORE_BLOCK, e) : 0;
+}
+
+int store_head_write(struct store_head *h, struct store_sums *w, uint64_t size_bytes, uint64_t block, size_t n,
+		     const uint8_t *data, const uint64_t *sums, struct err *e)
+{
 	const uint64_t at = block * STORE_BLOCK;
 	/* Of the last block only what belongs to the volume: the file is as long as the disk. */
 	const uint64_t len = at + n * STORE_BLOCK > size_bytes ? size_bytes - at : n * STORE_BLOCK;
 
-	for (size_t i = 0; i < n; i++)
-		be[i] = __builtin_bswap64(sums[i]);
 	if (store_blob_write(h->data, at, data, (size_t)len, e) < 0)
 		return -1;
-	return store_blob_write(h->sums, block * 8, be, n * 8, e);
+	return store_sums_put(w, h, block, n, sums, e);
 }
 
-int store_head_zero(const struct store_head *h, uint64_t block, uint64_t n, struct err *e)
+int store_head_zero(struct store_head *h, struct store_sums *w, uint64_t block, uint64_t n, struct err *e)
 {
 	if (store_blob_punch(h->data, block * STORE_BLOCK, n * STORE_BLOCK, e) < 0)
 		return -1;
-	return store_blob_punch(h->sums, block * 8, n * 8, e);
+	if (n <= STORE_SUMS)
+		return store_sums_put(w, h, block, (size_t)n, NULL, e);
+	return store_sums_flush(w, e) < 0 ? -1 : store_blob_punch(h->sums, block * 8, n * 8, e);
 }
 
 static uint64_t next_data(const struct store_blob *b, uint64_t at)
@@ -146,6 +209,9 @@ static bool listed(const struct store *s, uint32_t id)
 void store_heads_collect(struct store *s)
 {
 	THREAD_LOCKED(&s->lock);
+	/* A crash would bring back a point that may list any of them. */
+	if (s->ghost > s->saved)
+		return;
 	for (size_t i = 0; i < s->n_heads;) {
 		struct store_head *h = s->heads[i];
 		if (listed(s, h->id)) {

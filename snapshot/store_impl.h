@@ -7,7 +7,9 @@
  *	store_recover   segments and records, reading
  *	store_heads     head images and their checksums
  *	store_undo      before-images
- *	store_meta      vm.json and the catalogue
+ *	store_meta      vm.json, and how volumes, files and points are said in JSON
+ *	store_catalogue the catalogue, and the checkpoint that writes to it
+ *	store_rollback  heads that are ahead of what is left of the journal
  *	store_txn, store_apply, store_points, store_view, store_verify: the calls of store.h
  *
  * Locks, in this order: pruning, applying (held while a transaction goes into the heads), saving (the catalogue), lock (all lists), reading
@@ -23,13 +25,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define STORE_FORMAT 1u
-#define STORE_RUN 256u               /* blocks in a record of the journal, at most */
-#define STORE_MAX_META (1024u * 1024u) /* a point's meta, as JSON text */
+#define STORE_FORMAT 2u
+#define STORE_FORMAT_1 1u                   /* had its catalogue in a file that was written whole each time */
+#define STORE_PART_FORMAT 1u                /* of segments and undo files */
+#define STORE_RUN 256u                      /* blocks in a record of the journal, at most */
+#define STORE_MAX_META (1024u * 1024u)      /* a point's meta, as JSON text */
 #define STORE_MAX_BYTES (UINT64_C(1) << 46) /* of a volume: 64 TiB */
-#define STORE_MAX_FILES 256u         /* of a point */
-#define STORE_PENDING_TXNS 4u        /* committed and not applied: more make the writer wait */
+#define STORE_MAX_FILES 256u                /* of a point */
+#define STORE_PENDING_TXNS 4u               /* committed and not applied: more make the writer wait */
 #define STORE_PENDING_BYTES (UINT64_C(1) << 30)
+#define STORE_UNSAVED_TXNS 64u /* applied since the last checkpoint: so many, or so many bytes, and there is another */
+#define STORE_UNSAVED_BYTES (UINT64_C(16) << 20)
 
 /* ---- store_blob ---- */
 struct store_blob {
@@ -49,6 +55,15 @@ int store_blob_truncate(const struct store_blob *b, uint64_t len, struct err *e)
 /* Makes the range zeros: a hole where the file system can. */
 int store_blob_punch(const struct store_blob *b, uint64_t at, uint64_t n, struct err *e);
 uint64_t store_blob_length(const struct store_blob *b);
+/* Reads ahead where one read follows the other closely, as in a journal. One thread's. */
+struct store_reader {
+	const struct store_blob *blob; /* borrowed */
+	uint64_t at, len;              /* what buf holds */
+	uint8_t *buf;
+};
+void store_reader_fini(struct store_reader *r);
+int store_reader_read(struct store_reader *r, const struct store_blob *b, uint64_t at, void *out, size_t n,
+		      struct err *e);
 
 /* ---- checksums ---- */
 /* Of a block's contents at its place; never 0: 0 stands for a block of zeros. */
@@ -72,9 +87,11 @@ void store_extents_add(struct store_extents *x, const struct store_extent *one);
 /* In the order of staging: turns it into sorted and disjoint, later ones win. */
 void store_extents_resolve(struct store_extents *x);
 /* out = top where it is, else bottom. Both sorted and disjoint; out is empty at first. */
-void store_extents_overlay(const struct store_extents *top, const struct store_extents *bottom, struct store_extents *out);
+void store_extents_overlay(const struct store_extents *top, const struct store_extents *bottom,
+			   struct store_extents *out);
 /* The extent that has the block, or NULL; *run is lowered to how many blocks from there on the answer is good for. */
-const struct store_extent *store_extents_find(const struct store_extents *x, uint32_t volume, uint64_t block, uint64_t *run);
+const struct store_extent *store_extents_find(const struct store_extents *x, uint32_t volume, uint64_t block,
+					      uint64_t *run);
 
 /* Extents and the files they lie in. */
 struct store_layer {
@@ -142,6 +159,8 @@ struct store_entry { /* a retained point */
 	struct store_volset *volumes;
 	struct store_fileset *files;
 	bool dropping; /* store_prune is at it */
+	bool listed;   /* in the catalogue on disk */
+	bool listing;  /* in what is being written to it, under saving */
 };
 struct store_pending { /* committed, not applied */
 	uint64_t seq;
@@ -198,8 +217,8 @@ struct store_journal {
 	struct store_segment *cur; /* the last of segs, or NULL: the next record begins one */
 	uint64_t next_number;
 	uint8_t *buf;
-	size_t used;      /* bytes in buf; they belong at cur->len */
-	bool sync_failed; /* what is on disk is not known any more */
+	size_t used;                    /* bytes in buf; they belong at cur->len */
+	bool sync_failed;               /* what is on disk is not known any more */
 	uint64_t chain, records, bytes; /* of the transaction */
 	/* the record of blocks or zeros that is being put together; of blocks, at buf + rec_at */
 	bool open;
@@ -207,18 +226,20 @@ struct store_journal {
 	size_t rec_at;
 	uint64_t sums[STORE_RUN];
 };
-void store_journal_init(struct store_journal *j, const char *dir, uint64_t store_id, uint64_t segment_bytes, pthread_mutex_t *lock);
+void store_journal_init(struct store_journal *j, const char *dir, uint64_t store_id, uint64_t segment_bytes,
+			pthread_mutex_t *lock);
 void store_journal_fini(struct store_journal *j);
 /* A transaction starts here. */
-int store_journal_begin(struct store_journal *j, uint64_t txn, enum store_txn_kind kind, struct store_pos *start, struct err *e);
-/* Blocks and zeros; extents are added to `into` as records are closed. */
-int store_journal_block(struct store_journal *j, uint64_t salt, uint64_t txn, uint32_t volume, uint64_t block, const uint8_t *data,
-			struct store_layer *into, struct err *e);
-int store_journal_zeros(struct store_journal *j, uint64_t txn, uint32_t volume, uint64_t block, uint64_t n, struct store_layer *into,
+int store_journal_begin(struct store_journal *j, uint64_t txn, enum store_txn_kind kind, struct store_pos *start,
 			struct err *e);
+/* Blocks and zeros; extents are added to `into` as records are closed. */
+int store_journal_block(struct store_journal *j, uint64_t salt, uint64_t txn, uint32_t volume, uint64_t block,
+			const uint8_t *data, struct store_layer *into, struct err *e);
+int store_journal_zeros(struct store_journal *j, uint64_t txn, uint32_t volume, uint64_t block, uint64_t n,
+			struct store_layer *into, struct err *e);
 /* Any other record; payload in two parts. *at (may be NULL): where the payload's second part lies. */
-int store_journal_record(struct store_journal *j, struct store_rec r, const void *p1, size_t n1, const void *p2, size_t n2,
-			 struct store_layer *into, struct store_blob **blob, uint64_t *at, struct err *e);
+int store_journal_record(struct store_journal *j, struct store_rec r, const void *p1, size_t n1, const void *p2,
+			 size_t n2, struct store_layer *into, struct store_blob **blob, uint64_t *at, struct err *e);
 /* Blocks and zeros that are still being collected become a record. Before chain, records and bytes are read. */
 int store_journal_end_run(struct store_journal *j, struct store_layer *into, struct err *e);
 int store_journal_flush(struct store_journal *j, struct err *e);
@@ -228,7 +249,8 @@ struct store_pos store_journal_pos(const struct store_journal *j); /* after a fl
 int store_journal_undo(struct store_journal *j, struct store_pos start, struct err *e);
 /* Removes the segments before this one. */
 int store_journal_drop(struct store_journal *j, uint64_t before, struct err *e);
-struct store_segment *store_journal_add(struct store_journal *j, struct store_blob *blob, uint64_t number, uint64_t salt, uint64_t len);
+struct store_segment *store_journal_add(struct store_journal *j, struct store_blob *blob, uint64_t number,
+					uint64_t salt, uint64_t len);
 char *store_segment_path(const char *journal_dir, uint64_t number);
 void store_seg_encode(uint64_t store_id, uint64_t number, uint64_t salt, uint8_t out[STORE_SEG_HEAD]);
 uint64_t store_journal_bytes(struct store_journal *j);
@@ -241,6 +263,7 @@ int store_recover(struct store *s, struct err *e);
 struct store_head {
 	atomic_uint refs;
 	uint32_t id;
+	bool unsynced; /* written to since the last checkpoint; under store.lock */
 	struct store_blob *data, *sums;
 };
 struct store_head *store_head_ref(struct store_head *h);
@@ -249,12 +272,29 @@ void store_head_unref(struct store_head *h);
 struct store_head *store_heads_find(struct store *s, uint32_t id);
 /* Opens what is there, or makes it. */
 int store_heads_ensure(struct store *s, uint32_t id, struct err *e);
+/* A stretch of a head's checksums, read and written at once: what is changed comes in order. One thread's. */
+#define STORE_SUMS 2048u
+struct store_sums {
+	struct store_head *h;   /* NULL: none; borrowed */
+	uint64_t first;         /* block, a multiple of STORE_SUMS */
+	size_t low, high;       /* changed: [low, high) */
+	uint64_t v[STORE_SUMS]; /* as in the file */
+};
+int store_sums_get(struct store_sums *w, struct store_head *h, uint64_t block, size_t n, uint64_t *sums, struct err *e);
+/* sums NULL: zeros */
+int store_sums_put(struct store_sums *w, struct store_head *h, uint64_t block, size_t n, const uint64_t *sums,
+		   struct err *e);
+/* Before anyone else looks at them, and before w is used with another length of the head. Nothing is kept. */
+int store_sums_flush(struct store_sums *w, struct err *e);
+/* The blocks and their checksums, these through w; not verified. */
+int store_head_read_before(struct store_head *h, struct store_sums *w, uint64_t block, size_t n, uint8_t *out,
+			   uint64_t *sums, struct err *e);
 /* The blocks and their checksums; not verified. */
 int store_head_read(const struct store_head *h, uint64_t block, size_t n, uint8_t *out, uint64_t *sums, struct err *e);
 int store_head_resize(const struct store_head *h, uint64_t size_bytes, struct err *e);
-int store_head_write(const struct store_head *h, uint64_t size_bytes, uint64_t block, size_t n, const uint8_t *data, const uint64_t *sums,
-		     struct err *e);
-int store_head_zero(const struct store_head *h, uint64_t block, uint64_t n, struct err *e);
+int store_head_write(struct store_head *h, struct store_sums *w, uint64_t size_bytes, uint64_t block, size_t n,
+		     const uint8_t *data, const uint64_t *sums, struct err *e);
+int store_head_zero(struct store_head *h, struct store_sums *w, uint64_t block, uint64_t n, struct err *e);
 /* The first block from `block` on that may have contents, or a checksum; UINT64_MAX: none. */
 uint64_t store_head_next(const struct store_head *h, uint64_t block);
 int store_head_sync(const struct store_head *h, struct err *e);
@@ -262,10 +302,14 @@ int store_head_sync(const struct store_head *h, struct err *e);
 void store_heads_collect(struct store *s);
 
 /* ---- blocks from an extent ---- */
-int store_extent_read(const struct store_extent *x, uint64_t skip, size_t n, uint8_t *out, uint64_t *sums, struct err *e);
+/* r: may be NULL */
+int store_extent_read_ahead(const struct store_extent *x, struct store_reader *r, uint64_t skip, size_t n, uint8_t *out,
+			    uint64_t *sums, struct err *e);
+int store_extent_read(const struct store_extent *x, uint64_t skip, size_t n, uint8_t *out, uint64_t *sums,
+		      struct err *e);
 /* ERR_CORRUPT says which block, of `what`. */
-int store_blocks_check(uint64_t salt, uint32_t volume, uint64_t block, size_t n, const uint8_t *data, const uint64_t *sums,
-		       const char *what, struct err *e);
+int store_blocks_check(uint64_t salt, uint32_t volume, uint64_t block, size_t n, const uint8_t *data,
+		       const uint64_t *sums, const char *what, struct err *e);
 
 /* ---- store_undo ---- */
 struct store_undo {
@@ -277,23 +321,59 @@ struct store_undo {
 int store_undo_scan(struct store *s, struct err *e);
 struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to, struct err *e);
 /* Before-images of what the transaction overwrites; durable when it returns. */
-int store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before, struct err *e);
-/* [a.from, b.to] out of both; durable. The two stay where they are. */
-int store_undo_merge(struct store *s, struct store_undo a, struct store_undo b, uint64_t *bytes, struct err *e);
+struct store_layer *store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before,
+				    struct err *e);
+/* Out of n neighbours one; durable. They stay where they are. */
+int store_undo_merge(struct store *s, const struct store_undo *u, size_t n, uint64_t *bytes, struct err *e);
 char *store_undo_path(const struct store *s, uint64_t from, uint64_t to);
 /* Under store.lock. */
 bool store_undo_covers(const struct store *s, uint64_t seq);
 
 /* ---- store_meta ---- */
 int store_meta_write_vm(const struct store *s, struct err *e);
-int store_meta_read_vm(struct store *s, struct err *e);
-/* Takes store.saving. */
-int store_meta_save(struct store *s, struct err *e);
-int store_meta_load(struct store *s, struct err *e);
+/* *format: STORE_FORMAT or STORE_FORMAT_1 */
+int store_meta_read_vm(struct store *s, unsigned *format, struct err *e);
+/* Of a store of format 1: its state and all points. */
+int store_meta_load_1(struct store *s, struct err *e);
 int store_meta_check(struct store *s, struct err *e);
+/* The state: applied, redo, next_volume, volumes, files. Under lock. */
+json_t *store_meta_state(const struct store *s);
+int store_meta_take_state(struct store *s, const json_t *j);
+json_t *store_meta_entry(const struct store_entry *p);
+/* Into s->points, in order. */
+int store_meta_take_points(struct store *s, const json_t *a);
+bool store_meta_u64(const json_t *o, const char *key, uint64_t max, uint64_t *out);
+bool store_meta_hex(const json_t *o, const char *key, uint64_t *out);
+json_t *store_meta_hex_json(uint64_t v);
+int store_meta_check_format(const char *path, const json_t *j, struct err *e);
+
+/* ---- store_catalogue ---- */
+struct store_catalogue {
+	struct store_blob *blob; /* NULL: the next one is written whole */
+	uint64_t salt, len, whole_len;
+	bool torn; /* when it was opened there was more, which does not verify */
+};
+void store_catalogue_fini(struct store_catalogue *c);
+int store_catalogue_load(struct store *s, struct err *e);
+int store_catalogue_check(struct store *s, struct err *e);
+/* One line of it: what is before the newline. False: does not verify. */
+bool store_catalogue_verify(uint64_t seed, const char *line, size_t len, const char **json, size_t *json_len);
+/* What is applied becomes durable: heads, files, then the catalogue says so; takes store.saving. whole: writes the catalogue anew. After a sync of
+ * heads or files that failed the store is poisoned. */
+int store_checkpoint(struct store *s, bool whole, struct err *e);
+/* Transactions are applied that it does not list. Under lock. */
+bool store_checkpoint_due(const struct store *s);
+
+/* ---- store_rollback ---- */
+/* After store_recover: whether the catalogue lost its last line for another reason than a loss of power; and if the heads are ahead of what could
+ * be read of the journal, they go back. */
+int store_rollback(struct store *s, struct err *e);
 
 /* ---- store_apply ---- */
 void *store_apply_main(void *arg);
+/* Into the head, through w; checked. data: room for a run. */
+int store_extent_apply(struct store *s, struct store_sums *w, struct store_reader *r, struct store_head *h,
+		       const struct store_extent *x, uint64_t size_bytes, uint8_t *data, struct err *e);
 
 /* ---- the store ---- */
 struct store_txn {
@@ -326,17 +406,21 @@ struct store {
 
 	/* under lock */
 	bool stopping;
-	bool busy;            /* the applier is at a transaction, its catalogue and its cleaning up */
-	struct err poison;    /* set: no more transactions */
-	struct err stalled;   /* the applier waits for space */
-	uint64_t poke;        /* counts reasons for the applier to try again */
-	uint64_t tried;           /* what poke was when the attempt began that `stalled` is of */
+	bool busy;          /* the applier is at a transaction, its catalogue and its cleaning up */
+	struct err poison;  /* set: no more transactions */
+	struct err stalled; /* the applier waits for space */
+	uint64_t poke;      /* counts reasons for the applier to try again */
+	uint64_t tried;     /* what poke was when the attempt began that `stalled` is of */
 	struct store_txn *txn;
-	uint64_t committed;   /* newest transaction */
-	uint64_t last_point;  /* newest point, 0: none */
-	uint64_t applied;     /* in the heads */
-	uint64_t saved;       /* what the catalogue on disk says is applied */
-	struct store_pos redo; /* where the journal is read from at the next opening */
+	uint64_t committed;  /* newest transaction */
+	uint64_t last_point; /* newest point, 0: none */
+	uint64_t applied;    /* in the heads */
+	uint64_t saved;      /* what the catalogue on disk says is applied */
+	uint64_t ghost; /* newest that store_prune gave up before it was saved: until then a crash brings it back */
+	struct store_pos redo, saved_redo; /* where the journal is read from at the next opening */
+	uint64_t unsaved_bytes;            /* applied since `saved` */
+	uint64_t *unsynced_files;          /* transactions whose files/SEQ was written and not synced */
+	size_t n_unsynced_files;
 	uint32_t next_volume, applied_next_volume;
 	struct store_volset *volumes, *applied_volumes; /* of `committed`, of `applied` */
 	struct store_fileset *files, *applied_files;
@@ -352,6 +436,7 @@ struct store {
 	struct store_pending **pending; /* oldest first */
 	size_t n_pending;
 
+	struct store_catalogue catalogue; /* under saving */
 	struct store_journal journal;
 	uint64_t dropped_bytes; /* of the journal, at opening */
 	bool damaged;           /* there was a COMMIT in them, and they were set aside */

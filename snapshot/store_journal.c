@@ -123,7 +123,7 @@ void store_seg_encode(uint64_t store_id, uint64_t number, uint64_t salt, uint8_t
 {
 	memset(out, 0, STORE_SEG_HEAD);
 	memcpy(out, "VMFJRNL", 8);
-	put32(out + 8, STORE_FORMAT);
+	put32(out + 8, STORE_PART_FORMAT);
 	put32(out + 12, STORE_SEG_HEAD);
 	put64(out + 16, store_id);
 	put64(out + 24, number);

@@ -1,4 +1,5 @@
-/* vm.json and the catalogue: a line of JSON and a line with its checksum, replaced as a whole. FORMAT.md, "Sealed JSON". */
+/* vm.json: a line of JSON and a line with its checksum, replaced as a whole (FORMAT.md, "Sealed JSON"). And what it and the
+ * catalogue say in JSON. */
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/xxh3.h"
@@ -51,14 +52,14 @@ static json_t *read_sealed(const char *path, struct err *e)
 	return j;
 }
 
-static json_t *hex64(uint64_t v)
+json_t *store_meta_hex_json(uint64_t v)
 {
 	char text[24];
 	snprintf(text, sizeof(text), "%016" PRIx64, v);
 	return json_string(text);
 }
 
-static bool get_hex64(const json_t *o, const char *key, uint64_t *out)
+bool store_meta_hex(const json_t *o, const char *key, uint64_t *out)
 {
 	const char *text = json_string_value(json_object_get(o, key));
 	int used = 0;
@@ -66,7 +67,7 @@ static bool get_hex64(const json_t *o, const char *key, uint64_t *out)
 	       sscanf(text, "%" SCNx64 "%n", out, &used) == 1 && used == 16;
 }
 
-static bool get_u64(const json_t *o, const char *key, uint64_t max, uint64_t *out)
+bool store_meta_u64(const json_t *o, const char *key, uint64_t max, uint64_t *out)
 {
 	const json_t *v = json_object_get(o, key);
 	if (!json_is_integer(v) || json_integer_value(v) < 0 || (uint64_t)json_integer_value(v) > max)
@@ -75,41 +76,45 @@ static bool get_u64(const json_t *o, const char *key, uint64_t max, uint64_t *ou
 	return true;
 }
 
-static int check_format(const char *path, const json_t *j, struct err *e)
+int store_meta_check_format(const char *path, const json_t *j, struct err *e)
 {
 	uint64_t format;
-	if (!get_u64(j, "format", INT64_MAX, &format))
+	if (!store_meta_u64(j, "format", INT64_MAX, &format))
 		return err_set(e, ERR_CORRUPT, "%s: says no format", path);
-	if (format == STORE_FORMAT)
-		return 0;
-	err_set(e, ERR_REFUSED, "%s: format %" PRIu64 " of another vmferry, known is %u", path, format, STORE_FORMAT);
+	if (format == STORE_FORMAT || format == STORE_FORMAT_1)
+		return (int)format;
+	err_set(e, ERR_REFUSED, "%s: format %" PRIu64 " of another vmferry, known are 1 and %u", path, format,
+		STORE_FORMAT);
 	return err_remedy(e, "use the vmferry that wrote it");
 }
 
 int store_meta_write_vm(const struct store *s, struct err *e)
 {
 	MEM_AUTO char *path = mem_printf("%s/vm.json", s->dir);
-	json_t *j = json_pack("{s:i, s:o, s:o, s:O}", "format", STORE_FORMAT, "store", hex64(s->id), "salt",
-			      hex64(s->salt), "vm", s->vm);
+	json_t *j = json_pack("{s:i, s:o, s:o, s:O}", "format", STORE_FORMAT, "store", store_meta_hex_json(s->id),
+			      "salt", store_meta_hex_json(s->salt), "vm", s->vm);
 	const int rc = write_sealed(path, j, e);
 	json_decref(j);
 	return rc;
 }
 
-int store_meta_read_vm(struct store *s, struct err *e)
+int store_meta_read_vm(struct store *s, unsigned *format, struct err *e)
 {
 	MEM_AUTO char *path = mem_printf("%s/vm.json", s->dir);
 	json_t *j = read_sealed(path, e);
 	if (!j)
 		return -1;
-	int rc = check_format(path, j, e);
+	int rc = store_meta_check_format(path, j, e);
 	json_t *vm = json_object_get(j, "vm");
-	if (rc == 0 && (!get_hex64(j, "store", &s->id) || !get_hex64(j, "salt", &s->salt) || !json_is_object(vm)))
+	if (rc > 0 &&
+	    (!store_meta_hex(j, "store", &s->id) || !store_meta_hex(j, "salt", &s->salt) || !json_is_object(vm)))
 		rc = err_set(e, ERR_CORRUPT, "%s: something is missing", path);
-	if (rc == 0)
+	if (rc > 0) {
 		s->vm = json_incref(vm);
+		*format = (unsigned)rc;
+	}
 	json_decref(j);
-	return rc;
+	return rc < 0 ? -1 : 0;
 }
 
 static json_t *volumes_json(const struct store_volset *v)
@@ -133,8 +138,8 @@ static struct store_volset *volumes_from(const json_t *a)
 		const char *kind = json_string_value(json_object_get(o, "kind"));
 		struct store_volset_item *it = &s->v[s->n];
 		uint64_t id = 0;
-		good = name && kind && strlen(name) <= STORE_NAME_MAX && get_u64(o, "id", UINT32_MAX, &id) &&
-		       get_u64(o, "bytes", STORE_MAX_BYTES, &it->v.size_bytes) &&
+		good = name && kind && strlen(name) <= STORE_NAME_MAX && store_meta_u64(o, "id", UINT32_MAX, &id) &&
+		       store_meta_u64(o, "bytes", STORE_MAX_BYTES, &it->v.size_bytes) &&
 		       (strcmp(kind, "ram") == 0 || strcmp(kind, "disk") == 0);
 		if (!good)
 			break;
@@ -153,9 +158,10 @@ static json_t *files_json(const struct store_fileset *f)
 {
 	json_t *a = json_array();
 	for (size_t i = 0; i < f->n; i++)
-		json_array_append_new(a, json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", f->v[i].name, "txn",
-						   (json_int_t)f->v[i].seq, "offset", (json_int_t)f->v[i].offset,
-						   "bytes", (json_int_t)f->v[i].len, "xxh3", hex64(f->v[i].sum)));
+		json_array_append_new(a,
+				      json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", f->v[i].name, "txn",
+						(json_int_t)f->v[i].seq, "offset", (json_int_t)f->v[i].offset, "bytes",
+						(json_int_t)f->v[i].len, "xxh3", store_meta_hex_json(f->v[i].sum)));
 	return a;
 }
 
@@ -168,9 +174,9 @@ static struct store_fileset *files_from(const json_t *a)
 		const json_t *o = json_array_get(a, i);
 		const char *name = json_string_value(json_object_get(o, "name"));
 		struct store_file f = { 0 };
-		good = name && strlen(name) <= STORE_NAME_MAX && get_u64(o, "txn", INT64_MAX, &f.seq) &&
-		       get_u64(o, "offset", INT64_MAX, &f.offset) && get_u64(o, "bytes", STORE_MAX_FILE, &f.len) &&
-		       get_hex64(o, "xxh3", &f.sum);
+		good = name && strlen(name) <= STORE_NAME_MAX && store_meta_u64(o, "txn", INT64_MAX, &f.seq) &&
+		       store_meta_u64(o, "offset", INT64_MAX, &f.offset) &&
+		       store_meta_u64(o, "bytes", STORE_MAX_FILE, &f.len) && store_meta_hex(o, "xxh3", &f.sum);
 		if (good) {
 			f.name = mem_strdup(name);
 			store_fileset_put(s, f);
@@ -182,7 +188,7 @@ static struct store_fileset *files_from(const json_t *a)
 	return NULL;
 }
 
-static json_t *entry_json(const struct store_entry *p)
+json_t *store_meta_entry(const struct store_entry *p)
 {
 	return json_pack("{s:I, s:I, s:I, s:O, s:o, s:o}", "seq", (json_int_t)p->seq, "committed_ns",
 			 (json_int_t)p->committed_ns, "bytes", (json_int_t)p->bytes, "meta", p->meta, "volumes",
@@ -198,8 +204,8 @@ static struct store_entry *entry_from(const json_t *o)
 	p->volumes = volumes_from(json_object_get(o, "volumes"));
 	p->files = files_from(json_object_get(o, "files"));
 	p->meta = json_incref(meta);
-	if (p->volumes && p->files && json_is_object(meta) && get_u64(o, "seq", INT64_MAX, &p->seq) &&
-	    get_u64(o, "committed_ns", INT64_MAX, &when) && get_u64(o, "bytes", INT64_MAX, &p->bytes)) {
+	if (p->volumes && p->files && json_is_object(meta) && store_meta_u64(o, "seq", INT64_MAX, &p->seq) &&
+	    store_meta_u64(o, "committed_ns", INT64_MAX, &when) && store_meta_u64(o, "bytes", INT64_MAX, &p->bytes)) {
 		p->committed_ns = (int64_t)when;
 		return p;
 	}
@@ -207,93 +213,91 @@ static struct store_entry *entry_from(const json_t *o)
 	return NULL;
 }
 
-static json_t *catalogue_json(struct store *s, uint64_t *applied)
+json_t *store_meta_state(const struct store *s)
 {
-	THREAD_LOCKED(&s->lock);
-	*applied = s->applied;
-	json_t *points = json_array();
-
-	for (size_t i = 0; i < s->n_points; i++)
-		if (!s->points[i]->dropping && s->points[i]->seq <= s->applied)
-			json_array_append_new(points, entry_json(s->points[i]));
-	return json_pack("{s:i, s:o, s:I, s:{s:I, s:I}, s:I, s:o, s:o, s:o}", "format", STORE_FORMAT, "store",
-			 hex64(s->id), "applied", (json_int_t)s->applied, "redo", "segment",
+	return json_pack("{s:I, s:{s:I, s:I}, s:I, s:o, s:o}", "applied", (json_int_t)s->applied, "redo", "segment",
 			 (json_int_t)s->redo.segment, "offset", (json_int_t)s->redo.offset, "next_volume",
 			 (json_int_t)s->applied_next_volume, "volumes", volumes_json(s->applied_volumes), "files",
-			 files_json(s->applied_files), "points", points);
+			 files_json(s->applied_files));
 }
 
-int store_meta_save(struct store *s, struct err *e)
+int store_meta_take_state(struct store *s, const json_t *j)
 {
-	THREAD_LOCKED(&s->saving);
-	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
-	uint64_t applied = 0;
-	json_t *j = catalogue_json(s, &applied);
-	const int rc = write_sealed(path, j, e);
+	const json_t *redo = json_object_get(j, "redo");
+	struct store_volset *volumes = volumes_from(json_object_get(j, "volumes"));
+	struct store_fileset *files = files_from(json_object_get(j, "files"));
+	struct store_pos at;
+	uint64_t applied = 0, next = 0;
 
-	json_decref(j);
-	if (rc < 0)
+	if (!volumes || !files || !store_meta_u64(j, "applied", INT64_MAX, &applied) ||
+	    !store_meta_u64(redo, "segment", INT64_MAX, &at.segment) ||
+	    !store_meta_u64(redo, "offset", INT64_MAX, &at.offset) ||
+	    !store_meta_u64(j, "next_volume", UINT32_MAX, &next) || applied < s->applied) {
+		store_volset_unref(volumes);
+		store_fileset_unref(files);
 		return -1;
-	pthread_mutex_lock(&s->lock);
-	s->saved = applied;
-	pthread_mutex_unlock(&s->lock);
+	}
+	store_volset_unref(s->applied_volumes);
+	store_fileset_unref(s->applied_files);
+	s->applied_volumes = volumes;
+	s->applied_files = files;
+	s->applied = s->saved = applied;
+	s->applied_next_volume = (uint32_t)next;
+	s->redo = s->saved_redo = at;
 	return 0;
 }
 
-static int load_points(struct store *s, const json_t *a)
+/* Takes p. One that is older than others may come behind them, after a failure in between. */
+static bool insert_point(struct store *s, struct store_entry *p)
 {
-	uint64_t last = 0;
+	size_t i = s->n_points;
 
+	while (i > 0 && s->points[i - 1]->seq > p->seq)
+		i--;
+	if (p->seq == 0 || p->seq > s->applied || (i > 0 && s->points[i - 1]->seq == p->seq)) {
+		store_entry_free(p);
+		return false;
+	}
+	p->listed = true;
+	s->points = mem_realloc_array(s->points, s->n_points + 1, sizeof(struct store_entry *));
+	memmove(&s->points[i + 1], &s->points[i], (s->n_points - i) * sizeof(struct store_entry *));
+	s->points[i] = p;
+	s->n_points++;
+	return true;
+}
+
+int store_meta_take_points(struct store *s, const json_t *a)
+{
 	for (size_t i = 0; i < json_array_size(a); i++) {
 		struct store_entry *p = entry_from(json_array_get(a, i));
-		if (!p || p->seq <= last || p->seq > s->applied) {
-			store_entry_free(p);
+		if (!p || !insert_point(s, p))
 			return -1;
-		}
-		last = p->seq;
-		s->points = mem_realloc_array(s->points, s->n_points + 1, sizeof(struct store_entry *));
-		s->points[s->n_points++] = p;
 	}
-	s->last_point = last;
 	return json_is_array(a) ? 0 : -1;
 }
 
-int store_meta_load(struct store *s, struct err *e)
+int store_meta_load_1(struct store *s, struct err *e)
 {
 	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
 	json_t *j = read_sealed(path, e);
 	if (!j)
 		return -1;
-	uint64_t id = 0, next = 0;
-	const json_t *redo = json_object_get(j, "redo");
-	int rc = check_format(path, j, e);
-	if (rc == 0 && get_hex64(j, "store", &id) && id != s->id)
+	uint64_t id = 0;
+	int rc = store_meta_check_format(path, j, e);
+	if (rc > 0 && store_meta_hex(j, "store", &id) && id != s->id)
 		rc = err_set(e, ERR_CORRUPT, "%s: is of another store", path);
-	s->applied_volumes = volumes_from(json_object_get(j, "volumes"));
-	s->applied_files = files_from(json_object_get(j, "files"));
-	if (rc == 0 &&
-	    (id != s->id || !s->applied_volumes || !s->applied_files ||
-	     !get_u64(j, "applied", INT64_MAX, &s->applied) || !get_u64(redo, "segment", INT64_MAX, &s->redo.segment) ||
-	     !get_u64(redo, "offset", INT64_MAX, &s->redo.offset) || !get_u64(j, "next_volume", UINT32_MAX, &next) ||
-	     load_points(s, json_object_get(j, "points")) < 0))
+	if (rc > 0 && (id != s->id || store_meta_take_state(s, j) < 0 ||
+		       store_meta_take_points(s, json_object_get(j, "points")) < 0))
 		rc = err_set(e, ERR_CORRUPT, "%s: something in it is missing or makes no sense", path);
-	s->applied_next_volume = (uint32_t)next;
-	s->saved = s->applied;
 	json_decref(j);
-	return rc;
+	return rc < 0 ? -1 : 0;
 }
 
 int store_meta_check(struct store *s, struct err *e)
 {
-	static const char *const names[] = { "vm.json", "catalogue.json" };
+	MEM_AUTO char *path = mem_printf("%s/vm.json", s->dir);
+	json_t *j = read_sealed(path, e);
 
-	THREAD_LOCKED(&s->saving);
-	for (size_t i = 0; i < 2; i++) {
-		MEM_AUTO char *path = mem_printf("%s/%s", s->dir, names[i]);
-		json_t *j = read_sealed(path, e);
-		if (!j)
-			return -1;
-		json_decref(j);
-	}
-	return 0;
+	json_decref(j);
+	return j ? 0 : -1;
 }

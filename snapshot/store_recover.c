@@ -290,7 +290,7 @@ static int open_segment(struct store *s, uint64_t number, struct err *e)
 		memcpy(&sum, head + 56, sizeof(sum));
 		const bool whole = __builtin_bswap64(sum) == XXH3_64bits(head, 56) && memcmp(head, want, 8) == 0;
 		store_blob_unref(b);
-		if (whole && format != STORE_FORMAT)
+		if (whole && format != STORE_PART_FORMAT)
 			return err_set(e, ERR_REFUSED, "%s: format %u of another vmferry", path, format);
 		return 0;
 	}

@@ -99,7 +99,7 @@ static void put_index(const struct maker *m, struct buf *out)
 static void put_header(struct buf *b, const struct store *s, uint64_t from, uint64_t to)
 {
 	buf_append(b, "VMFUNDO", 8);
-	buf_put_be32(b, STORE_FORMAT);
+	buf_put_be32(b, STORE_PART_FORMAT);
 	buf_put_be32(b, HEAD);
 	buf_put_be64(b, s->id);
 	buf_put_be64(b, from);
@@ -158,15 +158,15 @@ static void list_add(struct store *s, struct store_undo u)
 }
 
 /* The before-images of one extent, as far as the volume was there before. */
-static int add_before(struct maker *m, struct store_head *h, const struct store_extent *x, uint64_t blocks,
-		      struct err *e)
+static int add_before(struct maker *m, struct store_head *h, struct store_sums *w, const struct store_extent *x,
+		      uint64_t blocks, struct err *e)
 {
 	uint64_t sums[STORE_RUN];
 	const uint64_t end = x->block + x->count < blocks ? x->block + x->count : blocks;
 
 	for (uint64_t at = x->block; at < end;) {
 		const size_t n = end - at < STORE_RUN ? (size_t)(end - at) : STORE_RUN;
-		if (store_head_read(h, at, n, maker_room(m, n), sums, e) < 0 ||
+		if (store_head_read_before(h, w, at, n, maker_room(m, n), sums, e) < 0 ||
 		    maker_add(m, x->volume, at, n, sums, e) < 0)
 			return -1;
 		at += n;
@@ -175,9 +175,29 @@ static int add_before(struct maker *m, struct store_head *h, const struct store_
 	return 0;
 }
 
-int store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before, struct err *e)
+/* What was written, as store_undo_load would read it. */
+static struct store_layer *maker_layer(struct maker *m)
+{
+	struct store_layer *l = store_layer_new(m->to);
+	const uint64_t sums_at = m->at + m->x.n * ITEM;
+
+	for (size_t i = 0; i < m->x.n; i++)
+		if (m->x.v[i].blob)
+			m->x.v[i].sums_at += sums_at;
+	l->x = m->x;
+	m->x = (struct store_extents){ 0 };
+	free(m->blob->path);
+	m->blob->path = mem_strdup(m->path);
+	store_layer_hold(l, m->blob);
+	return l;
+}
+
+struct store_layer *store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before,
+				    struct err *e)
 {
 	struct maker m;
+	struct store_sums w = { 0 };
+	struct store_layer *l = NULL;
 	uint64_t bytes = 0;
 	int rc = maker_open(&m, s, p->seq, p->seq, e);
 
@@ -190,22 +210,24 @@ int store_undo_make(struct store *s, const struct store_pending *p, const struct
 		struct store_head *h = store_heads_find(s, x->volume);
 		pthread_mutex_unlock(&s->lock);
 		assert(h);
-		rc = add_before(&m, h, x, store_blocks_of(was->v.size_bytes), e);
+		rc = add_before(&m, h, &w, x, store_blocks_of(was->v.size_bytes), e);
 	}
 	if (rc == 0)
 		rc = maker_finish(&m, s, &bytes, e);
+	if (rc == 0)
+		l = maker_layer(&m);
 	maker_close(&m, rc == 0);
 	if (rc < 0)
-		return -1;
+		return NULL;
 	THREAD_LOCKED(&s->lock);
 	list_add(s, (struct store_undo){ .from = p->seq, .to = p->seq, .bytes = bytes });
-	return 0;
+	return l;
 }
 
 bool store_undo_covers(const struct store *s, uint64_t seq)
 {
-	for (size_t i = 0; i < s->n_undos; i++)
-		if (s->undos[i].from <= seq && seq <= s->undos[i].to)
+	for (size_t i = s->n_undos; i > 0 && s->undos[i - 1].to >= seq; i--)
+		if (s->undos[i - 1].from <= seq)
 			return true;
 	return false;
 }
@@ -313,38 +335,56 @@ out:
 	return l;
 }
 
-int store_undo_merge(struct store *s, struct store_undo a, struct store_undo b, uint64_t *bytes, struct err *e)
+/* All of them as one. Who looks from before the first wants what was first: the older before-image wins. */
+static int overlay_all(struct store *s, const struct store_undo *u, size_t n, struct store_layer **layers,
+		       struct store_extents *all, struct err *e)
 {
-	struct store_layer *old = store_undo_load(s, a.from, a.to, e);
-	struct store_layer *young = old ? store_undo_load(s, b.from, b.to, e) : NULL;
-	struct store_extents both = { 0 };
-	uint64_t sums[STORE_RUN];
-	struct maker m = { 0 };
-	int rc = young ? maker_open(&m, s, a.from, b.to, e) : -1;
-
-	/* Who looks from before a.from wants what was first: the older before-image wins. */
-	if (rc == 0)
-		store_extents_overlay(&old->x, &young->x, &both);
-	for (size_t i = 0; rc == 0 && i < both.n; i++) {
-		const struct store_extent *x = &both.v[i];
-		for (uint64_t skip = 0; rc == 0 && skip < x->count;) {
-			const size_t n = x->count - skip < STORE_RUN ? (size_t)(x->count - skip) : STORE_RUN;
-			uint8_t *data = maker_room(&m, n);
-			rc = store_extent_read(x, skip, n, data, sums, e);
-			if (rc == 0)
-				rc = store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums,
-							"before-images", e);
-			if (rc == 0)
-				rc = maker_add(&m, x->volume, x->block + skip, n, sums, e);
-			skip += n;
-		}
+	for (size_t i = 0; i < n; i++) {
+		layers[i] = store_undo_load(s, u[i].from, u[i].to, e);
+		if (!layers[i])
+			return -1;
+		struct store_extents both = { 0 };
+		store_extents_overlay(all, &layers[i]->x, &both);
+		store_extents_fini(all);
+		*all = both;
 	}
+	return 0;
+}
+
+static int add_extent(struct store *s, struct maker *m, const struct store_extent *x, struct err *e)
+{
+	uint64_t sums[STORE_RUN];
+
+	for (uint64_t skip = 0; skip < x->count;) {
+		const size_t n = x->count - skip < STORE_RUN ? (size_t)(x->count - skip) : STORE_RUN;
+		uint8_t *data = maker_room(m, n);
+		if (store_extent_read(x, skip, n, data, sums, e) < 0 ||
+		    store_blocks_check(s->salt, x->volume, x->block + skip, n, data, sums, "before-images", e) < 0 ||
+		    maker_add(m, x->volume, x->block + skip, n, sums, e) < 0)
+			return -1;
+		skip += n;
+	}
+	return 0;
+}
+
+int store_undo_merge(struct store *s, const struct store_undo *u, size_t n, uint64_t *bytes, struct err *e)
+{
+	struct store_layer **layers = mem_alloc_array(n, sizeof(struct store_layer *));
+	struct store_extents all = { 0 };
+	struct maker m = { 0 };
+	int rc = overlay_all(s, u, n, layers, &all, e);
+
+	if (rc == 0)
+		rc = maker_open(&m, s, u[0].from, u[n - 1].to, e);
+	for (size_t i = 0; rc == 0 && i < all.n; i++)
+		rc = add_extent(s, &m, &all.v[i], e);
 	if (rc == 0)
 		rc = maker_finish(&m, s, bytes, e);
 	maker_close(&m, rc == 0);
-	store_extents_fini(&both);
-	store_layer_unref(old);
-	store_layer_unref(young);
+	store_extents_fini(&all);
+	for (size_t i = 0; i < n; i++)
+		store_layer_unref(layers[i]);
+	free(layers);
 	return rc;
 }
 

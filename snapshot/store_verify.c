@@ -47,13 +47,13 @@ static int verify_layer(struct pass *p, const struct store_layer *l, const char 
 static int verify_journal(struct pass *p, struct err *e)
 {
 	struct store *s = p->s;
-	struct store_layer *layers[STORE_PENDING_TXNS * 4];
-	size_t n = 0;
 	int rc = 0;
 
 	pthread_mutex_lock(&s->lock);
-	for (; n < s->n_pending && n < sizeof(layers) / sizeof(layers[0]); n++)
-		layers[n] = store_layer_ref(s->pending[n]->layer);
+	const size_t n = s->n_pending;
+	MEM_AUTO struct store_layer **layers = mem_alloc_array(n, sizeof(struct store_layer *));
+	for (size_t i = 0; i < n; i++)
+		layers[i] = store_layer_ref(s->pending[i]->layer);
 	pthread_mutex_unlock(&s->lock);
 	for (size_t i = 0; i < n; i++) {
 		if (rc == 0)
@@ -196,6 +196,8 @@ int store_verify(struct store *s, bool (*progress)(void *ctx, uint64_t done, uin
 	p.total = u.head_bytes + u.undo_bytes;
 	p.data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
 	int rc = store_meta_check(s, e);
+	if (rc == 0)
+		rc = store_catalogue_check(s, e);
 	if (rc == 0)
 		rc = verify_journal(&p, e);
 	if (rc == 0)

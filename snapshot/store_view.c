@@ -473,7 +473,7 @@ int store_view_check_files(struct store_view *v, struct err *e)
 	return 0;
 }
 
-char *store_view_head_path(struct store_view *v, uint32_t volume, struct err *e)
+static char *head_path(struct store_view *v, uint32_t volume, bool *saved, struct err *e)
 {
 	struct store *s = v->s;
 
@@ -489,5 +489,18 @@ char *store_view_head_path(struct store_view *v, uint32_t volume, struct err *e)
 			(unsigned long long)v->seq);
 		return NULL;
 	}
+	*saved = s->saved == s->applied;
 	return mem_strdup(v->heads[volume]->data->path);
+}
+
+char *store_view_head_path(struct store_view *v, uint32_t volume, struct err *e)
+{
+	bool saved = false;
+	char *path = head_path(v, volume, &saved, e);
+
+	/* A VM is going to write to it: the journal must not be applied once more, and what it has not written must be there after a loss of power. */
+	if (!path || saved || store_checkpoint(v->s, false, e) == 0)
+		return path;
+	free(path);
+	return NULL;
 }

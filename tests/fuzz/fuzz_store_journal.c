@@ -58,15 +58,17 @@ static void put_sealed(const char *name, const char *json)
 static void put_store(const struct buf *journal)
 {
 	static const char *const folders[] = { "", "/journal", "/heads", "/files", "/undo" };
+	static const char first[] =
+		"{\"format\":2,\"store\":\"0102030405060708\",\"salt\":\"3132333435363738\",\"applied\":0,"
+		"\"redo\":{\"segment\":1,\"offset\":64},\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}";
 
 	for (size_t i = 0; i < 5; i++) {
 		MEM_AUTO char *path = mem_printf("%s%s", dir, folders[i]);
 		mkdir(path, 0700);
 	}
-	put_sealed("vm.json", "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
-	put_sealed("catalogue.json",
-		   "{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
-		   "\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
+	put_sealed("vm.json", "{\"format\":2,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
+	MEM_AUTO char *line = mem_printf("%016" PRIx64 " %s\n", (uint64_t)XXH3_64bits(first, strlen(first)), first);
+	put_file("catalogue.log", line, strlen(line));
 	put_file("journal/00000001.wal", journal->data, journal->len);
 }
 

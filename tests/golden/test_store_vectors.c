@@ -64,16 +64,26 @@ static void write_sealed(const char *name, const char *json)
 	write_file(name, text, strlen(text));
 }
 
+#define EMPTY_STATE                                                                                              \
+	"\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},\"next_volume\":1," \
+	"\"volumes\":[],\"files\":[],"                                                                           \
+	"\"points\":[]"
+
 /* A store in which only the journal says something. */
-static void write_store(const uint8_t *journal, size_t len)
+static void write_store(unsigned format, const uint8_t *journal, size_t len)
 {
+	static const char first[] = "{\"format\":2,\"salt\":\"3132333435363738\"," EMPTY_STATE "}";
+	MEM_AUTO char *vm =
+		mem_printf("{\"format\":%u,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}",
+			   format);
+	MEM_AUTO char *line = mem_printf("%016" PRIx64 " %s\n", (uint64_t)XXH3_64bits(first, strlen(first)), first);
+
 	model_clear(dir);
-	write_sealed("vm.json",
-		     "{\"format\":1,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
-	write_sealed(
-		"catalogue.json",
-		"{\"format\":1,\"store\":\"0102030405060708\",\"applied\":0,\"redo\":{\"segment\":1,\"offset\":64},"
-		"\"next_volume\":1,\"volumes\":[],\"files\":[],\"points\":[]}");
+	write_sealed("vm.json", vm);
+	if (format == 1)
+		write_sealed("catalogue.json", "{\"format\":1," EMPTY_STATE "}");
+	else
+		write_file("catalogue.log", line, strlen(line));
 	write_file("journal/00000001.wal", journal, len);
 }
 
@@ -107,7 +117,7 @@ START_TEST(the_example_is_read)
 	BUF_AUTO struct buf b = BUF_INIT;
 
 	example(&b);
-	write_store(b.data, b.len);
+	write_store(_i ? 2 : 1, b.data, b.len);
 	struct store *s = store_open(dir, NULL, &e);
 	ck_assert_msg(s != NULL, "%s", e.text);
 	check_example(s);
@@ -155,6 +165,53 @@ START_TEST(records_are_written_so)
 }
 END_TEST
 
+static char *text_block(const char *name)
+{
+	MEM_AUTO char *open = mem_printf("\n```text %s\n", name);
+	const char *p = strstr(doc, open);
+
+	ck_assert_ptr_nonnull(p);
+	p += strlen(open);
+	const char *end = strstr(p, "\n```");
+	ck_assert_ptr_nonnull(end);
+	return mem_printf("%.*s\n", (int)(end - p), p);
+}
+
+/* The document's two lines: each verifies at its place and nowhere else, and they say what is applied and kept. */
+START_TEST(the_catalogue_is_written_so)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *text = text_block("catalogue");
+	const char *second = strchr(text, '\n') + 1, *json = NULL;
+	const size_t first_len = (size_t)(second - text), second_len = strlen(second);
+	const uint64_t salt = UINT64_C(0x3132333435363738);
+	struct store_point *p = NULL;
+	size_t len = 0, n = 0;
+
+	ck_assert(store_catalogue_verify(0, text, first_len - 1, &json, &len));
+	ck_assert_int_eq(json[0], '{');
+	ck_assert_uint_eq(len, first_len - 1 - 17);
+	ck_assert(!store_catalogue_verify(1, text, first_len - 1, &json, &len));
+	ck_assert(store_catalogue_verify(salt + first_len, second, second_len - 1, &json, &len));
+	ck_assert(!store_catalogue_verify(salt, second, second_len - 1, &json, &len));
+	/* Cut anywhere, the second has never been. */
+	for (size_t cut = 0; cut <= second_len; cut++) {
+		model_clear(dir);
+		write_sealed("vm.json",
+			     "{\"format\":2,\"store\":\"0102030405060708\",\"salt\":\"1112131415161718\",\"vm\":{}}");
+		write_file("catalogue.log", text, first_len + cut);
+		struct store *s = store_open(dir, NULL, &e);
+		ck_assert_msg(s != NULL, "cut at %zu: %s", cut, e.text);
+		OK(store_points(s, &p, &n, &e), e);
+		ck_assert_uint_eq(n, 1);
+		ck_assert_uint_eq(p[0].seq, cut == second_len ? 3 : 1);
+		ck_assert_str_eq(json_string_value(json_object_get(p[0].meta, "id")), cut == second_len ? "p-3" : "p-1");
+		store_points_free(p, n);
+		store_close(s);
+	}
+}
+END_TEST
+
 /* No point, or the right one. */
 static void check_damaged(const char *what, size_t at)
 {
@@ -195,7 +252,7 @@ START_TEST(cut_at_every_byte)
 
 	example(&b);
 	for (size_t len = (size_t)_i; len < b.len; len += 2 * step_from(len)) {
-		write_store(b.data, len);
+		write_store(2, b.data, len);
 		check_damaged("cut", len);
 	}
 }
@@ -208,7 +265,7 @@ START_TEST(a_bit_flipped_in_every_byte)
 	example(&b);
 	for (size_t at = (size_t)_i; at < b.len; at += 2 * step_from(at)) {
 		b.data[at] ^= (uint8_t)(1u << at % 8);
-		write_store(b.data, b.len);
+		write_store(2, b.data, b.len);
 		check_damaged("flipped", at);
 		b.data[at] ^= (uint8_t)(1u << at % 8);
 	}
@@ -317,13 +374,103 @@ START_TEST(a_bit_flipped_in_every_file)
 }
 END_TEST
 
+/* A catalogue of several lines, of a store that was not closed. What is offered is right whatever is damaged, and damage in front of what is
+ * whole is noticed. */
+START_TEST(a_bit_flipped_in_every_line)
+{
+	static const char *const folders[] = { "", "heads", "files", "undo", "journal" };
+	const struct store_opts opts = { .segment_bytes = 200000 };
+	struct err e = ERR_INIT;
+	struct model m;
+	struct store *s = store_create(dir, &opts, NULL, &e);
+
+	model_init(&m, 9);
+	for (int i = 0; i < 6; i++) {
+		OK(model_txn(&m, s, i == 2 ? STORE_TXN_PART : STORE_TXN_POINT, &e), e);
+		OK(store_settle(s, clock_mono_ns() + 10 * NS_PER_S, &e), e);
+		if (i == 3) {
+			model_forget(&m, 2);
+			OK(store_prune(s, model_keep, &m, &e), e);
+		}
+	}
+	for (size_t i = 0; i < 5; i++)
+		keep_folder(folders[i]);
+	store_close(s);
+	put_back();
+	ck_assert(!damage_is_noticed(&m));
+	for (size_t i = 0; i < n_kept; i++) {
+		const struct kept *k = &kept[i];
+		if (strcmp(k->name, "catalogue.log") != 0)
+			continue;
+		ck_assert_uint_gt(k->len, 1000);
+		const char *last = memrchr(k->data, '\n', k->len - 1);
+		ck_assert_ptr_nonnull(last);
+		for (size_t at = (size_t)_i * 3; at < k->len; at += 12) {
+			put_back();
+			k->data[at] ^= (uint8_t)(1u << at % 8);
+			write_file(k->name, k->data, k->len);
+			k->data[at] ^= (uint8_t)(1u << at % 8);
+			const bool noticed = damage_is_noticed(&m);
+			ck_assert_msg(noticed || (const char *)k->data + at > last, "byte %zu of %zu", at, k->len);
+		}
+	}
+	model_fini(&m);
+}
+END_TEST
+
+/* What a line said was done, and then it is lost, without any behind it. */
+START_TEST(a_lost_last_line_is_noticed)
+{
+	static const char *const folders[] = { "", "heads", "files", "undo", "journal" };
+	struct err e = ERR_INIT;
+	struct model m;
+	struct store *s = store_create(dir, NULL, NULL, &e);
+
+	model_init(&m, 11);
+	for (int i = 0; i < 6; i++)
+		OK(model_txn(&m, s, STORE_TXN_POINT, &e), e);
+	OK(store_settle(s, clock_mono_ns() + 10 * NS_PER_S, &e), e);
+	for (size_t i = 0; i < 4; i++)
+		free(m.points[i]);
+	memmove(m.points, m.points + 4, 2 * sizeof(m.points[0]));
+	m.n_points = 2;
+	OK(store_prune(s, model_keep, &m, &e), e);
+	for (size_t i = 0; i < 5; i++)
+		keep_folder(folders[i]);
+	store_close(s);
+	put_back();
+	ck_assert(!damage_is_noticed(&m));
+	for (size_t i = 0; i < n_kept; i++) {
+		const struct kept *k = &kept[i];
+		if (strcmp(k->name, "catalogue.log") != 0)
+			continue;
+		const uint8_t *last = memrchr(k->data, '\n', k->len - 1);
+		ck_assert_ptr_nonnull(last);
+		for (size_t at = (size_t)(last - k->data) + 1; at < k->len; at += 7) {
+			put_back();
+			k->data[at] ^= (uint8_t)(1u << at % 8);
+			write_file(k->name, k->data, k->len);
+			k->data[at] ^= (uint8_t)(1u << at % 8);
+			/* Points that were given up would be back, without their before-images. */
+			s = store_open(dir, NULL, &e);
+			ck_assert_msg(s == NULL && e.cls == ERR_CORRUPT, "byte %zu of %zu", at, k->len);
+			err_clear(&e);
+		}
+	}
+	model_fini(&m);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("store vectors");
 	TCase *t = tcase_create("all");
 	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, set_up, tear_down);
-	tcase_add_test(t, the_example_is_read);
+	tcase_add_loop_test(t, the_example_is_read, 0, 2);
+	tcase_add_test(t, the_catalogue_is_written_so);
+	tcase_add_loop_test(t, a_bit_flipped_in_every_line, 0, 4);
+	tcase_add_test(t, a_lost_last_line_is_noticed);
 	tcase_add_test(t, records_are_written_so);
 	tcase_add_loop_test(t, cut_at_every_byte, 0, 2);
 	tcase_add_loop_test(t, a_bit_flipped_in_every_byte, 0, 2);

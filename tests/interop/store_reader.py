@@ -52,9 +52,28 @@ def sealed(path):
     text = read(path)
     line, _, rest = text.partition(b"\n")
     check(rest == b"#xxh3 %016x\n" % xxh(line), path)
-    value = json.loads(line)
-    check(value["format"] == 1, path + ": format")
-    return value
+    return json.loads(line)
+
+
+def read_catalogue(path, store_id):
+    """The state after the last line that verifies, with the points that are kept."""
+    state, salt, points, at, bad = None, None, {}, 0, None
+    for line in read(path).splitlines(True):
+        good = line.endswith(b"\n") and line[:17] == b"%016x " % xxh(line[17:-1], 0 if at == 0 else salt + at)
+        check(not (good and bad is not None), "%s: line at %s" % (path, bad))
+        check(good or at > 0, path + ": first line")
+        if good:
+            state = json.loads(line[17:])
+            if at == 0:
+                check(state["format"] == 2 and int(state["store"], 16) == store_id, path)
+                salt = int(state["salt"], 16)
+            for seq in state.get("drop", []):
+                points.pop(seq, None)
+            points.update((p["seq"], p) for p in state["points"])
+        elif bad is None:
+            bad = at
+        at += len(line)
+    return dict(state, points=[points[seq] for seq in sorted(points)])
 
 
 class Store:
@@ -63,8 +82,12 @@ class Store:
         vm = sealed(os.path.join(folder, "vm.json"))
         self.id = int(vm["store"], 16)
         self.salt = int(vm["salt"], 16)
-        self.cat = sealed(os.path.join(folder, "catalogue.json"))
-        check(int(self.cat["store"], 16) == self.id, "catalogue of another store")
+        check(vm["format"] in (1, 2), "vm.json: format")
+        if vm["format"] == 1:
+            self.cat = sealed(os.path.join(folder, "catalogue.json"))
+            check(self.cat["format"] == 1 and int(self.cat["store"], 16) == self.id, "catalogue.json")
+        else:
+            self.cat = read_catalogue(os.path.join(folder, "catalogue.log"), self.id)
         self.applied = self.cat["applied"]
         self.points = {p["seq"]: dict(p, journal=None) for p in self.cat["points"]}
         self.txns = []
@@ -182,6 +205,7 @@ class Store:
     # -- undo --
 
     def undo_files(self, point):
+        """Those that reach beyond the point. Beyond what is applied there may be some, without a gap to the point or not."""
         found = []
         for name in os.listdir(os.path.join(self.folder, "undo")):
             m = re.fullmatch(r"(\d{12,})-(\d{12,})\.undo", name)
@@ -191,7 +215,7 @@ class Store:
         chain = sorted(x for x in found if x[2] not in inside and x[1] > point)
         reached = point
         for first, last, name in chain:
-            check(first <= reached + 1, "before-images of %d are missing" % (reached + 1))
+            check(first <= reached + 1 or reached >= self.applied, "before-images of %d are missing" % (reached + 1))
             reached = last
             yield self.read_undo(first, last, os.path.join(self.folder, "undo", name))
         check(reached >= self.applied, "before-images of %d are missing" % (reached + 1))
@@ -241,10 +265,8 @@ class Store:
     def extract(self, point, name):
         p = self.points[point]
         volume = next(v for v in p["volumes"] if v["name"] == name)
-        if point > self.applied:
-            layers = [t["blocks"] for t in reversed(self.txns) if t["seq"] <= point]
-        else:
-            layers = list(self.undo_files(point))
+        layers = [t["blocks"] for t in reversed(self.txns) if t["seq"] <= point]
+        layers += self.undo_files(point)
         out = []
         for b in range(blocks_of(volume["bytes"])):
             key = (volume["id"], b)

@@ -113,6 +113,15 @@ START_TEST(both_read_the_same)
 		compare_point(m.points[i]);
 	full = false;
 	OK(store_settle(s, clock_mono_ns() + 10 * NS_PER_S, &e), e);
+	/* And of these the heads know, but not the catalogue. */
+	for (int i = 0; i < 3; i++)
+		OK(model_txn(&m, s, i == 1 ? STORE_TXN_PART : STORE_TXN_POINT, &e), e);
+	struct store_usage u = { .pending_txns = 1 };
+	for (const int64_t until = clock_mono_ns() + 10 * NS_PER_S; u.pending_txns > 0 && clock_mono_ns() < until;)
+		OK(store_usage(s, &u, &e), e);
+	compare_list(&m);
+	for (size_t i = 0; i < m.n_points; i++)
+		compare_point(m.points[i]);
 	store_close(s);
 	compare_list(&m);
 	for (size_t i = 0; i < m.n_points; i++)

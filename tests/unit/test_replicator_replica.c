@@ -331,7 +331,9 @@ START_TEST(no_source_takes_the_epochs_away)
 		json_object_set_new(args, "epoch", json_integer(n));
 		ck_assert_int_eq(call(peer_rpc, "replica.begin", json_deep_copy(args), &r, &e), -1);
 		ck_assert_int_eq(e.cls, ERR_PROTOCOL);
-		ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", n), &r, &e), 0);
+		ck_assert_int_eq(call(peer_rpc, "replica.release",
+				      json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", n), &r, &e),
+				 0);
 		json_decref(r);
 	}
 	/* Its own source may come with one that is far above: it may have been away. */
@@ -341,7 +343,9 @@ START_TEST(no_source_takes_the_epochs_away)
 	OK(call(peer_rpc, "replica.begin", args, &r, &e), e);
 	json_decref(r);
 	ck_assert_uint_eq(epoch_of(), (uint64_t)EPOCH_MAX / 2);
-	ck_assert_int_eq(call(peer_rpc, "replica.release", json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", (json_int_t)EPOCH_MAX), &r, &e), -1);
+	ck_assert_int_eq(call(peer_rpc, "replica.release",
+			      json_pack("{s:s, s:I}", "uuid", GUEST_UUID, "epoch", (json_int_t)EPOCH_MAX), &r, &e),
+			 -1);
 	ck_assert_int_eq(e.cls, ERR_PROTOCOL);
 	err_clear(&e);
 	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
@@ -484,7 +488,7 @@ static void start_replicator(void)
 /* What the catalogue says is lost with the power. */
 static int no_rename(const char *from, const char *to)
 {
-	return strstr(to, "catalogue.json") ? 0 : rename(from, to);
+	return strstr(to, "catalogue.log") ? 0 : rename(from, to);
 }
 
 static uint64_t put_points(struct store *s, unsigned n)
@@ -705,25 +709,36 @@ START_TEST(what_a_copy_may_start_from)
 
 	start_replicator();
 	at_hand.m = machine_new(1, 256);
-	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vdb\":\"/old\"}}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vdb\":\"/old\"}}",
+			     NULL, &e),
+			 -1);
 	HAS(e.text, "no disk vdb that is replicated");
-	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"sda\":\"/old\"}}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"sda\":\"/old\"}}",
+			     NULL, &e),
+			 -1);
 	HAS(e.text, "no disk sda that is replicated");
-	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vda\":7}}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vda\":7}}", NULL, &e),
+			 -1);
 	ck_assert_int_eq(e.cls, ERR_CONFIG);
 	at_hand.refuse_check = true;
-	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vda\":\"/old\"}}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"vda\":\"/old\"}}",
+			     NULL, &e),
+			 -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	HAS(e.text, "start from an image at host2: ");
 	ck_assert_int_eq(ask(replicator_status, "{\"vm\":\"web1\"}", NULL, &e), -1);
 	ck_assert(!replicas_has(target.replicas, GUEST_UUID));
 	/* The only disk that is copied is meant without a name. */
 	at_hand.refuse_check = false;
-	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL, &e), e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL,
+	       &e),
+	   e);
 	wait_state("protected");
 	ck_assert_uint_eq(at_hand.fills, 1);
 	/* What has points needs none. */
-	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"\":\"/old\"}}", NULL, &e), -1);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"seed\":{\"\":\"/old\"}}", NULL,
+			     &e),
+			 -1);
 	HAS(e.text, "points of VM web1 already");
 	wait_state("protected");
 	ck_assert_uint_eq(at_hand.fills, 1);
@@ -739,15 +754,20 @@ START_TEST(a_seed_is_ended_for_others)
 	start_replicator();
 	at_hand.m = machine_new(1, 256);
 	at_hand.hold = true;
-	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL, &e), e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL,
+	       &e),
+	   e);
 	for (int64_t until = soon(); at_hand.fills == 0 && clock_mono_ns() < until; usleep(2000))
 		;
 	replicas_list(target.replicas, "web1", list);
 	ck_assert_str_eq(json_string_value(json_object_get(json_array_get(list, 0), "state")), "seeding");
-	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")), "an image is read that is here already");
+	HAS(json_string_value(json_object_get(json_array_get(list, 0), "reason")),
+	    "an image is read that is here already");
 	json_decref(list);
 	/* Another one instead. */
-	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/other\"}}", NULL, &e), e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/other\"}}",
+	       NULL, &e),
+	   e);
 	for (int64_t until = soon(); at_hand.fills < 2 && clock_mono_ns() < until; usleep(2000))
 		;
 	ck_assert_uint_eq(at_hand.fills, 2);
@@ -756,7 +776,9 @@ START_TEST(a_seed_is_ended_for_others)
 	wait_state("protected");
 	OK(ask(replicator_unprotect, "{\"vm\":\"web1\",\"forget\":true}", NULL, &e), e);
 	/* And the end of all. */
-	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL, &e), e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300,\"seed\":{\"\":\"/old\"}}", NULL,
+	       &e),
+	   e);
 	for (int64_t until = soon(); at_hand.fills < 3 && clock_mono_ns() < until; usleep(2000))
 		;
 	OK(ask(replicator_unprotect, "{\"vm\":\"web1\",\"forget\":true}", NULL, &e), e);

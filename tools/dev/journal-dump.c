@@ -1,4 +1,5 @@
-/* journal-dump SEGMENT...: prints the records of a replica's journal (snapshot/FORMAT.md, "Journal"), and where they stop to verify. */
+/* journal-dump FILE...: prints the records of a segment of a replica's journal, or the lines of its catalogue.log (snapshot/FORMAT.md), and where they stop
+ * to verify. */
 #include "base/cursor.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -52,13 +53,36 @@ static void print_record(const struct store_rec *r, uint64_t at, const uint8_t *
 	printf("%s\n", r->type & STORE_REC_OPTIONAL ? " (may be ignored)" : "");
 }
 
+static int dump_catalogue(const char *path, const char *text, size_t len)
+{
+	uint64_t salt = 0;
+	size_t at = 0, json_len = 0;
+	const char *json = NULL, *end;
+
+	printf("%s: catalogue\n", path);
+	for (; at < len && (end = memchr(text + at, '\n', len - at)) != NULL; at = (size_t)(end - text) + 1) {
+		if (!store_catalogue_verify(at ? salt + at : 0, text + at, (size_t)(end - text) - at, &json, &json_len))
+			break;
+		json_t *j = json_loadb(json, json_len, 0, NULL);
+		if (at == 0 && !store_meta_hex(j, "salt", &salt))
+			salt = 0;
+		json_decref(j);
+		printf("%10zu %.*s\n", at, (int)json_len, json);
+	}
+	printf("%10zu %s\n", at, at == len ? "end" : "WHAT FOLLOWS DOES NOT VERIFY");
+	return 0;
+}
+
 static int dump(const char *path)
 {
 	struct err e = ERR_INIT;
 	size_t len = 0;
 	MEM_AUTO char *text = file_read_all(path, (size_t)4 << 30, &len, &e);
 	const uint8_t *data = (const uint8_t *)text;
+	const char *name = strrchr(path, '/');
 
+	if (text && strcmp(name ? name + 1 : path, "catalogue.log") == 0)
+		return dump_catalogue(path, text, len);
 	if (!data || len < STORE_SEG_HEAD) {
 		fprintf(stderr, "journal-dump: %s\n", data ? "too short for a segment" : e.text);
 		return 1;
@@ -95,7 +119,8 @@ int main(int argc, char **argv)
 	int rc = 0;
 
 	if (argc < 2 || argv[1][0] == '-') {
-		fprintf(stderr, "usage: journal-dump SEGMENT...: prints the records of a replica's journal\n");
+		fprintf(stderr, "usage: journal-dump FILE...: prints what a segment of a replica's journal, or its "
+				"catalogue.log, says\n");
 		return 2;
 	}
 	for (int i = 1; i < argc; i++)
