@@ -69,6 +69,12 @@ struct outbox_state {
 /* On disk when it returns. data: borrowed, a JSON object, or NULL: the thing is gone. A state as it already was, and the
  * end of what was never told to anybody, are no change. */
 int outbox_put_state(struct outbox *o, const char *key, const json_t *data, struct err *e);
+struct outbox_put {
+	const char *key;
+	const json_t *data;
+};
+/* Several of them in one transaction: all, or none. */
+int outbox_put_states(struct outbox *o, const struct outbox_put *p, size_t n, struct err *e);
 /* As outbox_read. What is given counts as told from here on, so that its end will be too. */
 int outbox_read_states(struct outbox *o, uint64_t after, unsigned max,
 		       bool (*fn)(void *ctx, const struct outbox_state *st), void *ctx, struct err *e);

@@ -86,37 +86,80 @@ static int replace(struct outbox *o, const char *key, const char *data, bool kno
 	return finish(o, st, e);
 }
 
-static int put_locked(struct outbox *o, const char *key, const char *data, struct err *e)
+/* Within a transaction. *last: the number of the change, if there is one. */
+static int put_one(struct outbox *o, const char *key, const char *data, uint64_t *last, struct err *e)
 {
 	bool there = false, known = false, same = false;
 	if (look_up(o, key, data, &there, &known, &same, e) < 0)
 		return -1;
 	if (same || (!there && !data))
 		return 0;
+	if (!data && !known)
+		return forget(o, key, e);
+	if (replace(o, key, data, known, e) < 0)
+		return -1;
+	*last = (uint64_t)sqlite3_last_insert_rowid(o->db);
+	return 0;
+}
+
+static char *checked_text(const struct outbox_put *p, struct err *e)
+{
+	size_t len = strlen(p->key);
+	if (len == 0 || len > OUTBOX_MAX_KEY) {
+		err_set(e, ERR_PROTOCOL, "state: a key of %zu bytes (allowed: 1 to %u)", len, OUTBOX_MAX_KEY);
+		return NULL;
+	}
+	char *text = p->data ? json_dumps(p->data, JSON_COMPACT) : mem_strdup("");
+	if (!text || (p->data && !json_is_object(p->data)))
+		err_set(e, ERR_PROTOCOL, "state %s: is not a JSON object", p->key);
+	else if (strlen(text) > OUTBOX_MAX_DATA)
+		err_set(e, ERR_PROTOCOL, "state %s: %zu bytes of data are too many (at most %u)", p->key, strlen(text),
+			OUTBOX_MAX_DATA);
+	else
+		return text;
+	free(text);
+	return NULL;
+}
+
+static int put_locked(struct outbox *o, const struct outbox_put *p, char *const *text, size_t n, struct err *e)
+{
+	uint64_t last = 0;
+	int rc = 0;
+
 	if (outbox_run(o, "BEGIN IMMEDIATE", e) < 0)
 		return -1;
-	bool silently = !data && !known;
-	int rc = commit(o, silently ? forget(o, key, e) : replace(o, key, data, known, e), e);
-	if (rc == 0 && !silently) {
-		o->last_state = (uint64_t)sqlite3_last_insert_rowid(o->db);
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = put_one(o, p[i].key, p[i].data ? text[i] : NULL, &last, e);
+	if (commit(o, rc, e) < 0)
+		return -1;
+	if (last > 0) {
+		o->last_state = last;
 		pthread_cond_broadcast(&o->appended);
 	}
+	return 0;
+}
+
+int outbox_put_states(struct outbox *o, const struct outbox_put *p, size_t n, struct err *e)
+{
+	char **text = mem_alloc_array(n, sizeof(char *));
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < n; i++)
+		rc = (text[i] = checked_text(&p[i], e)) ? 0 : -1;
+	if (rc == 0 && n > 0) {
+		THREAD_LOCKED(&o->lock);
+		rc = put_locked(o, p, text, n, e);
+	}
+	for (size_t i = 0; i < n; i++)
+		free(text[i]);
+	free(text);
 	return rc;
 }
 
 int outbox_put_state(struct outbox *o, const char *key, const json_t *data, struct err *e)
 {
-	size_t len = strlen(key);
-	if (len == 0 || len > OUTBOX_MAX_KEY)
-		return err_set(e, ERR_PROTOCOL, "state: a key of %zu bytes (allowed: 1 to %u)", len, OUTBOX_MAX_KEY);
-	MEM_AUTO char *text = data ? json_dumps(data, JSON_COMPACT) : NULL;
-	if (data && (!text || !json_is_object(data)))
-		return err_set(e, ERR_PROTOCOL, "state %s: is not a JSON object", key);
-	if (text && strlen(text) > OUTBOX_MAX_DATA)
-		return err_set(e, ERR_PROTOCOL, "state %s: %zu bytes of data are too many (at most %u)", key,
-			       strlen(text), OUTBOX_MAX_DATA);
-	THREAD_LOCKED(&o->lock);
-	return put_locked(o, key, text, e);
+	const struct outbox_put one = { .key = key, .data = data };
+	return outbox_put_states(o, &one, 1, e);
 }
 
 /* A row taken out of the database, so that the reader is called without the lock. */

@@ -138,21 +138,15 @@ struct replica *replica_take(struct replicas *r, const char *uuid, const char *p
 /* What is known of the points, for status and for sources. */
 void replica_note_last(struct replica *p, struct store *s)
 {
-	struct store_point *points = NULL;
-	struct err e = ERR_INIT;
-	size_t n = 0;
+	struct store_point q;
 	json_t *last = NULL;
+	size_t n = 0;
 
-	if (store_points(s, &points, &n, &e) < 0) {
-		log_warn("replica_points", "uuid=%s msg=%s", p->uuid, LOG_Q(e.text));
-		return;
+	if (store_latest(s, &q, &n)) {
+		last = json_pack("{s:I, s:s, s:I}", "seq", (json_int_t)q.seq, "id", field_text(q.meta, "id"),
+				 "instant_ns", json_integer_value(json_object_get(q.meta, "instant_ns")));
+		json_decref(q.meta);
 	}
-	if (n) {
-		const struct store_point *q = &points[n - 1];
-		last = json_pack("{s:I, s:s, s:I}", "seq", (json_int_t)q->seq, "id", field_text(q->meta, "id"),
-				 "instant_ns", json_integer_value(json_object_get(q->meta, "instant_ns")));
-	}
-	store_points_free(points, n);
 	THREAD_LOCKED(&p->all->lock);
 	json_decref(p->last);
 	p->last = last;
@@ -185,7 +179,7 @@ static void tell_dropped(struct replica *p, const struct store *s)
 	const struct replicas *r = p->all;
 	const uint64_t bytes = store_dropped_bytes(s);
 
-	if (bytes == 0)
+	if (bytes == 0 && !store_was_damaged(s))
 		return;
 	log_warn("replica_journal_cut", "uuid=%s bytes=%llu damaged=%d", p->uuid, (unsigned long long)bytes,
 		 (int)store_was_damaged(s));

@@ -17,6 +17,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct replica_news {
+	const char *id;     /* of a point */
+	const json_t *data; /* NULL: it is gone */
+};
+
 struct replicas_opts {
 	const char *host_name;
 	const char *replica_dir; /* a folder per VM below it; made if need be */
@@ -25,8 +30,8 @@ struct replicas_opts {
 	struct pool *pool;       /* decodes */
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
-	/* A point is kept here, or (data NULL) not any more; borrowed. From the retention's thread, so within a second or two. May be NULL. */
-	void (*point)(void *ctx, const char *vm_uuid, const char *id, const json_t *data);
+	/* Points are kept here, or not any more; borrowed. From the retention's thread, so within a second or two. May be NULL. */
+	void (*points)(void *ctx, const char *vm_uuid, const struct replica_news *news, size_t n);
 	void *ctx;
 };
 

@@ -70,7 +70,8 @@ struct replica {
 	size_t points;
 	uint64_t space_bytes; /* what its store takes; the keeper's last look, or that at the beginning of the session */
 	bool prune_due;
-	uint64_t told_seq; /* the keeper's: up to which point opts.point has been told */
+	int64_t prune_at_ns; /* monotonic: not before */
+	uint64_t told_seq;   /* the keeper's: up to which point opts.points has been told */
 	char trouble[600]; /* the last error of this side, or empty */
 };
 

@@ -42,30 +42,44 @@ struct marked {
 static bool keep_point(void *ctx, const struct store_point *q)
 {
 	const struct marked *m = ctx;
+	size_t low = 0, high = m->n;
 
-	for (size_t i = 0; i < m->n; i++)
-		if (m->points[i].seq == q->seq)
-			return m->marks[i].keep;
-	return true;
+	while (low < high) {
+		const size_t mid = low + (high - low) / 2;
+		if (m->points[mid].seq < q->seq)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low == m->n || m->points[low].seq != q->seq || m->marks[low].keep;
 }
 
-/* Those that came since the last time, and those that go. */
+/* Those that came since the last time, and those that go. Who came and goes at once was never there. */
 static void tell_points(struct replica *p, const struct marked *m)
 {
 	const struct replicas_opts *o = &p->all->opts;
+	struct replica_news *news = mem_alloc_array(m->n, sizeof(*news));
+	json_t *all = json_array(); /* holds what news refers to */
+	size_t n = 0;
 
-	for (size_t i = 0; o->point && i < m->n; i++) {
+	for (size_t i = 0; o->points && i < m->n; i++) {
 		const struct store_point *q = &m->points[i];
 		const char *id = json_string_value(json_object_get(q->meta, "id"));
-		if (!id || (m->marks[i].keep && q->seq <= p->told_seq))
+		const bool new = q->seq > p->told_seq;
+		/* After a start nobody knows what was told: what goes may have been. */
+		if (!id || (m->marks[i].keep && !new) || (!m->marks[i].keep && new && p->told_seq > 0))
 			continue;
 		json_t *data = json_pack("{s:I, s:I, s:O}", "seq", (json_int_t)q->seq, "committed_ns",
 					 (json_int_t)q->committed_ns, "meta", q->meta);
-		o->point(o->ctx, p->uuid, id, m->marks[i].keep ? data : NULL);
-		json_decref(data);
+		json_array_append_new(all, data);
+		news[n++] = (struct replica_news){ .id = id, .data = m->marks[i].keep ? data : NULL };
 	}
+	if (n > 0)
+		o->points(o->ctx, p->uuid, news, n);
 	if (m->n > 0)
 		p->told_seq = m->points[m->n - 1].seq;
+	json_decref(all);
+	free(news);
 }
 
 static int prune(struct replica *p, struct store *s, const struct retention *keep, struct err *e)
@@ -105,27 +119,36 @@ static void prune_one(struct replica *p, const struct retention *keep)
 	replica_close(p);
 }
 
+/* The one whose turn it is; NULL, and when it will be somebody's. Each has its own pace: many replicas do not make each other wait. */
+static struct replica *due_locked(struct replicas *r, int64_t *next_ns)
+{
+	struct replica *first = NULL;
+
+	for (struct replica *p = r->first; p; p = p->next)
+		if (p->prune_due && p->record && !p->moving && (!first || p->prune_at_ns < first->prune_at_ns))
+			first = p;
+	*next_ns = first ? first->prune_at_ns : INT64_MAX;
+	return *next_ns <= clock_mono_ns() ? first : NULL;
+}
+
 void *replica_keep_thread(void *arg)
 {
 	struct replicas *r = arg;
 
 	pthread_mutex_lock(&r->lock);
 	while (!r->stopping) {
-		struct replica *p = r->first;
-		while (p && !(p->prune_due && p->record && !p->moving))
-			p = p->next;
+		int64_t next_ns = INT64_MAX;
+		struct replica *p = due_locked(r, &next_ns);
 		if (!p) {
-			thread_cond_wait_until(&r->changed, &r->lock, INT64_MAX);
+			thread_cond_wait_until(&r->changed, &r->lock, next_ns);
 			continue;
 		}
 		const struct retention keep = replica_keep_of(p->record);
 		p->prune_due = false;
+		p->prune_at_ns = clock_mono_ns() + PRUNE_EVERY_NS;
 		pthread_mutex_unlock(&r->lock);
 		prune_one(p, &keep);
 		pthread_mutex_lock(&r->lock);
-		const int64_t until = clock_mono_ns() + PRUNE_EVERY_NS;
-		while (!r->stopping && clock_mono_ns() < until)
-			thread_cond_wait_until(&r->changed, &r->lock, until);
 	}
 	pthread_mutex_unlock(&r->lock);
 	return NULL;

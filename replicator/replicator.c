@@ -90,7 +90,7 @@ struct replicator *replicator_new(const struct replicator_opts *opts, struct err
 					  .delta_cache = opts->delta_cache,
 					  .pool = r->pool,
 					  .event = opts->event,
-					  .point = opts->point,
+					  .points = opts->points,
 					  .ctx = opts->ctx };
 	r->replicas = r->pool ? replicas_new(&ro, e) : NULL;
 	const struct protection_opts po = protection_opts_of(r);

@@ -35,7 +35,7 @@ struct replicator_opts {
 	/* Steals data. */
 	void (*event)(void *ctx, const char *type, const char *vm_uuid, json_t *data);
 	/* As in replica.h. May be NULL. */
-	void (*point)(void *ctx, const char *vm_uuid, const char *id, const json_t *data);
+	void (*points)(void *ctx, const char *vm_uuid, const struct replica_news *news, size_t n);
 	/* A running VM of this host, by name or UUID; ERR_REFUSED if it is shut off. */
 	struct guest *(*open_guest)(void *ctx, const char *vm, struct err *e);
 	/* The guardian: see protection.h. May be NULL. */

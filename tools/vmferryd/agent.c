@@ -48,10 +48,10 @@ void agent_event(void *ctx, const char *type, const char *vm_uuid, json_t *data)
 	json_decref(data);
 }
 
-static void note_point(void *ctx, const char *vm_uuid, const char *id, const json_t *data)
+static void note_points(void *ctx, const char *vm_uuid, const struct replica_news *news, size_t n)
 {
 	struct agent *a = ctx;
-	catalogue_point(a->outbox, vm_uuid, id, data);
+	catalogue_points(a->outbox, vm_uuid, news, n);
 }
 
 static struct rpc *connect_peer(void *ctx, const char *host, struct err *e)
@@ -214,7 +214,7 @@ static struct replicator *start_replicator(struct agent *a, const struct config 
 		.connect_peer = connect_peer,
 		.connect_data = connect_data,
 		.event = agent_event,
-		.point = note_point,
+		.points = note_points,
 		.open_guest = open_guest,
 		.watch = watch,
 		.hold = hold,

@@ -31,9 +31,16 @@ void catalogue_event(struct outbox *o, const char *host, const char *type, const
 	json_decref(value);
 }
 
-void catalogue_point(struct outbox *o, const char *uuid, const char *id, const json_t *data)
+void catalogue_points(struct outbox *o, const char *uuid, const struct replica_news *news, size_t n)
 {
-	MEM_AUTO char *key = mem_printf("point/%s/%s", uuid, id);
+	struct outbox_put *all = mem_alloc_array(n, sizeof(*all));
+	struct err e = ERR_INIT;
 
-	put(o, key, data);
+	for (size_t i = 0; i < n; i++)
+		all[i] = (struct outbox_put){ .key = mem_printf("point/%s/%s", uuid, news[i].id), .data = news[i].data };
+	if (outbox_put_states(o, all, n, &e) < 0)
+		log_warn("state_not_kept", "points_of=%s n=%zu msg=%s", uuid, n, LOG_Q(e.text));
+	for (size_t i = 0; i < n; i++)
+		free((char *)(uintptr_t)all[i].key);
+	free(all);
 }

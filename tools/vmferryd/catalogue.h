@@ -6,12 +6,13 @@
 #define VMFERRY_TOOLS_VMFERRYD_CATALOGUE_H
 
 #include "replicator/outbox.h"
+#include "replicator/replica.h"
 
 #include <jansson.h>
 
 /* An event of this agent: "protection.*" change that protection's state. data is borrowed. What cannot be kept is logged. */
 void catalogue_event(struct outbox *o, const char *host, const char *type, const char *uuid, const json_t *data);
-/* A point was committed here, or (data NULL) is gone. */
-void catalogue_point(struct outbox *o, const char *uuid, const char *id, const json_t *data);
+/* Points that were committed here, or are gone: at once, or not at all. */
+void catalogue_points(struct outbox *o, const char *uuid, const struct replica_news *news, size_t n);
 
 #endif
