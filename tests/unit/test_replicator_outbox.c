@@ -352,6 +352,27 @@ START_TEST(states_have_one_row_a_key)
 }
 END_TEST
 
+START_TEST(several_states_at_once_or_none)
+{
+	struct err e = ERR_INIT;
+	struct outbox *o = must_open(0);
+	json_t *data = json_pack("{s:i}", "value", 1), *array = json_array();
+
+	must_put(o, "a", 1);
+	const struct outbox_put good[] = { { "b", data }, { "a", NULL }, { "c", data }, { "d", NULL } };
+	const struct outbox_put bad[] = { { "e", data }, { "f", array } };
+	ck_assert_msg(outbox_put_states(o, good, 4, &e) == 0, "%s", e.text);
+	expect_states(o, 0, "2b 3c ");
+	ck_assert_int_eq(outbox_put_states(o, bad, 2, &e), -1);
+	ck_assert_int_eq(outbox_put_states(o, NULL, 0, &e), 0);
+	expect_states(o, 0, "2b 3c ");
+	ck_assert_uint_eq(outbox_last_state(o), 3);
+	json_decref(data);
+	json_decref(array);
+	outbox_close(o);
+}
+END_TEST
+
 START_TEST(what_was_trimmed_unsent_is_counted_with_its_report)
 {
 	struct err e = ERR_INIT;
@@ -454,6 +475,7 @@ int main(void)
 	tcase_add_test(t, newer_formats_are_refused);
 	tcase_add_test(t, the_first_format_is_taken_over);
 	tcase_add_test(t, states_have_one_row_a_key);
+	tcase_add_test(t, several_states_at_once_or_none);
 	tcase_add_test(t, what_was_trimmed_unsent_is_counted_with_its_report);
 	tcase_add_test(t, a_folder_that_is_missing);
 	tcase_add_test(t, bad_data_is_refused);
