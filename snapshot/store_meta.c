@@ -13,6 +13,7 @@
 
 #define SEALED_MAX ((size_t)256 << 20)
 #define SEAL "#xxh3 "
+#define TXN_MAX (UINT64_C(1) << 62)
 
 static int write_sealed(const char *path, const json_t *j, struct err *e)
 {
@@ -139,6 +140,7 @@ static struct store_volset *volumes_from(const json_t *a)
 		struct store_volset_item *it = &s->v[s->n];
 		uint64_t id = 0;
 		good = name && kind && strlen(name) <= STORE_NAME_MAX && store_meta_u64(o, "id", UINT32_MAX, &id) &&
+		       id > 0 && !store_volset_by_id(s, (uint32_t)id) &&
 		       store_meta_u64(o, "bytes", STORE_MAX_BYTES, &it->v.size_bytes) &&
 		       (strcmp(kind, "ram") == 0 || strcmp(kind, "disk") == 0);
 		if (!good)
@@ -165,7 +167,8 @@ static json_t *files_json(const struct store_fileset *f)
 	return a;
 }
 
-static struct store_fileset *files_from(const json_t *a)
+/* As of transaction `until`. */
+static struct store_fileset *files_from(const json_t *a, uint64_t until)
 {
 	struct store_fileset *s = store_fileset_copy(NULL);
 	bool good = json_is_array(a) && json_array_size(a) <= STORE_MAX_FILES;
@@ -174,7 +177,7 @@ static struct store_fileset *files_from(const json_t *a)
 		const json_t *o = json_array_get(a, i);
 		const char *name = json_string_value(json_object_get(o, "name"));
 		struct store_file f = { 0 };
-		good = name && strlen(name) <= STORE_NAME_MAX && store_meta_u64(o, "txn", INT64_MAX, &f.seq) &&
+		good = name && strlen(name) <= STORE_NAME_MAX && store_meta_u64(o, "txn", until, &f.seq) &&
 		       store_meta_u64(o, "offset", INT64_MAX, &f.offset) &&
 		       store_meta_u64(o, "bytes", STORE_MAX_FILE, &f.len) && store_meta_hex(o, "xxh3", &f.sum);
 		if (good) {
@@ -201,10 +204,11 @@ static struct store_entry *entry_from(const json_t *o)
 	uint64_t when = 0;
 	json_t *meta = json_object_get(o, "meta");
 
+	const bool numbered = store_meta_u64(o, "seq", TXN_MAX, &p->seq);
 	p->volumes = volumes_from(json_object_get(o, "volumes"));
-	p->files = files_from(json_object_get(o, "files"));
+	p->files = files_from(json_object_get(o, "files"), p->seq);
 	p->meta = json_incref(meta);
-	if (p->volumes && p->files && json_is_object(meta) && store_meta_u64(o, "seq", INT64_MAX, &p->seq) &&
+	if (p->volumes && p->files && json_is_object(meta) && numbered &&
 	    store_meta_u64(o, "committed_ns", INT64_MAX, &when) && store_meta_u64(o, "bytes", INT64_MAX, &p->bytes)) {
 		p->committed_ns = (int64_t)when;
 		return p;
@@ -221,18 +225,27 @@ json_t *store_meta_state(const struct store *s)
 			 files_json(s->applied_files));
 }
 
+/* Numbers that are still to be given are nobody's. */
+static bool ids_below(const struct store_volset *v, uint64_t next)
+{
+	for (size_t i = 0; i < v->n; i++)
+		if (v->v[i].id >= next)
+			return false;
+	return true;
+}
+
 int store_meta_take_state(struct store *s, const json_t *j)
 {
 	const json_t *redo = json_object_get(j, "redo");
-	struct store_volset *volumes = volumes_from(json_object_get(j, "volumes"));
-	struct store_fileset *files = files_from(json_object_get(j, "files"));
 	struct store_pos at;
 	uint64_t applied = 0, next = 0;
+	const bool numbered = store_meta_u64(j, "applied", TXN_MAX, &applied);
+	struct store_volset *volumes = volumes_from(json_object_get(j, "volumes"));
+	struct store_fileset *files = files_from(json_object_get(j, "files"), applied);
 
-	if (!volumes || !files || !store_meta_u64(j, "applied", INT64_MAX, &applied) ||
-	    !store_meta_u64(redo, "segment", INT64_MAX, &at.segment) ||
+	if (!numbered || !volumes || !files || !store_meta_u64(redo, "segment", INT64_MAX, &at.segment) ||
 	    !store_meta_u64(redo, "offset", INT64_MAX, &at.offset) ||
-	    !store_meta_u64(j, "next_volume", UINT32_MAX, &next) || applied < s->applied) {
+	    !store_meta_u64(j, "next_volume", UINT32_MAX, &next) || applied < s->applied || !ids_below(volumes, next)) {
 		store_volset_unref(volumes);
 		store_fileset_unref(files);
 		return -1;
@@ -254,7 +267,8 @@ static bool insert_point(struct store *s, struct store_entry *p)
 
 	while (i > 0 && s->points[i - 1]->seq > p->seq)
 		i--;
-	if (p->seq == 0 || p->seq > s->applied || (i > 0 && s->points[i - 1]->seq == p->seq)) {
+	if (p->seq == 0 || p->seq > s->applied || !ids_below(p->volumes, s->applied_next_volume) ||
+	    (i > 0 && s->points[i - 1]->seq == p->seq)) {
 		store_entry_free(p);
 		return false;
 	}
