@@ -216,7 +216,7 @@ int protection_want(struct protection *p, const char *expect, const char *state,
 /* What this agent writes by itself, beside what operators say. lock is held. */
 static void carry_over_locked(const struct protection *p, json_t *record)
 {
-	static const char *const keys[] = { "last_point", "autostart", "boot_id" };
+	static const char *const keys[] = { "last_point", "autostart", "boot_id", "owner_boot" };
 
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
 		const json_t *now = json_object_get(p->record, keys[i]);

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "replicator/epoch.h"
+#include "replicator/may_start.h"
 #include "replicator/protect.h"
 
 #include <assert.h>
@@ -79,6 +80,7 @@ UNUSED static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
 /* ---- a host that starts VMs when it boots ---- */
 
 static atomic_bool host_autostart, host_settled; /* was the boot durable before the VM was started? */
+static atomic_bool host_hook_refused;            /* the agent's own start, since the record did not allow it yet */
 static atomic_bool host_answers_late, host_asked_late;
 static struct protections *_Atomic table;
 static atomic_uint host_boots, host_starts, host_asked, host_failing;
@@ -104,6 +106,16 @@ UNUSED static int on_id(void *ctx, char out[BOOT_ID_SIZE], struct err *e)
 	return 0;
 }
 
+/* What libvirt's hook would be told by this boot. */
+UNUSED static bool may_start_now(void)
+{
+	struct err e = ERR_INIT;
+	char id[BOOT_ID_SIZE];
+
+	(void)on_id(NULL, id, &e);
+	return may_start(fixture_path("source", NULL), "/nonexistent", GUEST_UUID, id, &e) == 0;
+}
+
 UNUSED static bool settled_on_disk(void)
 {
 	struct err e = ERR_INIT;
@@ -121,6 +133,7 @@ UNUSED static int on_start(void *ctx, const char *uuid, struct err *e)
 {
 	(void)ctx, (void)uuid;
 	host_asked++;
+	host_hook_refused = host_hook_refused || !may_start_now();
 	host_settled = host_settled || settled_on_disk();
 	if (host_failing) {
 		host_failing--;
@@ -302,6 +315,7 @@ UNUSED static void setup(void)
 	no_guardian = false;
 	watches = unwatches = 0;
 	parting = PART_GOOD;
+	host_hook_refused = false;
 	host_autostart = host_settled = host_answers_late = host_asked_late = false;
 	host_boots = host_starts = host_asked = host_failing = 0;
 }

@@ -52,9 +52,11 @@ START_TEST(it_starts_with_its_host_when_it_is_ours)
 	reboot_source();
 	EVENTUALLY(is_state("degraded", "cannot be reached"));
 	ck_assert_uint_eq(host_starts, 0);
+	ck_assert(!may_start_now());
 	target_start();
 	EVENTUALLY(is_state("protected", ""));
 	ck_assert_uint_eq(host_starts, 1);
+	ck_assert(!host_hook_refused && may_start_now());
 	/* Once: who shuts it off then, means it. */
 	fake.gone = true;
 	EVENTUALLY(is_state("waiting", "shut off"));
@@ -119,9 +121,10 @@ START_TEST(it_does_not_start_with_a_host_that_has_lost_it)
 	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
 	OK(replicas_set_state(target.replicas, GUEST_UUID, "promoted", &e), e);
 	reboot_source();
+	ck_assert(!may_start_now());
 	EVENTUALLY(is_state("fenced", ""));
 	ck_assert_uint_eq(host_starts, 0);
-	ck_assert(!host_autostart);
+	ck_assert(!host_autostart && !may_start_now());
 }
 END_TEST
 
