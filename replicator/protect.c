@@ -202,8 +202,8 @@ static int add_seed(const struct protection_opts *o, const struct guest_info *in
 }
 
 /* A replica that could not be started is of no use: that is said before there is one. Of one that exists already, status and failover say it. */
-static int check_fits(const struct protection_opts *o, const struct guest_info *info, const char *host, json_t **findings,
-		      struct err *e)
+static int check_fits(const struct protection_opts *o, const struct guest_info *info, const char *host,
+		      json_t **findings, struct err *e)
 {
 	const struct courier_opts co = { .ways = o->ways, .host = host, .uuid = info->uuid, .vm = info->name };
 	json_t *disks = json_array();
@@ -272,6 +272,18 @@ static int put_in_place(struct protections *t, const struct guest_info *info, js
 	return protections_start(t, record, e);
 }
 
+/* Who asks for memory has it, or is told at once why not. */
+static int check_mode(const struct guest_info *info, const json_t *record, struct err *e)
+{
+	const char *mode = field_text(record, "mode");
+	const bool memory = strcmp(mode, "memory") == 0;
+	enum capture_mode m = CAPTURE_AUTO;
+
+	if (!memory && capture_mode_from_name(mode, &m) < 0)
+		return 0; /* a record of whatever age */
+	return capture_possible(info, m, memory, e) < 0 ? err_wrap(e, "%s", info->name) : 0;
+}
+
 static int protect(struct protections *t, const json_t *args, json_t **result, struct err *e)
 {
 	const struct protection_opts *o = protections_opts(t);
@@ -282,7 +294,7 @@ static int protect(struct protections *t, const json_t *args, json_t **result, s
 		return -1;
 	(void)protections_have(t, info.uuid, &old);
 	json_t *record = make_record(o, &info, args, old, e);
-	int rc = record ? 0 : -1;
+	int rc = record ? check_mode(&info, record, e) : -1;
 	if (rc == 0 && !old)
 		rc = check_fits(o, &info, field_text(args, "host"), &findings, e);
 	if (rc == 0)

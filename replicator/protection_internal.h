@@ -89,7 +89,7 @@ struct protection {
 	bool boot_settled;               /* whether it is started with its host: the record says that of this boot */
 	bool boot_started;               /* or not to be; the record may not say so yet */
 	unsigned boot_tries;
-	unsigned failures;               /* in a row */
+	unsigned failures;       /* in a row */
 	char unseeded[300];      /* why the first copy goes on without what it should have started from, or empty */
 	struct schedule_now now; /* what the hour says */
 	int64_t saved_ns;        /* when last_point was last made durable */
@@ -108,6 +108,8 @@ struct protection_session {
 /* ---- protection.c ---- */
 bool protection_may_run_locked(const struct protection *p);
 bool protection_wanted(struct protection *p);
+/* ERR_REFUSED if it has crashed and its QEMU is kept. Asked before a capture is ended for what would be refused anyway: leaving COLO starts the guest. */
+int protection_check_crashed(struct protection *p, struct err *e);
 /* Until the deadline, or somebody wants something else. */
 void protection_wait(struct protection *p, int64_t deadline_ns);
 /* Everything that waits returns. */

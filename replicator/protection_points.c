@@ -25,7 +25,7 @@ void protection_points_clock(struct protection *p, struct ship *ship)
 	p->pace.every_ns = now.every_ns;
 }
 
-/* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
+/* "memory" leaves to the capture how; "auto" leaves to it whether, too. All others are to be had, or not. */
 static enum capture_mode wanted_mode(const struct protection *p)
 {
 	enum capture_mode m = CAPTURE_AUTO;
@@ -35,6 +35,11 @@ static enum capture_mode wanted_mode(const struct protection *p)
 	if (strcmp(p->mode, "memory") != 0)
 		(void)capture_mode_from_name(p->mode, &m);
 	return m == CAPTURE_AUTO ? p->forced : m;
+}
+
+static bool how_is_free(const struct protection *p)
+{
+	return strcmp(p->mode, "auto") == 0 || strcmp(p->mode, "memory") == 0;
 }
 
 /* With the guardian's eye on it. */
@@ -54,6 +59,7 @@ static int make_capture(struct protection_session *s, struct err *e)
 	struct protection *p = s->p;
 	const bool any = strcmp(p->mode, "auto") == 0;
 	struct capture_opts co = { .mode = wanted_mode(p),
+				   .memory = strcmp(p->mode, "memory") == 0,
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
 				   .arm = protection_watch_arm,
@@ -158,7 +164,7 @@ static int checkpoints(struct protection_session *s, struct err *e)
 		bool change;
 		{
 			THREAD_LOCKED(&p->lock);
-			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && strcmp(p->mode, "auto") == 0;
+			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && how_is_free(p);
 			if (change)
 				pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 		}

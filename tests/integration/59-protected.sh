@@ -5,12 +5,14 @@
 # long files
 # long max_pause
 # long quiesce
+# long crash
 # limit quiesce 300
 # limit files 240
 # limit two_disks 240
 # limit max_pause 240
 # limit lifecycle 240
 # limit devices 300
+# limit crash 240
 # limit jobs 300
 
 IMAGES=/var/lib/libvirt/images
@@ -118,6 +120,31 @@ test_lifecycle() {
 	[ "$(times_logged host1 'event=protection .*state=seeding')" = 1 ] || fail "the copy was begun again from nothing"
 	eventually 90 "the guest counts" above host1 0
 	fail_over
+}
+
+# It panics, and QEMU is kept with it: no points of that, nobody lets it go on, here or elsewhere; a user may.
+test_crash() {
+	protected_guest crash=preserve reboot=restart
+	in_host host1 virsh -q qemu-monitor-command vm1 --hmp 'o /b 0x505 1'
+	eventually $GRACE "that it has crashed is not said: $(value_of reason)" status_is waiting "has crashed"
+	[ "$(in_host host1 virsh -q domstate vm1)" = crashed ] || fail "it is $(in_host host1 virsh -q domstate vm1)"
+	vmferry_at host1 vms
+	grep -q "crashed" "$WORK/out" || fail "vms does not say that it has crashed"
+	assert_says 3 "has crashed" vmferry_at host1 migrate vm1 host2 --copy-storage
+	assert_says 3 "has crashed" vmferry_at host1 migrate vm1 host2 --offline
+	assert_says 3 "has crashed" vmferry_at host2 failover vm1
+	[ "$(in_host host1 virsh -q domstate vm1)" = crashed ] || fail "a failover that was refused has changed it to $(in_host host1 virsh -q domstate vm1)"
+	in_host host1 virsh -q reset vm1
+	in_host host1 virsh -q resume vm1
+	write_disk 9 9M
+	points_go_on "after a crash"
+	# The last point before the crash is what a failover without its host goes on from.
+	in_host host1 virsh -q qemu-monitor-command vm1 --hmp 'o /b 0x505 1'
+	eventually $GRACE "that it has crashed is not said" status_is waiting "has crashed"
+	vmferry_at host2 failover vm1 --force
+	eventually $GRACE "the guest counts at its new host" above host2 0
+	eventually $GRACE "the old one is not fenced" status_is fenced "taken this VM over"
+	[ "$(in_host host1 virsh -q domstate vm1)" != running ] || fail "it runs twice"
 }
 
 test_devices() {

@@ -107,6 +107,64 @@ START_TEST(nothing_is_paused_without_a_guardian)
 }
 END_TEST
 
+/* And not replicated in another way than was asked for. */
+START_TEST(a_mode_that_cannot_be_is_refused_at_once)
+{
+	const struct replicas_opts ro = { .host_name = "host1",
+					  .replica_dir = fixture_path("replicas", NULL),
+					  .pool = target.pool };
+	struct protection_opts o = opts();
+	static const char *const modes[] = { "memory", "colo", "background" };
+	struct err e = ERR_INIT;
+	json_t *result = NULL;
+
+	fake.lock_manager = true;
+	o.replicas = own = replicas_new(&ro, &e);
+	ck_assert_msg(own != NULL, "%s", e.text);
+	table = protections_new(&o, &e);
+	ck_assert_msg(table != NULL, "%s", e.text);
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		json_t *args = json_pack("{s:s, s:s, s:s}", "vm", "web1", "host", "host2", "mode", modes[i]);
+		ck_assert_int_eq(protect_begin(table, args, &result, &e), -1);
+		ck_assert_int_eq(e.cls, ERR_REFUSED);
+		HAS(e.text, "web1: memory cannot be captured");
+		HAS(e.text, "a lock manager");
+		ck_assert(!protections_have(table, GUEST_UUID, NULL));
+		err_clear(&e);
+		json_decref(args);
+	}
+	json_t *args = json_pack("{s:s, s:s}", "vm", "web1", "host", "host2");
+	OK(protect_begin(table, args, &result, &e), e);
+	json_decref(result);
+	json_decref(args);
+}
+END_TEST
+
+/* It has panicked, and its QEMU is kept: that is its user's. */
+START_TEST(one_that_has_crashed_stays_here)
+{
+	struct err e = ERR_INIT;
+	char *point = NULL;
+
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	const unsigned made = fake.made;
+	fake.crashed = true;
+	ck_assert_int_eq(protection_hold(prot, "it is being migrated to host3", soon(), &e), -1);
+	HAS(e.text, "web1 has crashed");
+	err_clear(&e);
+	ck_assert_int_eq(protection_hand_over(prot, 2, soon(), &point, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	HAS(e.text, "web1 has crashed");
+	ck_assert(fake.made == made && !fake.paused && is_owned("active"));
+	err_clear(&e);
+	fake.crashed = false;
+	settle();
+	OK(protection_hand_over(prot, 2, soon(), &point, &e), e);
+	free(point);
+}
+END_TEST
+
 START_TEST(memory_alone_is_refused_without_a_guardian)
 {
 	no_guardian = true;
@@ -380,6 +438,8 @@ int main(void)
 	tcase_add_test(t, a_capture_that_fails_is_begun_anew);
 	tcase_add_test(t, a_vm_that_was_let_go_is_protected_again);
 	tcase_add_test(t, nothing_is_paused_without_a_guardian);
+	tcase_add_test(t, a_mode_that_cannot_be_is_refused_at_once);
+	tcase_add_test(t, one_that_has_crashed_stays_here);
 	tcase_add_test(t, memory_alone_is_refused_without_a_guardian);
 	tcase_add_test(t, not_now_is_said_and_waited_for);
 	tcase_add_test(t, a_vm_that_is_shut_off_is_waited_for);
