@@ -83,6 +83,7 @@ static atomic_bool host_autostart, host_settled; /* was the boot durable before 
 static atomic_bool host_hook_refused;            /* the agent's own start, since the record did not allow it yet */
 static atomic_bool host_answers_late, host_asked_late;
 static struct protections *_Atomic table;
+static atomic_int host_refuses; /* to have it start with the host: errno; 0 */
 static atomic_uint host_boots, host_starts, host_asked, host_failing;
 
 UNUSED static int on_autostart(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e)
@@ -93,6 +94,11 @@ UNUSED static int on_autostart(void *ctx, const char *uuid, const bool *want, bo
 	for (int64_t until = soon();
 	     host_answers_late && !want && (!table || protections_have(table, uuid, NULL)) && clock_mono_ns() < until;)
 		usleep(2000);
+	if (host_refuses && want && *want) {
+		err_set(e, host_refuses == ENOENT ? ERR_REFUSED : ERR_LIBVIRT, "libvirt has no VM, or no time");
+		e->errnum = host_refuses;
+		return -1;
+	}
 	const bool before = want ? atomic_exchange(&host_autostart, *want) : host_autostart;
 	if (was)
 		*was = before;
@@ -316,6 +322,7 @@ UNUSED static void setup(void)
 	watches = unwatches = 0;
 	parting = PART_GOOD;
 	host_hook_refused = false;
+	host_refuses = 0;
 	host_autostart = host_settled = host_answers_late = host_asked_late = false;
 	host_boots = host_starts = host_asked = host_failing = 0;
 }

@@ -178,6 +178,43 @@ START_TEST(who_unprotects_has_autostart_back)
 }
 END_TEST
 
+/* What the record alone knows is not lost with it. i == 1: with the replica, which stays then, too. */
+START_TEST(one_whose_autostart_libvirt_does_not_take_stays_protected)
+{
+	const struct protection_opts o = opts();
+	json_t *record = record_of(400, "auto"), *args = json_pack("{s:s, s:b}", "vm", "web1", "forget", _i),
+	       *now = NULL;
+	struct err e = ERR_INIT;
+
+	host_autostart = true;
+	OK(epoch_save_protection(o.state_dir, record, &e), e);
+	table = protections_new(&o, &e);
+	ck_assert_msg(table != NULL, "%s", e.text);
+	for (int64_t until = soon();
+	     (host_autostart || !replicas_has(target.replicas, "web1")) && clock_mono_ns() < until;)
+		usleep(2000);
+	ck_assert(!host_autostart);
+	host_refuses = EIO;
+	ck_assert_int_eq(protect_end(table, args, &e), -1);
+	HAS(e.text, "web1 is to start with its host again");
+	HAS(e.remedy, "it stays protected");
+	ck_assert(protections_have(table, GUEST_UUID, &now) && replicas_has(target.replicas, "web1"));
+	ck_assert(json_is_true(json_object_get(now, "autostart")));
+	json_decref(now);
+	now = epoch_find_protection(o.state_dir, GUEST_UUID);
+	ck_assert(json_is_true(json_object_get(now, "autostart")));
+	json_decref(now);
+	err_clear(&e);
+	/* One that is not there any more starts nowhere. */
+	host_refuses = _i ? 0 : ENOENT;
+	OK(protect_end(table, args, &e), e);
+	ck_assert(host_autostart == (_i == 1));
+	ck_assert(!protections_have(table, GUEST_UUID, NULL) && replicas_has(target.replicas, "web1") == (_i == 0));
+	json_decref(args);
+	json_decref(record);
+}
+END_TEST
+
 START_TEST(one_that_does_not_start_with_its_host)
 {
 	protect_as(record_of(400, "auto"));
@@ -354,6 +391,7 @@ int main(void)
 	tcase_add_loop_test(t, a_start_that_fails_is_tried_again, 0, 5);
 	tcase_add_test(t, it_does_not_start_with_a_host_that_has_lost_it);
 	tcase_add_loop_test(t, who_unprotects_has_autostart_back, 0, 2);
+	tcase_add_loop_test(t, one_whose_autostart_libvirt_does_not_take_stays_protected, 0, 2);
 	tcase_add_test(t, one_that_does_not_start_with_its_host);
 	tcase_add_test(t, it_starts_from_an_older_copy);
 	tcase_add_test(t, a_seed_outlives_the_connection);
