@@ -86,6 +86,8 @@ struct protection {
 	bool cleaned;                    /* what an earlier agent left in the VM was removed */
 	bool for_last;                   /* the next capture is for the hand-over alone */
 	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
+	int64_t colo_wait_ns;            /* for how long it was forced the last time; 0: it never was */
+	int64_t colo_again_ns;           /* monotonic; forced: when COLO is tried again; else: when it was */
 	bool boot_settled;               /* whether it is started with its host: the record says that of this boot */
 	bool boot_started;               /* or not to be; the record may not say so yet */
 	unsigned boot_tries;
@@ -164,6 +166,8 @@ int protection_seed_drop(struct protection *p, struct err *e);
 void protection_seed_say_seeding(struct protection *p);
 
 /* ---- protection_points.c ---- */
+/* It is another QEMU, or another machine has had the VM: pauses of before say nothing. */
+void protection_points_forget(struct protection *p);
 /* "when due" and the bandwidth, as the hour says. ship may be NULL. */
 void protection_points_clock(struct protection *p, struct ship *ship);
 /* One capture; 1: the same session can go on with another. 2: the hand-over has to do without one. */

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "base/units.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -42,6 +43,37 @@ static bool how_is_free(const struct protection *p)
 	return strcmp(p->mode, "auto") == 0 || strcmp(p->mode, "memory") == 0;
 }
 
+#define COLO_AGAIN_NS (15 * 60 * NS_PER_S)
+#define COLO_AGAIN_MOST 64
+
+void protection_points_forget(struct protection *p)
+{
+	p->forced = CAPTURE_AUTO;
+	p->colo_wait_ns = p->colo_again_ns = 0;
+}
+
+/* Each time costs a first pass and the comparing of all disks: less and less often, unless it went well for as long as it was away. */
+static void give_up_colo(struct protection *p)
+{
+	const int64_t first = p->opts.colo_again_ns ? p->opts.colo_again_ns : COLO_AGAIN_NS, now = clock_mono_ns();
+	const bool again = p->colo_wait_ns && now - p->colo_again_ns < p->colo_wait_ns;
+	const int64_t longer = p->colo_wait_ns * 2;
+
+	p->colo_wait_ns = !again ? first : longer > first * COLO_AGAIN_MOST ? first * COLO_AGAIN_MOST : longer;
+	p->colo_again_ns = now + p->colo_wait_ns;
+	p->forced = CAPTURE_BACKGROUND;
+}
+
+static void try_colo_again(struct protection *p)
+{
+	char text[32];
+
+	log_info("colo_again", "vm=%s uuid=%s after=%s", LOG_Q(p->vm), p->uuid,
+		 units_format_duration(p->colo_wait_ns, text, sizeof(text)));
+	p->forced = CAPTURE_AUTO;
+	p->colo_again_ns = clock_mono_ns();
+}
+
 /* With the guardian's eye on it. */
 static struct capture *make_watched(const struct protection_session *s, const struct capture_opts *co, struct err *e)
 {
@@ -66,7 +98,7 @@ static int make_capture(struct protection_session *s, struct err *e)
 				   .hold = protection_watch_hold,
 				   .ctx = p };
 	struct capture *c = make_watched(s, &co, e);
-	char why[300] = "";
+	char why[300] = "", wait[32];
 
 	if (!c && any && !p->for_last && e->cls == ERR_REFUSED) {
 		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
@@ -81,7 +113,8 @@ static int make_capture(struct protection_session *s, struct err *e)
 	p->capture = c;
 	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(c)));
 	if (p->forced == CAPTURE_BACKGROUND)
-		snprintf(why, sizeof(why), "COLO's pauses were over the budget");
+		snprintf(why, sizeof(why), "COLO's pauses were over the budget; it is tried again after %s",
+			 units_format_duration(p->colo_wait_ns, wait, sizeof(wait)));
 	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c),
 		 why[0] ? "; " : "", why);
 	return p->interrupt ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
@@ -169,7 +202,14 @@ static int checkpoints(struct protection_session *s, struct err *e)
 				pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 		}
 		if (change && p->opts.capture->chosen(s->capture) == CAPTURE_COLO) {
-			p->forced = CAPTURE_BACKGROUND;
+			give_up_colo(p);
+			return 1;
+		}
+		if (p->forced == CAPTURE_BACKGROUND && clock_mono_ns() >= p->colo_again_ns &&
+		    !protection_handover_wanted(p)) {
+			THREAD_LOCKED(&p->lock);
+			pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
+			try_colo_again(p);
 			return 1;
 		}
 	}

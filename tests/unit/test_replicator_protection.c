@@ -107,6 +107,43 @@ START_TEST(nothing_is_paused_without_a_guardian)
 }
 END_TEST
 
+static bool capture_is(enum capture_mode mode, const char *reason)
+{
+	(void)is_state("", NULL);
+	return fake.mode == mode && (!reason || strstr(shown, reason));
+}
+
+/* i: what has COLO tried again after its pauses were too long: the time; another start of the VM; something else that needed the VM. */
+START_TEST(colo_is_tried_again)
+{
+	struct err e = ERR_INIT;
+	json_t *record = record_of(100, _i == 1 ? "memory" : "auto");
+
+	json_object_set_new(record, "max_pause_ms", json_integer(10));
+	colo_again_ns = _i == 0 ? 1500 * NS_PER_MS : 3600 * NS_PER_S;
+	fake.pause_ns = 50 * NS_PER_MS;
+	protect_as(record);
+	EVENTUALLY(capture_is(CAPTURE_BACKGROUND, "COLO's pauses were over the budget; it is tried again after"));
+	const unsigned made = fake.made;
+	fake.pause_ns = NS_PER_MS;
+	if (_i == 1) {
+		fake.gone = true;
+		EVENTUALLY(is_state("waiting", "shut off"));
+		fake.gone = false;
+	} else if (_i == 2) {
+		OK(protection_hold(prot, "it is being migrated to host3", soon(), &e), e);
+		protection_release(prot);
+	}
+	EVENTUALLY(capture_is(CAPTURE_COLO, "\"capture\":\"colo\""));
+	ck_assert(!strstr(shown, "over the budget"));
+	write_some(3);
+	settle();
+	settle();
+	ck_assert_uint_eq(fake.made, made + 1);
+	check_replica();
+}
+END_TEST
+
 /* And not replicated in another way than was asked for. */
 START_TEST(a_mode_that_cannot_be_is_refused_at_once)
 {
@@ -438,6 +475,7 @@ int main(void)
 	tcase_add_test(t, a_capture_that_fails_is_begun_anew);
 	tcase_add_test(t, a_vm_that_was_let_go_is_protected_again);
 	tcase_add_test(t, nothing_is_paused_without_a_guardian);
+	tcase_add_loop_test(t, colo_is_tried_again, 0, 3);
 	tcase_add_test(t, a_mode_that_cannot_be_is_refused_at_once);
 	tcase_add_test(t, one_that_has_crashed_stays_here);
 	tcase_add_test(t, memory_alone_is_refused_without_a_guardian);
