@@ -2,6 +2,7 @@
 # on or says why not, finds by itself what differs, and what comes up at the other host is right. The boot sector under KVM, in COLO, with a disk.
 # shellcheck shell=bash
 # long jobs
+# long blocks
 # long files
 # long max_pause
 # long quiesce
@@ -14,6 +15,7 @@
 # limit devices 300
 # limit crash 240
 # limit jobs 300
+# limit blocks 300
 
 IMAGES=/var/lib/libvirt/images
 GRACE=60 # for a machine that has much else to do
@@ -218,6 +220,69 @@ test_jobs() {
 	[ "$(value_of capture)" = colo ] || fail "the capture is $(value_of capture): $(value_of capture_reason)"
 	eventually 90 "the guest counts" above host1 0
 	fail_over
+}
+
+said_or_points() { # N: there are more points than N, or it is said why not
+	more_points_than "$1" || status_is degraded "." || status_is waiting "."
+}
+
+no_job() {
+	in_host host1 virsh -q domjobinfo vm1 2>/dev/null | grep -q "None"
+}
+
+# What others do to its disks with libvirt's means: replication goes on, at once or when that is over, and what it has then is right.
+test_blocks() {
+	local n
+	protected_guest
+	in_host host1 sh -c "cat >/run/backup.xml" <<-E
+		<domainbackup><disks>
+		<disk name='vda' backup='no'/><disk name='vdb' type='file'><target file='$IMAGES/vm1.backup.qcow2'/><driver type='qcow2'/></disk>
+		</disks></domainbackup>
+	E
+	in_host host1 sh -c "cat >/run/pull.xml" <<-E
+		<domainbackup mode='pull'><server transport='unix' socket='/run/backup.sock'/><disks>
+		<disk name='vda' backup='no'/><disk name='vdb' backup='yes' type='file'><scratch file='$IMAGES/vm1.scratch.qcow2'/></disk>
+		</disks></domainbackup>
+	E
+	note "a backup that is pushed"
+	retried "no backup can be begun" virsh -q backup-begin vm1 /run/backup.xml
+	write_disk 1 1M
+	eventually $GRACE "the backup does not end" no_job
+	in_host host1 qemu-img check -q $IMAGES/vm1.backup.qcow2
+	points_go_on "after a backup"
+
+	note "a backup that is pulled, and takes its time"
+	retried "no backup can be begun" virsh -q backup-begin vm1 /run/pull.xml
+	n=$(value_of points)
+	write_disk 2 2M
+	eventually $GRACE "neither points nor a word" said_or_points $((n + 2))
+	note "meanwhile: $(value_of state), points $((($(value_of points)) - n)), $(value_of reason)"
+	in_host host1 virsh -q domjobabort vm1
+	points_go_on "after a pull"
+
+	note "a snapshot with memory of nothing, and its disk is committed back"
+	retried "no snapshot can be made" virsh -q snapshot-create-as vm1 s1 --disk-only --no-metadata --diskspec vda,snapshot=no \
+		--diskspec vdb,snapshot=external,file=$IMAGES/vm1.vdb.s1
+	write_disk 3 3M
+	points_go_on "on a snapshot"
+	write_disk 4 4M
+	retried "it cannot be committed" virsh -q blockcommit vm1 vdb --active --pivot --wait
+	[ "$(disk_of host1)" = $IMAGES/vm1.vdb.qcow2 ] || fail "it is not committed"
+	write_disk 5 5M
+	points_go_on "after a commit"
+
+	note "and pulled up"
+	retried "no snapshot can be made" virsh -q snapshot-create-as vm1 s2 --disk-only --no-metadata --diskspec vda,snapshot=no \
+		--diskspec vdb,snapshot=external,file=$IMAGES/vm1.vdb.s2
+	write_disk 6 6M
+	points_go_on "on another snapshot"
+	retried "it cannot be pulled" virsh -q blockpull vm1 vdb --wait
+	in_host host1 qemu-img info -U "$(disk_of host1)" | grep -q "backing file" && fail "it is not pulled"
+	write_disk 7 7M
+	points_go_on "after a pull"
+	eventually 90 "the guest counts" above host1 0
+	fail_over
+	[ "$(od -An -tu1 -j$((7 << 20)) -N1 "$WORK/there.raw" | tr -d ' ')" = 7 ] || fail "the last write is not there"
 }
 
 shown() { # HOST: how many rounds the guest has shown there
