@@ -6,6 +6,7 @@
 #include "base/thread.h"
 #include "base/units.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -160,6 +161,18 @@ static int first_pass(struct protection_session *s, struct err *e)
 	return 0;
 }
 
+/* A guest that stands still has nothing new to lose; one that runs has. */
+static void say_not_now(struct protection *p, const struct err *e)
+{
+	bool have;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		have = p->have_point;
+	}
+	protection_set_state(p, e->errnum != EBUSY ? "waiting" : have ? "degraded" : "seeding", e->text);
+}
+
 static int checkpoints(struct protection_session *s, struct err *e)
 {
 	struct protection *p = s->p;
@@ -190,7 +203,7 @@ static int checkpoints(struct protection_session *s, struct err *e)
 		if (rc < 0)
 			return -1;
 		if (rc == 1) {
-			protection_set_state(p, "waiting", e->text);
+			say_not_now(p, e);
 			err_clear(e);
 			s->due_ns = clock_mono_ns() + NOT_NOW_NS;
 		}

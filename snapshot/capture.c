@@ -484,8 +484,8 @@ static int give(struct capture *c, const struct capture_sink *sink, struct captu
 static int take(struct capture *c, const struct capture_sink *sink, struct capture_point *p, struct err *e)
 {
 	p->has_memory = c->mode != CAPTURE_DISK;
-	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || look_again(c, e) ||
-	    disk_points_prepare(c->disks, e) || frozen_instant(c, p, e))
+	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || disk_points_check_jobs(c->disks, e) ||
+	    look_again(c, e) || disk_points_prepare(c->disks, e) || frozen_instant(c, p, e))
 		return -1;
 	return give(c, sink, p, e);
 }
@@ -502,7 +502,7 @@ int capture_take(struct capture *c, const struct capture_sink *sink, struct capt
 		*out = p;
 		return 0;
 	}
-	if (e->cls == ERR_REFUSED && e->errnum == EAGAIN)
+	if (e->cls == ERR_REFUSED && (e->errnum == EAGAIN || e->errnum == EBUSY))
 		return -1;
 	if (capture_check(c, e) == 0 && capture_ended(c, e) == 0)
 		err_wrap(e, "checkpoint (%s)", capture_mode_name(c->mode));

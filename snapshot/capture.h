@@ -89,7 +89,8 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
 /* One checkpoint into the sink: pages written since the last one (COLO) or all (background); disks: blocks in grains written since the last one
  * (the first: all allocated); files: "header", "device" (memory modes), "xml", "nvram", ... *out is set on success.
  * ERR_CANCELLED after capture_abort; ERR_REFUSED with errnum ENOENT: the VM has ended. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
- * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset): the capture stays good, try later. */
+ * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset), EBUSY: not now (somebody else's block job): the
+ * capture stays good, try later. */
 int capture_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
 /* The last checkpoint before the VM goes on elsewhere: as capture_take, but it is not let go. It stands still until capture_let_go, with which the
  * capture goes on; or for good, after capture_leave. capture_stop and capture_free without that let it run. COLO and disks alone: ERR_REFUSED for

@@ -295,7 +295,7 @@ struct fake {
 	pthread_mutex_t lock;
 	struct machine *m;
 	/* Set and looked at by the test while the protection's thread is at work. */
-	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory, crashed, lock_manager;
+	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory, busy, crashed, lock_manager;
 	atomic_bool no_colo;    /* as of a VM that only background snapshots are possible of */
 	atomic_bool fail_still; /* in the middle of reading it */
 	atomic_uint stills;
@@ -448,9 +448,9 @@ static int fake_take(struct capture *c, const struct capture_sink *sink, struct 
 			machine_give(fake.m, sink, false, false, false, e);
 		return err_set(e, ERR_LIBVIRT, "QEMU went away");
 	}
-	if (fake.not_now) {
-		err_set(e, ERR_REFUSED, "the VM is paused by its user");
-		e->errnum = EAGAIN;
+	if (fake.not_now || fake.busy) {
+		err_set(e, ERR_REFUSED, fake.busy ? "somebody else's block job" : "the VM is paused by its user");
+		e->errnum = fake.busy ? EBUSY : EAGAIN;
 		return -1;
 	}
 	*out = (struct capture_point){ .instant_ns = clock_wall_ns(),

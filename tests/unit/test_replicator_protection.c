@@ -226,6 +226,12 @@ START_TEST(not_now_is_said_and_waited_for)
 	}
 	EVENTUALLY(is_state("protected", ""));
 	ck_assert_uint_eq(fake.made, 1);
+	/* While the guest runs on, what it writes is not at the peer: that is more than waiting. */
+	fake.busy = true;
+	EVENTUALLY(is_state("degraded", "somebody else's block job"));
+	fake.busy = false;
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(fake.made, 1);
 }
 END_TEST
 
