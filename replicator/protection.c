@@ -278,6 +278,7 @@ int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, 
 	if (p->last_wanted)
 		return err_set(e, ERR_REFUSED, "%s is being handed over to %s", p->vm, p->host);
 	p->holds++;
+	p->was_held = true;
 	snprintf(p->hold_why, sizeof(p->hold_why), "%s", why);
 	protection_interrupt_locked(p);
 	while (!p->idle) {

@@ -47,6 +47,7 @@ struct protection {
 	uint64_t epoch;
 	bool stopping;
 	unsigned holds;
+	bool was_held; /* since the last session */
 	char hold_why[160];
 	bool idle;        /* nothing of ours is in the VM */
 	bool last_wanted; /* hand-over: one more point, with the guest paused */

@@ -210,6 +210,9 @@ static bool wait_for_work(struct protection *p)
 			if (protection_may_run_locked(p)) {
 				__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
 				p->idle = false;
+				if (p->was_held)
+					protection_points_forget(p);
+				p->was_held = false;
 				return true;
 			}
 			snprintf(state, sizeof(state), "%s", json_string_value(json_object_get(p->record, "state")));
@@ -217,7 +220,6 @@ static bool wait_for_work(struct protection *p)
 				snprintf(why, sizeof(why), "%s", p->hold_why);
 		}
 		if (why[0]) {
-			protection_points_forget(p);
 			protection_set_state(p, "waiting", why);
 		} else if (strcmp(state, "paused") == 0) {
 			protection_set_state(p, "paused", "by an operator");

@@ -134,8 +134,7 @@ START_TEST(colo_is_tried_again)
 		OK(protection_hold(prot, "it is being migrated to host3", soon(), &e), e);
 		protection_release(prot);
 	}
-	EVENTUALLY(capture_is(CAPTURE_COLO, "\"capture\":\"colo\""));
-	ck_assert(!strstr(shown, "over the budget"));
+	EVENTUALLY(capture_is(CAPTURE_COLO, "\"capture\":\"colo\"") && !strstr(shown, "over the budget"));
 	write_some(3);
 	settle();
 	settle();
