@@ -45,6 +45,7 @@
 	X(FAULT_FAILOVER_DISKS, "failover.disks")       /* target: images made, VM not started */     \
 	X(FAULT_FAILOVER_START, "failover.start")       /* target: before libvirt is asked to start */ \
 	X(FAULT_FAILOVER_DONE, "failover.done")         /* target: the VM runs, which is not on disk yet */  \
+	X(FAULT_FAILOVER_THAW, "failover.thaw")         /* target: on disk; its file systems are frozen */   \
 	X(FAULT_CAPTURE_PASS, "capture.pass")           /* source: the VM stands still at the end of COLO's first pass */ \
 	X(FAULT_CAPTURE_PAUSED, "capture.paused")       /* source: the VM stands still for a COLO checkpoint, nothing of it is read */ \
 	X(FAULT_REPLICA_BEGIN_SOURCE, "replica.begin.source")     /* source: before replica.begin is sent */ \

@@ -62,7 +62,7 @@ struct config_protection {
 	char *vm;          /* name or UUID; one entry per VM */
 	char *to;          /* name of a peer */
 	int64_t rpo;       /* ns */
-	char *mode;        /* "auto", "colo", "background" or "disk" */
+	char *mode;        /* "auto", "memory", "colo", "background" or "disk" */
 	bool quiesce;      /* through the guest agent */
 	int64_t max_pause; /* ns; 0: replication.max_pause */
 	struct {

@@ -16,7 +16,7 @@
 #define RATES "\"unlimited\", or a rate of at least \"1Mbit\""
 #define TIMES "\"00:00\" to \"23:59\""
 
-static const char *const modes[] = { "auto", "colo", "background", "disk", NULL };
+static const char *const modes[] = { "auto", "memory", "colo", "background", "disk", NULL };
 
 #define AT(member) offsetof(struct config_protection, member)
 enum { VM, TO, RPO, MODE, QUIESCE, MAX_PAUSE, BANDWIDTH, PROTECTION_KEYS };
@@ -26,7 +26,7 @@ static const struct schema_key protection_keys[PROTECTION_KEYS] = {
 	[TO] = { NULL, "to", "to", SCHEMA_HOST, AT(to), NULL, 1, 253, "the name of a host in peers", true, NULL },
 	[RPO] = { NULL, "rpo", "rpo", SCHEMA_DURATION, AT(rpo), "5s", 100 * MS, DAY, "100ms to 1d", true, NULL },
 	[MODE] = { NULL, "mode", "mode", SCHEMA_CHOICE, AT(mode), "auto", 1, 20,
-		   "\"auto\", \"colo\", \"background\" or \"disk\"", true, modes },
+		   "\"auto\", \"memory\", \"colo\", \"background\" or \"disk\"", true, modes },
 	[QUIESCE] = { NULL, "quiesce", "quiesce", SCHEMA_BOOL, AT(quiesce), "false", 0, 1, "true or false", true, NULL },
 	[MAX_PAUSE] = { NULL, "max_pause", "max_pause", SCHEMA_DURATION, AT(max_pause), NULL, MS, 10 * SEC,
 			"1ms to 10s", true, NULL },

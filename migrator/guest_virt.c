@@ -181,6 +181,9 @@ static int guest_virt_state(void *ctx, enum guest_run *out, struct err *e)
 	case VIR_DOMAIN_PMSUSPENDED:
 		*out = GUEST_PAUSED;
 		break;
+	case VIR_DOMAIN_CRASHED:
+		*out = virDomainIsActive(dom) == 1 ? GUEST_CRASHED : GUEST_GONE;
+		break;
 	default:
 		*out = GUEST_GONE;
 		break;

@@ -146,7 +146,7 @@ int guest_virt_info_get(virDomainPtr dom, const json_t *version, const json_t *b
 		return virt_err(e, "the VM's XML");
 	if (virDomainGetState(dom, &state, &reason, 0) < 0)
 		return virt_err(e, "the VM's state");
-	if (state == VIR_DOMAIN_SHUTOFF || state == VIR_DOMAIN_CRASHED)
+	if (state == VIR_DOMAIN_SHUTOFF || (state == VIR_DOMAIN_CRASHED && virDomainIsActive(dom) != 1))
 		return err_set(e, ERR_REFUSED, "the VM is shut off");
 	struct guest_info i = { 0 };
 	if (guest_virt_info_parse(live, version, blocks, &i, e))

@@ -148,7 +148,7 @@ static const char *paused_reason(int reason)
 	case VIR_DOMAIN_PAUSED_SHUTTING_DOWN:
 		return "shutting-down";
 	case VIR_DOMAIN_PAUSED_CRASHED:
-		return "crashed";
+		return GUESTS_CRASHED;
 	case VIR_DOMAIN_PAUSED_STARTING_UP:
 		return "starting";
 	case VIR_DOMAIN_PAUSED_POSTCOPY:
@@ -164,9 +164,9 @@ const char *guests_paused_reason(virDomainPtr dom)
 {
 	int state = 0;
 	int reason = 0;
-	if (virDomainGetState(dom, &state, &reason, 0) < 0 || state != VIR_DOMAIN_PAUSED)
+	if (virDomainGetState(dom, &state, &reason, 0) < 0)
 		return NULL;
-	return paused_reason(reason);
+	return state == VIR_DOMAIN_CRASHED ? GUESTS_CRASHED : state == VIR_DOMAIN_PAUSED ? paused_reason(reason) : NULL;
 }
 
 /* NULL when the domain vanished meanwhile. */

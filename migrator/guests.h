@@ -13,8 +13,9 @@
 
 /* Finds by name or UUID. Not found: ERR_CONFIG with the nearest names in the remedy. New reference. */
 virDomainPtr guests_find(virConnectPtr conn, const char *name_or_uuid, struct err *e);
-/* Libvirt's reason why the VM is paused, as a word ("user", "ioerror", "migration" ...); NULL when it is not, or
- * libvirt does not say. */
+#define GUESTS_CRASHED "crashed"
+/* Libvirt's reason why the VM is paused, as a word ("user", "ioerror", "migration" ...; GUESTS_CRASHED also of one that has crashed and whose QEMU is kept,
+ * on_crash); NULL when it is not, or libvirt does not say. */
 const char *guests_paused_reason(virDomainPtr dom);
 
 /* [{"name","uuid","state" (where.h),"reason","vcpus","memory_bytes","persistent","autostart","host","disks":[...]}]

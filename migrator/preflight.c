@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "base/units.h"
+#include "migrator/guests.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -106,7 +107,13 @@ static void judge_state(const struct judge *j)
 	switch (j->s->where) {
 	case WHERE_RUNNING:
 	case WHERE_PAUSED:
-		if (j->offline)
+		if (j->s->paused_reason && strcmp(j->s->paused_reason, GUESTS_CRASHED) == 0)
+			preflight_add(
+				j->f, PREFLIGHT_ERROR, "vm-crashed",
+				"look at it (virsh dump), then 'virsh destroy' it, or 'virsh reset' and 'virsh resume'",
+				"%s has crashed, and is kept as it is (on_crash): elsewhere it would go on",
+				j->dom->name);
+		else if (j->offline)
 			preflight_add(j->f, PREFLIGHT_ERROR, "vm-running",
 				      "leave out --offline, or shut the VM down first",
 				      "%s is running, and an offline move is for VMs that are shut off", j->dom->name);

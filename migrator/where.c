@@ -85,9 +85,11 @@ int where_is(virConnectPtr conn, const char *uuid, enum where *out, bool *persis
 	case VIR_DOMAIN_PAUSED:
 		*out = paused_because(reason);
 		break;
+	case VIR_DOMAIN_CRASHED: /* on_crash=preserve: QEMU is there, with its images open, and can be resumed */
+		*out = virDomainIsActive(dom) == 1 ? WHERE_PAUSED : WHERE_SHUTOFF;
+		break;
 	case VIR_DOMAIN_NOSTATE:
 	case VIR_DOMAIN_SHUTOFF:
-	case VIR_DOMAIN_CRASHED:
 		*out = WHERE_SHUTOFF;
 		break;
 	}

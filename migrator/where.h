@@ -13,8 +13,8 @@ enum where {
 	WHERE_ABSENT,   /* libvirt has no domain of that UUID */
 	WHERE_SHUTOFF,  /* defined, no QEMU */
 	WHERE_INCOMING, /* QEMU is there, its state is still coming in */
-	WHERE_PAUSED,   /* paused on purpose: by a user, an I/O error, ... */
-	WHERE_LEFT,     /* paused because a migration away from here ended (or was about to): the VM may run elsewhere */
+	WHERE_PAUSED,   /* paused on purpose: by a user, an I/O error, ...; or it has crashed, and is kept */
+	WHERE_LEFT, /* paused because a migration away from here ended (or was about to): the VM may run elsewhere */
 	WHERE_RUNNING,
 };
 

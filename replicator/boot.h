@@ -15,7 +15,7 @@
 #define BOOT_ID_SIZE 40 /* a UUID, with its NUL */
 
 struct boot_calls {
-	/* libvirt's setting. want: NULL to look only. *was (may be NULL): before. */
+	/* libvirt's setting. want: NULL to look only. *was (may be NULL): before. ERR_REFUSED with errnum ENOENT: libvirt does not know the VM. */
 	int (*autostart)(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e);
 	/* Of the host, another one each time that it boots; never empty. */
 	int (*id)(void *ctx, char out[BOOT_ID_SIZE], struct err *e);

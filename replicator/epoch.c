@@ -33,7 +33,8 @@ int epoch_check_room(uint64_t epoch, struct err *e)
 {
 	if (epoch >= 1 && epoch <= (uint64_t)EPOCH_MAX - ROOM)
 		return 0;
-	return err_set(e, ERR_PROTOCOL, "an epoch of %llu is none, or leaves none for a failover", (unsigned long long)epoch);
+	return err_set(e, ERR_PROTOCOL, "an epoch of %llu is none, or leaves none for a failover",
+		       (unsigned long long)epoch);
 }
 
 int epoch_check_next(uint64_t ours, uint64_t asked, struct err *e)
@@ -86,7 +87,8 @@ static int save(const char *folder, const char *path, const json_t *record, cons
 	/* Nothing is written that would not be read again. */
 	if (!whole(record, uuid, members) || strlen(text) > RECORD_MAX)
 		return err_set(e, ERR_REFUSED,
-			       "record of VM %s: no name, no host, no state, no epoch from 1 to 2^53, or too long", uuid);
+			       "record of VM %s: no name, no host, no state, no epoch from 1 to 2^53, or too long",
+			       uuid);
 	if (file_mkdirs(folder, 0700, e) < 0 || file_write_durable(path, text, strlen(text), 0600, e) < 0)
 		return err_wrap(e, "record of VM %s", uuid);
 	return 0;
@@ -94,7 +96,6 @@ static int save(const char *folder, const char *path, const json_t *record, cons
 
 static json_t *unreadable(const char *uuid, const char *path, const char *why)
 {
-	log_error("record_unreadable", "file=%s msg=%s", path, LOG_Q(why));
 	MEM_AUTO char *text = mem_printf("%s: %s", path, why);
 	json_t *reason = json_string(text);
 	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:o}", "uuid", uuid, "vm", uuid, "host", "(unknown)", "from",
@@ -145,8 +146,12 @@ static json_t *load_all(const char *folder, const char *ending, const char *belo
 			continue;
 		MEM_AUTO char *path = mem_printf("%s/%s%s", folder, entry->d_name, below);
 		json_t *record = load(path, uuid, members);
-		if (record)
-			json_array_append_new(all, record);
+		if (!record)
+			continue;
+		if (json_object_get(record, "unreadable"))
+			log_error("record_unreadable", "msg=%s",
+				  LOG_Q(json_string_value(json_object_get(record, "unreadable"))));
+		json_array_append_new(all, record);
 	}
 	if (errno != 0) {
 		err_sys(e, "read %s", folder);
@@ -180,6 +185,13 @@ json_t *epoch_load_protections(const char *state_dir, struct err *e)
 	return load_all(folder, ".json", "", of_protection, e);
 }
 
+json_t *epoch_find_protection(const char *state_dir, const char *uuid)
+{
+	MEM_AUTO char *path = mem_printf("%s/protections/%s.json", state_dir, uuid);
+
+	return load(path, uuid, of_protection);
+}
+
 char *epoch_replica_dir(const char *replica_dir, const char *uuid)
 {
 	return mem_printf("%s/%s", replica_dir, uuid);
@@ -197,6 +209,13 @@ int epoch_save_replica(const char *replica_dir, const json_t *record, struct err
 json_t *epoch_load_replicas(const char *replica_dir, struct err *e)
 {
 	return load_all(replica_dir, "", "/replica.json", of_replica, e);
+}
+
+json_t *epoch_find_replica(const char *replica_dir, const char *uuid)
+{
+	MEM_AUTO char *path = mem_printf("%s/%s/replica.json", replica_dir, uuid);
+
+	return load(path, uuid, of_replica);
 }
 
 /* ---- the rule ---- */
@@ -234,6 +253,14 @@ int epoch_admit(const json_t *record, const char *host, const char *from, uint64
 				  owner);
 	}
 	return 0;
+}
+
+bool epoch_came_home(uint64_t ours, const json_t *replica)
+{
+	const char *state = json_string_value(json_object_get(replica, "state"));
+	const uint64_t epoch = (uint64_t)json_integer_value(json_object_get(replica, "epoch"));
+
+	return state && (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) && epoch > ours;
 }
 
 enum epoch_verdict epoch_judge(uint64_t ours, const char *host, const json_t *theirs, struct err *why)

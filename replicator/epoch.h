@@ -6,7 +6,8 @@
  *	REPLICA_DIR/UUID/replica.json        the target: {"uuid","vm","from","epoch","role":"target","state":"replica|promoting|promoted|released",
  *	                                     "keep":{...}}; beside it the folder store/
  *
- * "autostart": true: it starts with its host (boot.h); "boot_id": the host's boot during which that was last settled. "seed": what the
+ * "autostart": true: it starts with its host (boot.h); "boot_id": the host's boot during which that was last settled; "owner_boot": the one during which
+ * the peer last said that it does not have the VM. "seed": what the
  * first copy starts from, until it has (protection_seed.c). "last_point" is saved now and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
  * know are kept.
  *
@@ -41,6 +42,8 @@ int epoch_remove_protection(const char *state_dir, const char *uuid, struct err 
  * "state":"unreadable","unreadable":why}. Logged. Nobody may begin, release, adopt or fail over by it, and it is never written
  * back. */
 json_t *epoch_load_protections(const char *state_dir, struct err *e);
+/* The one of a VM, in the same way but not logged: new reference, NULL if there is none. */
+json_t *epoch_find_protection(const char *state_dir, const char *uuid);
 
 /* ---- target ---- */
 /* The folder of a replica, to be freed. */
@@ -48,6 +51,7 @@ char *epoch_replica_dir(const char *replica_dir, const char *uuid);
 /* Makes the folder if need be. */
 int epoch_save_replica(const char *replica_dir, const json_t *record, struct err *e);
 json_t *epoch_load_replicas(const char *replica_dir, struct err *e);
+json_t *epoch_find_replica(const char *replica_dir, const char *uuid);
 
 /* ERR_REFUSED with what to do if the record is such an entry. NULL is fine. */
 int epoch_check_readable(const json_t *record, struct err *e);
@@ -58,6 +62,9 @@ int epoch_check_readable(const json_t *record, struct err *e);
  * hand-over that came to nothing, and nobody can prove that here. It gives that host nothing: what it may write or release, it might at the present epoch
  * as well; and what was promoted lets nobody in, whatever the epoch. Never one below. */
 int epoch_admit(const json_t *record, const char *host, const char *from, uint64_t epoch, struct err *e);
+
+/* A record of a source is of `ours`; has its VM come home since, as a promotion here of a later epoch? replica: this host's own record, or NULL. */
+bool epoch_came_home(uint64_t ours, const json_t *replica);
 
 enum epoch_verdict {
 	EPOCH_OURS,    /* go on */

@@ -277,6 +277,12 @@ static json_t *disks_json(const struct failover *f)
 	return disks;
 }
 
+/* A point for which the guest's file systems were frozen has them frozen in its memory. */
+static bool is_frozen(const struct failover *f)
+{
+	return f->memory && json_is_true(json_object_get(store_view_meta(f->view), "quiesced"));
+}
+
 static bool starts_with_host(const struct failover *f)
 {
 	return json_is_true(json_object_get(store_view_meta(f->view), "autostart"));
@@ -287,9 +293,9 @@ static json_t *promotion_json(const struct failover *f)
 {
 	const char *id = json_string_value(json_object_get(store_view_meta(f->view), "id"));
 
-	return json_pack("{s:{s:I, s:s*, s:b, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq",
+	return json_pack("{s:{s:I, s:s*, s:b, s:b, s:b, s:I, s:o, s:O, s:O*}}", "promotion", "seq",
 			 (json_int_t)store_view_seq(f->view), "id", id, "paused", f->o->paused, "autostart",
-			 (int)starts_with_host(f), "started_ns",
+			 (int)starts_with_host(f), "frozen", (int)is_frozen(f), "started_ns",
 			 (json_int_t)clock_wall_ns(), "disks", disks_json(f), "made", f->made, "images", f->images);
 }
 
@@ -319,25 +325,30 @@ static void set_autostart(struct failover *f)
 	if (!starts_with_host(f) || f->o->ops->autostart(f->o->ops_ctx, f->uuid, &e) == 0)
 		return;
 	log_warn("failover_autostart", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
-	json_array_append_new(f->findings, json_pack("{s:s, s:s+}", "what", "autostart", "text",
-						     "it does not start with this host yet as it did with the other: ", e.text));
+	json_array_append_new(f->findings,
+			      json_pack("{s:s, s:s+}", "what", "autostart", "text",
+					"it does not start with this host yet as it did with the other: ", e.text));
 }
 
-/* A point for which the guest's file systems were frozen has them frozen in its memory. */
+/* What fails here is tried again by failover_thaw. */
 static void thaw(struct failover *f)
 {
 	struct err e = ERR_INIT;
 	char text[400];
 
-	if (!f->memory || !json_is_true(json_object_get(store_view_meta(f->view), "quiesced")))
+	if (!is_frozen(f) || fault_point(FAULT_FAILOVER_THAW, &e) < 0)
 		return;
-	if (!f->o->paused && f->o->ops->thaw(f->o->ops_ctx, f->uuid, &e) == 0)
+	if (!f->o->paused && f->o->ops->thaw(f->o->ops_ctx, f->uuid, &e) == 0) {
+		if (failover_note_thawed(f->o->records, &e) < 0)
+			log_warn("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
 		return;
+	}
 	log_warn("failover_frozen", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
-	snprintf(
-		text, sizeof(text),
-		"the guest's file systems are frozen, as they were at the point: 'virsh domfsthaw %.200s' once it runs",
-		f->vm);
+	snprintf(text, sizeof(text),
+		 "the guest's file systems are frozen, as they were at the point; its agent is asked again once it "
+		 "runs, or "
+		 "'virsh domfsthaw %.200s'",
+		 f->vm);
 	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "frozen", "text", text));
 }
 

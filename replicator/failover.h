@@ -59,10 +59,21 @@ enum failover_found {
 	FAILOVER_PROMOTED, /* it runs here: recorded now */
 	FAILOVER_UNDONE,   /* it does not, and did not: a replica again */
 	FAILOVER_OFF,      /* it ran here and is off: recorded as promoted, its images stay */
-	FAILOVER_HANDING,  /* its source may have handed it over: failover_run is to be called again; nothing was changed */
+	FAILOVER_HANDING, /* its source may have handed it over: failover_run is to be called again; nothing was changed */
 };
 /* At agent start, for every replica. Fails (libvirt cannot be asked, ...) with everything as it was: call again. */
 int failover_recover(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx,
 		     enum failover_found *found, struct err *e);
+
+/* Of a promoted replica: do the guest's file systems stand frozen, as they were at its point? Written down before it is started, and until it is known
+ * that they are not. */
+bool failover_is_frozen(const json_t *record);
+/* Lets its guest agent thaw them: 0 if they are not frozen (any more); *thawed: by this call. -1: they still are, e says why; call again. Waits some
+ * seconds for an agent that does not answer. */
+int failover_thaw(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx, bool *thawed,
+		  struct err *e);
+int failover_note_thawed(const struct failover_records *records, struct err *e);
+/* True once for each promotion: people are to be told that it is frozen. */
+bool failover_say_frozen(const struct failover_records *records);
 
 #endif

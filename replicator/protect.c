@@ -6,6 +6,7 @@
 #include "replicator/field.h"
 #include "replicator/schedule.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define MIN_RPO_MS 100
@@ -202,8 +203,8 @@ static int add_seed(const struct protection_opts *o, const struct guest_info *in
 }
 
 /* A replica that could not be started is of no use: that is said before there is one. Of one that exists already, status and failover say it. */
-static int check_fits(const struct protection_opts *o, const struct guest_info *info, const char *host, json_t **findings,
-		      struct err *e)
+static int check_fits(const struct protection_opts *o, const struct guest_info *info, const char *host,
+		      json_t **findings, struct err *e)
 {
 	const struct courier_opts co = { .ways = o->ways, .host = host, .uuid = info->uuid, .vm = info->name };
 	json_t *disks = json_array();
@@ -272,6 +273,18 @@ static int put_in_place(struct protections *t, const struct guest_info *info, js
 	return protections_start(t, record, e);
 }
 
+/* Who asks for memory has it, or is told at once why not. */
+static int check_mode(const struct guest_info *info, const json_t *record, struct err *e)
+{
+	const char *mode = field_text(record, "mode");
+	const bool memory = strcmp(mode, "memory") == 0;
+	enum capture_mode m = CAPTURE_AUTO;
+
+	if (!memory && capture_mode_from_name(mode, &m) < 0)
+		return 0; /* a record of whatever age */
+	return capture_possible(info, m, memory, e) < 0 ? err_wrap(e, "%s", info->name) : 0;
+}
+
 static int protect(struct protections *t, const json_t *args, json_t **result, struct err *e)
 {
 	const struct protection_opts *o = protections_opts(t);
@@ -282,7 +295,7 @@ static int protect(struct protections *t, const json_t *args, json_t **result, s
 		return -1;
 	(void)protections_have(t, info.uuid, &old);
 	json_t *record = make_record(o, &info, args, old, e);
-	int rc = record ? 0 : -1;
+	int rc = record ? check_mode(&info, record, e) : -1;
 	if (rc == 0 && !old)
 		rc = check_fits(o, &info, field_text(args, "host"), &findings, e);
 	if (rc == 0)
@@ -334,25 +347,37 @@ static int forget_at_peer(const struct protection_opts *o, const json_t *record,
 		field_text(record, "vm"), co.host);
 }
 
-/* Whether libvirt does it, if it was on. Of one that was taken over it is the other host's. */
-static void set_autostart(const struct protection_opts *o, const json_t *record, bool on)
+/* Whether libvirt does it, if it was on. Of one that was taken over it is the other host's, and of one that libvirt does not know any more nobody's. */
+static int set_autostart(const struct protection_opts *o, const json_t *record, bool on, struct err *e)
 {
-	struct err e = ERR_INIT;
-
 	if (!o->boot || !json_is_true(json_object_get(record, "autostart")) || field_is(record, "state", "fenced") ||
 	    field_is(record, "state", "handed-over"))
-		return;
-	if (o->boot->autostart(o->boot_ctx, field_text(record, "uuid"), &on, NULL, &e) < 0)
-		log_warn("autostart", "vm=%s msg=%s", LOG_Q(field_text(record, "vm")), LOG_Q(e.text));
+		return 0;
+	if (o->boot->autostart(o->boot_ctx, field_text(record, "uuid"), &on, NULL, e) == 0)
+		return 0;
+	if (e->cls == ERR_REFUSED && e->errnum == ENOENT) {
+		err_clear(e);
+		return 0;
+	}
+	return -1;
 }
 
-/* While there is a record, an agent that is killed takes autostart over again. */
-static int remove_record(const struct protection_opts *o, const json_t *record, struct err *e)
+/* All of it, or nothing: a VM whose autostart libvirt does not give back stays protected, as its record alone knows that it starts with its host. While
+ * there is one, an agent that is killed takes autostart over again. */
+static int give_back(const struct protection_opts *o, const json_t *record, bool forget, struct err *e)
 {
-	set_autostart(o, record, true);
-	if (epoch_remove_protection(o->state_dir, field_text(record, "uuid"), e) == 0)
+	struct err again = ERR_INIT;
+
+	if (set_autostart(o, record, true, e) < 0) {
+		err_wrap(e, "%s is to start with its host again, which libvirt does not take", field_text(record, "vm"));
+		return err_remedy(e, "it stays protected; 'vmferry unprotect' again once libvirt answers");
+	}
+	if ((!forget || forget_at_peer(o, record, e) == 0) &&
+	    epoch_remove_protection(o->state_dir, field_text(record, "uuid"), e) == 0)
 		return 0;
-	set_autostart(o, record, false);
+	/* Its thread does it as well. */
+	if (set_autostart(o, record, false, &again) < 0)
+		log_warn("autostart", "vm=%s msg=%s", LOG_Q(field_text(record, "vm")), LOG_Q(again.text));
 	return -1;
 }
 
@@ -360,10 +385,8 @@ static int end(struct protections *t, const char *uuid, bool forget, struct err 
 {
 	const struct protection_opts *o = protections_opts(t);
 	json_t *record = protections_stop(t, uuid);
-	int rc = forget ? forget_at_peer(o, record, e) : 0;
+	const int rc = give_back(o, record, forget, e);
 
-	if (rc == 0)
-		rc = remove_record(o, record, e);
 	if (rc == 0) {
 		protections_remove(t, uuid);
 		o->event(o->ctx, "protection.stopped", uuid,

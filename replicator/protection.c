@@ -216,7 +216,7 @@ int protection_want(struct protection *p, const char *expect, const char *state,
 /* What this agent writes by itself, beside what operators say. lock is held. */
 static void carry_over_locked(const struct protection *p, json_t *record)
 {
-	static const char *const keys[] = { "last_point", "autostart", "boot_id" };
+	static const char *const keys[] = { "last_point", "autostart", "boot_id", "owner_boot" };
 
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
 		const json_t *now = json_object_get(p->record, keys[i]);
@@ -256,12 +256,29 @@ int protection_pause(struct protection *p, struct err *e)
 	return 0;
 }
 
+int protection_check_crashed(struct protection *p, struct err *e)
+{
+	struct err ignored = ERR_INIT;
+	struct guest *g = p->opts.open_guest(p->opts.ctx, p->uuid, &ignored);
+	enum guest_run run = GUEST_GONE;
+	const bool crashed = g && g->ops->state(g->ctx, &run, &ignored) == 0 && run == GUEST_CRASHED;
+
+	guest_free(g);
+	if (!crashed)
+		return 0;
+	err_set(e, ERR_REFUSED, "%s has crashed, and is kept as it is (on_crash): elsewhere it would go on", p->vm);
+	return err_remedy(e, "look at it (virsh dump), then 'virsh destroy' it, or 'virsh reset' and 'virsh resume'");
+}
+
 int protection_hold(struct protection *p, const char *why, int64_t deadline_ns, struct err *e)
 {
+	if (protection_check_crashed(p, e) < 0)
+		return -1;
 	THREAD_LOCKED(&p->lock);
 	if (p->last_wanted)
 		return err_set(e, ERR_REFUSED, "%s is being handed over to %s", p->vm, p->host);
 	p->holds++;
+	p->was_held = true;
 	snprintf(p->hold_why, sizeof(p->hold_why), "%s", why);
 	protection_interrupt_locked(p);
 	while (!p->idle) {

@@ -54,13 +54,30 @@ static int start(struct protection *p)
 	return 0;
 }
 
+/* Before it is started: libvirt's hook (may_start.h) lets nobody start it until then. */
+static int note_ours(struct protection *p, const char *boot_id, struct err *e)
+{
+	bool noted;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		noted = field_is(p->record, "owner_boot", boot_id);
+	}
+	if (noted)
+		return 0;
+	json_t *changes = json_pack("{s:s}", "owner_boot", boot_id);
+	const int rc = protection_update(p, changes, e);
+	json_decref(changes);
+	return rc;
+}
+
 /* Saved after the start has been answered: an agent that dies between starts it. A record without a boot is of a protection
  * that has just begun, or of an agent that did not save it: then nobody knows whether the VM was shut off on purpose. */
 static int settle_boot(struct protection *p, struct err *e)
 {
 	char id[BOOT_ID_SIZE], last[BOOT_ID_SIZE];
 
-	if (p->opts.boot->id(p->opts.boot_ctx, id, e) < 0)
+	if (p->opts.boot->id(p->opts.boot_ctx, id, e) < 0 || note_ours(p, id, e) < 0)
 		return -1;
 	{
 		THREAD_LOCKED(&p->lock);

@@ -218,6 +218,8 @@ static int commit_hand_over(struct protection *p, uint64_t epoch, struct err *e)
 
 int protection_hand_over(struct protection *p, uint64_t epoch, int64_t deadline_ns, char **point, struct err *e)
 {
+	if (protection_check_crashed(p, e) < 0)
+		return -1;
 	{
 		THREAD_LOCKED(&p->lock);
 		if (!p->courier || !p->capture || p->last_wanted) {

@@ -47,6 +47,7 @@ struct protection {
 	uint64_t epoch;
 	bool stopping;
 	unsigned holds;
+	bool was_held; /* since the last session */
 	char hold_why[160];
 	bool idle;        /* nothing of ours is in the VM */
 	bool last_wanted; /* hand-over: one more point, with the guest paused */
@@ -86,10 +87,12 @@ struct protection {
 	bool cleaned;                    /* what an earlier agent left in the VM was removed */
 	bool for_last;                   /* the next capture is for the hand-over alone */
 	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
+	int64_t colo_wait_ns;            /* for how long it was forced the last time; 0: it never was */
+	int64_t colo_again_ns;           /* monotonic; forced: when COLO is tried again; else: when it was */
 	bool boot_settled;               /* whether it is started with its host: the record says that of this boot */
 	bool boot_started;               /* or not to be; the record may not say so yet */
 	unsigned boot_tries;
-	unsigned failures;               /* in a row */
+	unsigned failures;       /* in a row */
 	char unseeded[300];      /* why the first copy goes on without what it should have started from, or empty */
 	struct schedule_now now; /* what the hour says */
 	int64_t saved_ns;        /* when last_point was last made durable */
@@ -108,6 +111,8 @@ struct protection_session {
 /* ---- protection.c ---- */
 bool protection_may_run_locked(const struct protection *p);
 bool protection_wanted(struct protection *p);
+/* ERR_REFUSED if it has crashed and its QEMU is kept. Asked before a capture is ended for what would be refused anyway: leaving COLO starts the guest. */
+int protection_check_crashed(struct protection *p, struct err *e);
 /* Until the deadline, or somebody wants something else. */
 void protection_wait(struct protection *p, int64_t deadline_ns);
 /* Everything that waits returns. */
@@ -162,6 +167,8 @@ int protection_seed_drop(struct protection *p, struct err *e);
 void protection_seed_say_seeding(struct protection *p);
 
 /* ---- protection_points.c ---- */
+/* It is another QEMU, or another machine has had the VM: pauses of before say nothing. */
+void protection_points_forget(struct protection *p);
 /* "when due" and the bandwidth, as the hour says. ship may be NULL. */
 void protection_points_clock(struct protection *p, struct ship *ship);
 /* One capture; 1: the same session can go on with another. 2: the hand-over has to do without one. */

@@ -58,10 +58,8 @@ static bool came_home(struct protection *p)
 	bool home = false;
 
 	if (p->opts.replicas && replicas_status(p->opts.replicas, args, &kept, &ignored) == 0) {
-		const char *state = json_string_value(json_object_get(kept, "state"));
 		THREAD_LOCKED(&p->lock);
-		home = state && (strcmp(state, "promoting") == 0 || strcmp(state, "promoted") == 0) &&
-		       field_u64(kept, "epoch") > p->epoch;
+		home = epoch_came_home(p->epoch, kept);
 	}
 	json_decref(kept);
 	json_decref(args);

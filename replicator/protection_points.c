@@ -4,7 +4,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "base/units.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -25,7 +27,7 @@ void protection_points_clock(struct protection *p, struct ship *ship)
 	p->pace.every_ns = now.every_ns;
 }
 
-/* "memory" leaves to the capture how; "auto" leaves to it whether, too. */
+/* "memory" leaves to the capture how; "auto" leaves to it whether, too. All others are to be had, or not. */
 static enum capture_mode wanted_mode(const struct protection *p)
 {
 	enum capture_mode m = CAPTURE_AUTO;
@@ -35,6 +37,42 @@ static enum capture_mode wanted_mode(const struct protection *p)
 	if (strcmp(p->mode, "memory") != 0)
 		(void)capture_mode_from_name(p->mode, &m);
 	return m == CAPTURE_AUTO ? p->forced : m;
+}
+
+static bool how_is_free(const struct protection *p)
+{
+	return strcmp(p->mode, "auto") == 0 || strcmp(p->mode, "memory") == 0;
+}
+
+#define COLO_AGAIN_NS (15 * 60 * NS_PER_S)
+#define COLO_AGAIN_MOST 64
+
+void protection_points_forget(struct protection *p)
+{
+	p->forced = CAPTURE_AUTO;
+	p->colo_wait_ns = p->colo_again_ns = 0;
+}
+
+/* Each time costs a first pass and the comparing of all disks: less and less often, unless it went well for as long as it was away. */
+static void give_up_colo(struct protection *p)
+{
+	const int64_t first = p->opts.colo_again_ns ? p->opts.colo_again_ns : COLO_AGAIN_NS, now = clock_mono_ns();
+	const bool again = p->colo_wait_ns && now - p->colo_again_ns < p->colo_wait_ns;
+	const int64_t longer = p->colo_wait_ns * 2;
+
+	p->colo_wait_ns = !again ? first : longer > first * COLO_AGAIN_MOST ? first * COLO_AGAIN_MOST : longer;
+	p->colo_again_ns = now + p->colo_wait_ns;
+	p->forced = CAPTURE_BACKGROUND;
+}
+
+static void try_colo_again(struct protection *p)
+{
+	char text[32];
+
+	log_info("colo_again", "vm=%s uuid=%s after=%s", LOG_Q(p->vm), p->uuid,
+		 units_format_duration(p->colo_wait_ns, text, sizeof(text)));
+	p->forced = CAPTURE_AUTO;
+	p->colo_again_ns = clock_mono_ns();
 }
 
 /* With the guardian's eye on it. */
@@ -54,13 +92,14 @@ static int make_capture(struct protection_session *s, struct err *e)
 	struct protection *p = s->p;
 	const bool any = strcmp(p->mode, "auto") == 0;
 	struct capture_opts co = { .mode = wanted_mode(p),
+				   .memory = strcmp(p->mode, "memory") == 0,
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
 				   .arm = protection_watch_arm,
 				   .hold = protection_watch_hold,
 				   .ctx = p };
 	struct capture *c = make_watched(s, &co, e);
-	char why[300] = "";
+	char why[300] = "", wait[32];
 
 	if (!c && any && !p->for_last && e->cls == ERR_REFUSED) {
 		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
@@ -75,7 +114,8 @@ static int make_capture(struct protection_session *s, struct err *e)
 	p->capture = c;
 	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(c)));
 	if (p->forced == CAPTURE_BACKGROUND)
-		snprintf(why, sizeof(why), "COLO's pauses were over the budget");
+		snprintf(why, sizeof(why), "COLO's pauses were over the budget; it is tried again after %s",
+			 units_format_duration(p->colo_wait_ns, wait, sizeof(wait)));
 	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c),
 		 why[0] ? "; " : "", why);
 	return p->interrupt ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
@@ -121,6 +161,18 @@ static int first_pass(struct protection_session *s, struct err *e)
 	return 0;
 }
 
+/* A guest that stands still has nothing new to lose; one that runs has. */
+static void say_not_now(struct protection *p, const struct err *e)
+{
+	bool have;
+
+	{
+		THREAD_LOCKED(&p->lock);
+		have = p->have_point;
+	}
+	protection_set_state(p, e->errnum != EBUSY ? "waiting" : have ? "degraded" : "seeding", e->text);
+}
+
 static int checkpoints(struct protection_session *s, struct err *e)
 {
 	struct protection *p = s->p;
@@ -151,19 +203,26 @@ static int checkpoints(struct protection_session *s, struct err *e)
 		if (rc < 0)
 			return -1;
 		if (rc == 1) {
-			protection_set_state(p, "waiting", e->text);
+			say_not_now(p, e);
 			err_clear(e);
 			s->due_ns = clock_mono_ns() + NOT_NOW_NS;
 		}
 		bool change;
 		{
 			THREAD_LOCKED(&p->lock);
-			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && strcmp(p->mode, "auto") == 0;
+			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && how_is_free(p);
 			if (change)
 				pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 		}
 		if (change && p->opts.capture->chosen(s->capture) == CAPTURE_COLO) {
-			p->forced = CAPTURE_BACKGROUND;
+			give_up_colo(p);
+			return 1;
+		}
+		if (p->forced == CAPTURE_BACKGROUND && clock_mono_ns() >= p->colo_again_ns &&
+		    !protection_handover_wanted(p)) {
+			THREAD_LOCKED(&p->lock);
+			pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
+			try_colo_again(p);
 			return 1;
 		}
 	}

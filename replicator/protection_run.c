@@ -155,6 +155,7 @@ static int64_t after_failure(struct protection *p, const struct err *e)
 	}
 	if (e->errnum == ENOENT && e->cls == ERR_REFUSED) {
 		protection_set_state(p, "waiting", text);
+		protection_points_forget(p);
 		p->failures = 0;
 		return first;
 	}
@@ -209,18 +210,22 @@ static bool wait_for_work(struct protection *p)
 			if (protection_may_run_locked(p)) {
 				__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
 				p->idle = false;
+				if (p->was_held)
+					protection_points_forget(p);
+				p->was_held = false;
 				return true;
 			}
 			snprintf(state, sizeof(state), "%s", json_string_value(json_object_get(p->record, "state")));
 			if (p->holds)
 				snprintf(why, sizeof(why), "%s", p->hold_why);
 		}
-		if (why[0])
+		if (why[0]) {
 			protection_set_state(p, "waiting", why);
-		else if (strcmp(state, "paused") == 0)
+		} else if (strcmp(state, "paused") == 0) {
 			protection_set_state(p, "paused", "by an operator");
-		else if (strcmp(state, "unreadable") == 0)
+		} else if (strcmp(state, "unreadable") == 0) {
 			say_unreadable(p);
+		}
 		if (strcmp(state, "fenced") == 0 && strcmp(p->state, "fenced") != 0)
 			protection_set_state(p, "fenced", "the peer has taken this VM over; it is paused here");
 		if (strcmp(state, "handed-over") == 0)

@@ -127,7 +127,7 @@ static void note_committed(struct protection_session *s, const char *id, const s
 	judge_pace(s);
 }
 
-/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now. -1 with the error set; the session is over if ship is broken. */
+/* call NULL: of a guest that stands still, without a capture. 0: committed. 1: not now, as e says (EBUSY: although the guest runs). -1 with the error set; the session is over if ship is broken. */
 int protection_take(struct protection_session *s, take_call call, char id[80], struct err *e)
 {
 	struct protection *p = s->p;
@@ -146,7 +146,7 @@ int protection_take(struct protection_session *s, take_call call, char id[80], s
 	if (!call && p->opts.capture->still(s->guest, ship_sink(s->ship), p->opts.state_dir, e) < 0)
 		return -1;
 	if (call && protection_watch_capture(p, s->capture, call, ship_sink(s->ship), &pt, e) < 0) {
-		const bool not_now = e->cls == ERR_REFUSED && e->errnum == EAGAIN;
+		const bool not_now = e->cls == ERR_REFUSED && (e->errnum == EAGAIN || e->errnum == EBUSY);
 		return ship_cancel(s->ship) && not_now ? 1 : -1;
 	}
 	{

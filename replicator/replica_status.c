@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/thread.h"
 #include "replicator/epoch.h"
+#include "replicator/failover.h"
 #include "replicator/field.h"
 
 #include <stdio.h>
@@ -59,8 +60,13 @@ static const char *shown_state(const struct replica *p, const char **reason)
 		*reason = "a failover to this host is under way, or what came of it is being found out";
 		return "promoting";
 	}
-	if (strcmp(state, "promoted") == 0)
+	if (strcmp(state, "promoted") == 0) {
+		if (failover_is_frozen(p->record))
+			*reason = "the guest's file systems are frozen, as they were at the point: its agent is asked "
+				  "again "
+				  "and again; 'virsh domfsthaw' does it by hand";
 		return "promoted";
+	}
 	if (p->session && p->session->receive)
 		return p->last ? "protected" : "seeding";
 	if (!p->trouble[0])

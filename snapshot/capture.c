@@ -88,6 +88,12 @@ int capture_not_now(struct err *e, const char *why)
 	return -1;
 }
 
+int capture_stands_still(enum guest_run run, struct err *e)
+{
+	return capture_not_now(e, run == GUEST_CRASHED ? "the VM has crashed, and is kept as it is (on_crash)"
+						       : "the VM is paused");
+}
+
 int capture_tell_volumes(struct capture *c, const struct capture_sink *sink, struct err *e)
 {
 	size_t n = c->n_blocks + disk_points_count(c->disks);
@@ -197,6 +203,8 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 	default:
 		break;
 	}
+	if (o->memory && (stuck || c->info.lock_manager))
+		return err_set(e, ERR_REFUSED, "memory cannot be captured: %s", why);
 	if (colo) {
 		c->mode = CAPTURE_COLO;
 		snprintf(c->reason, sizeof(c->reason),
@@ -207,6 +215,21 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 	} else {
 		c->mode = CAPTURE_BACKGROUND;
 		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %s", why);
+	}
+	return 0;
+}
+
+int capture_possible(const struct guest_info *info, enum capture_mode mode, bool memory, struct err *e)
+{
+	char why[200] = "";
+
+	if ((mode == CAPTURE_COLO && capture_colo_possible(info, false, why, sizeof(why))) ||
+	    (info->lock_manager && (mode == CAPTURE_BACKGROUND || (mode == CAPTURE_AUTO && memory)) &&
+	     capture_colo_possible(info, true, why, sizeof(why)))) {
+		err_set(e, ERR_REFUSED, "memory cannot be captured%s: %s", mode == CAPTURE_COLO ? " with COLO" : "",
+			why);
+		return err_remedy(
+			e, "with --mode auto it is replicated in the way that is possible, and status says which");
 	}
 	return 0;
 }
@@ -274,8 +297,8 @@ static void end(struct capture *c, enum capture_phase phase)
 		(void)c->g->ops->resume(c->g->ctx, &ignored);
 	/* Whoever leaves COLO starts the VM: one that its user has paused is paused again. */
 	bool keep_paused = c->phase == CAPTURE_STARTED && c->migrating && !c->armed && !c->held &&
-			   c->g->ops->state(c->g->ctx, &run, &ignored) == 0 && run == GUEST_PAUSED &&
-			   !recently_paused(c);
+			   c->g->ops->state(c->g->ctx, &run, &ignored) == 0 &&
+			   (run == GUEST_PAUSED || run == GUEST_CRASHED) && !recently_paused(c);
 	capture_migration_end(c);
 	capture_let_run(c);
 	if (keep_paused)
@@ -339,8 +362,8 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
 	if (run == GUEST_GONE)
 		return err_set(e, ERR_REFUSED, "the VM does not run");
 	/* COLO would start it. */
-	if (run == GUEST_PAUSED && c->mode != CAPTURE_DISK)
-		return capture_not_now(e, "the VM is paused");
+	if (run != GUEST_RUNNING && c->mode != CAPTURE_DISK)
+		return capture_stands_still(run, e);
 	if (capture_clean_up(c->g, e) || open_parts(c, e) || (c->mode != CAPTURE_DISK && start_memory(c, sink, e))) {
 		if (capture_ended(c, e) == 0)
 			err_wrap(e, "first pass (%s)", capture_mode_name(c->mode));
@@ -380,7 +403,7 @@ static int may_pause(struct capture *c, struct err *e)
 		if (run == GUEST_RUNNING && (!seen.stopped || !recently_paused(c)))
 			return 0;
 		if (!recently_paused(c) || clock_mono_ns() >= deadline)
-			return capture_not_now(e, "the VM is paused");
+			return capture_stands_still(run, e);
 		guest_watch_wait(c->watch, seen.events, clock_mono_ns() + 10 * NS_PER_MS, &seen);
 	}
 }
@@ -461,8 +484,8 @@ static int give(struct capture *c, const struct capture_sink *sink, struct captu
 static int take(struct capture *c, const struct capture_sink *sink, struct capture_point *p, struct err *e)
 {
 	p->has_memory = c->mode != CAPTURE_DISK;
-	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || look_again(c, e) ||
-	    disk_points_prepare(c->disks, e) || frozen_instant(c, p, e))
+	if (capture_check(c, e) || (p->has_memory && may_pause(c, e)) || disk_points_check_jobs(c->disks, e) ||
+	    look_again(c, e) || disk_points_prepare(c->disks, e) || frozen_instant(c, p, e))
 		return -1;
 	return give(c, sink, p, e);
 }
@@ -479,7 +502,7 @@ int capture_take(struct capture *c, const struct capture_sink *sink, struct capt
 		*out = p;
 		return 0;
 	}
-	if (e->cls == ERR_REFUSED && e->errnum == EAGAIN)
+	if (e->cls == ERR_REFUSED && (e->errnum == EAGAIN || e->errnum == EBUSY))
 		return -1;
 	if (capture_check(c, e) == 0 && capture_ended(c, e) == 0)
 		err_wrap(e, "checkpoint (%s)", capture_mode_name(c->mode));

@@ -21,7 +21,7 @@
 #include <stdint.h>
 
 enum capture_mode {
-	CAPTURE_AUTO,       /* COLO where it works, else background */
+	CAPTURE_AUTO,       /* COLO where it works, else background; disks alone where neither does */
 	CAPTURE_COLO,       /* memory: only what was written since, from KVM's dirty log */
 	CAPTURE_BACKGROUND, /* memory: all of it, each time */
 	CAPTURE_DISK,       /* disks alone; the VM is never paused */
@@ -35,6 +35,7 @@ int capture_mode_from_name(const char *name, enum capture_mode *out);
 struct capture_opts {
 	enum capture_mode mode;
 	uint64_t staging_bytes; /* memory that a checkpoint may take before it has been given on; 0: 256 MiB */
+	bool memory;            /* of CAPTURE_AUTO: with memory, or not at all */
 	bool quiesce;           /* freeze file systems through the guest agent around the instant */
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
 	const char *folder; /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
@@ -74,6 +75,8 @@ struct capture_point {
 };
 
 struct capture;
+/* Of a guest like that, whatever its QEMU is about at the moment: ERR_REFUSED says why it cannot be captured in that way. memory: as in capture_opts. */
+int capture_possible(const struct guest_info *info, enum capture_mode mode, bool memory, struct err *e);
 /* Looks at the guest and decides; opens nothing yet. The guest is borrowed. ERR_REFUSED says why a mode cannot be. */
 struct capture *capture_new(struct guest *g, const struct capture_opts *opts, struct err *e);
 enum capture_mode capture_chosen(const struct capture *c);
@@ -86,7 +89,8 @@ int capture_start(struct capture *c, const struct capture_sink *sink, struct err
 /* One checkpoint into the sink: pages written since the last one (COLO) or all (background); disks: blocks in grains written since the last one
  * (the first: all allocated); files: "header", "device" (memory modes), "xml", "nvram", ... *out is set on success.
  * ERR_CANCELLED after capture_abort; ERR_REFUSED with errnum ENOENT: the VM has ended. After any failure the VM runs (or is as the user left it) and the capture is only good for capture_free:
- * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset): the capture stays good, try later. */
+ * start anew. errnum EAGAIN with ERR_REFUSED: not now (the user has paused the VM; it is being reset), EBUSY: not now (somebody else's block job): the
+ * capture stays good, try later. */
 int capture_take(struct capture *c, const struct capture_sink *sink, struct capture_point *out, struct err *e);
 /* The last checkpoint before the VM goes on elsewhere: as capture_take, but it is not let go. It stands still until capture_let_go, with which the
  * capture goes on; or for good, after capture_leave. capture_stop and capture_free without that let it run. COLO and disks alone: ERR_REFUSED for

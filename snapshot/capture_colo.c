@@ -452,8 +452,8 @@ static int user_pause(struct capture *c, struct err *e)
 	json_decref(r);
 	if (c->g->ops->state(c->g->ctx, &run, e))
 		return -1;
-	if (stopped || run == GUEST_PAUSED)
-		return capture_not_now(e, "the VM is paused");
+	if (stopped || run == GUEST_PAUSED || run == GUEST_CRASHED)
+		return capture_stands_still(run, e);
 	return 0;
 }
 

@@ -108,6 +108,8 @@ void capture_thaw(struct capture *c);
 int capture_ended(struct capture *c, struct err *e);
 /* ERR_REFUSED with EAGAIN. */
 int capture_not_now(struct err *e, const char *why);
+/* The same of a guest that is not running. */
+int capture_stands_still(enum guest_run run, struct err *e);
 
 /* ---- capture_migration.c ---- */
 /* Sets exactly these capabilities (two at most; NULL: none) and parameters (stolen), remembering how they were. */

@@ -8,6 +8,7 @@
 #include "snapshot/guest_watch.h"
 #include "snapshot/overlay.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,6 +131,32 @@ bool disk_points_same(const struct disk_points *d, const struct guest_info *i)
 }
 
 /* ---- prepare ---- */
+
+int disk_points_check_jobs(struct disk_points *d, struct err *e)
+{
+	json_t *jobs = NULL, *job;
+	bool busy = false;
+	size_t at;
+
+	if (d->n == 0)
+		return 0;
+	if (guest_watch_qmp(d->g, "query-block-jobs", NULL, &jobs, e))
+		return -1;
+	json_array_foreach (jobs, at, job) {
+		const char *id = json_string_value(json_object_get(job, "device"));
+		const char *type = json_string_value(json_object_get(job, "type"));
+		if (!id || strncmp(id, PREFIX, strlen(PREFIX)) == 0)
+			continue;
+		err_set(e, ERR_REFUSED,
+			"a block job that is not vmferry's is under way (%.40s, %.80s): no points until it has ended",
+			type ? type : "?", id);
+		e->errnum = EBUSY;
+		busy = true;
+		break;
+	}
+	json_decref(jobs);
+	return busy ? -1 : 0;
+}
 
 static int attach_overlay(struct disk_points *d, struct disk *disk, struct err *e)
 {

@@ -30,6 +30,8 @@ void disk_points_volumes(const struct disk_points *d, struct capture_volume *out
 /* Are the disks of i still the same ones? */
 bool disk_points_same(const struct disk_points *d, const struct guest_info *i);
 
+/* Is no block job of somebody else's under way, with which QEMU makes no point? ERR_REFUSED with EBUSY says which. Asked before the VM is paused. */
+int disk_points_check_jobs(struct disk_points *d, struct err *e);
 int disk_points_prepare(struct disk_points *d, struct err *e);
 /* May be called while the VM stands still: one QMP command, a few ms. */
 int disk_points_instant(struct disk_points *d, struct err *e);

@@ -53,7 +53,8 @@ void guest_info_fini(struct guest_info *i);
 enum guest_run {
 	GUEST_RUNNING,
 	GUEST_PAUSED,
-	GUEST_GONE, /* shut off, crashed, or not known to libvirt any more */
+	GUEST_CRASHED, /* it has panicked, and QEMU stands still with it for whoever wants to look (on_crash) */
+	GUEST_GONE,    /* shut off, or not known to libvirt any more */
 };
 
 struct guest;

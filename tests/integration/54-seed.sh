@@ -108,6 +108,40 @@ test_seed_image() {
 	end_protection
 }
 
+# A logical volume, say: whole, not in use, and of the disk's size.
+test_seed_block_device() {
+	local loop before sent holder
+	guest_with_data
+	give_out $SEEDS
+	loop=$(losetup -f --show "$VMFERRY_LAB/host2/fs$SEEDS/old.raw" 2>"$WORK/loop") || skip "no loop device: $(cat "$WORK/loop")"
+	trap 'rc=$?; set +e; losetup -d "$loop"; (exit $rc); end_of_shell' EXIT
+	in_host host2 mknod $SEEDS/lv b 7 "${loop#/dev/loop}"
+	in_host host2 ln -s "$loop" $SEEDS/link
+	note "what is not taken"
+	assert_says 3 "in no folder that is given out" protect --seed vdb="$loop"
+	assert_says 3 "in no folder that is given out" protect --seed vdb=$SEEDS/link
+	assert_says 3 "the disk of" protect --seed hda=$SEEDS/lv
+	python3 -c '
+import os, sys
+os.open(sys.argv[1], os.O_RDONLY | os.O_EXCL)
+open(sys.argv[2], "w").close()
+sys.stdin.read()' "$loop" "$WORK/held" < <(sleep 60) &
+	holder=$!
+	eventually 10 "the device is not held" test -e "$WORK/held"
+	assert_says 3 "busy" protect --seed vdb=$SEEDS/lv
+	kill "$holder"
+	wait "$holder" || true
+	in_host host2 vmferry status | grep vm1 && fail "something of a protection that was refused is there"
+
+	before=$(lab sent host1)
+	protect --seed vdb=$SEEDS/lv --wait
+	sent=$(sent_since "$before")
+	note "$sent MiB on the wire for a disk of $DATA_MB MiB of which 3 MiB have changed"
+	[ "$sent" -ge 3 ] && [ "$sent" -le 8 ] || fail "$sent MiB were sent"
+	assert_same_data
+	end_protection
+}
+
 # The link goes while the peer reads, and while the rest travels: both go on.
 test_seed_cut() {
 	local before sent

@@ -2,16 +2,20 @@
 # on or says why not, finds by itself what differs, and what comes up at the other host is right. The boot sector under KVM, in COLO, with a disk.
 # shellcheck shell=bash
 # long jobs
+# long blocks
 # long files
 # long max_pause
 # long quiesce
+# long crash
 # limit quiesce 300
 # limit files 240
 # limit two_disks 240
 # limit max_pause 240
 # limit lifecycle 240
 # limit devices 300
+# limit crash 240
 # limit jobs 300
+# limit blocks 300
 
 IMAGES=/var/lib/libvirt/images
 GRACE=60 # for a machine that has much else to do
@@ -120,6 +124,31 @@ test_lifecycle() {
 	fail_over
 }
 
+# It panics, and QEMU is kept with it: no points of that, nobody lets it go on, here or elsewhere; a user may.
+test_crash() {
+	protected_guest crash=preserve reboot=restart
+	in_host host1 virsh -q qemu-monitor-command vm1 --hmp 'o /b 0x505 1'
+	eventually $GRACE "that it has crashed is not said: $(value_of reason)" status_is waiting "has crashed"
+	[ "$(in_host host1 virsh -q domstate vm1)" = crashed ] || fail "it is $(in_host host1 virsh -q domstate vm1)"
+	vmferry_at host1 vms
+	grep -q "crashed" "$WORK/out" || fail "vms does not say that it has crashed"
+	assert_says 3 "has crashed" vmferry_at host1 migrate vm1 host2 --copy-storage
+	assert_says 3 "has crashed" vmferry_at host1 migrate vm1 host2 --offline
+	assert_says 3 "has crashed" vmferry_at host2 failover vm1
+	[ "$(in_host host1 virsh -q domstate vm1)" = crashed ] || fail "a failover that was refused has changed it to $(in_host host1 virsh -q domstate vm1)"
+	in_host host1 virsh -q reset vm1
+	in_host host1 virsh -q resume vm1
+	write_disk 9 9M
+	points_go_on "after a crash"
+	# The last point before the crash is what a failover without its host goes on from.
+	in_host host1 virsh -q qemu-monitor-command vm1 --hmp 'o /b 0x505 1'
+	eventually $GRACE "that it has crashed is not said" status_is waiting "has crashed"
+	vmferry_at host2 failover vm1 --force
+	eventually $GRACE "the guest counts at its new host" above host2 0
+	eventually $GRACE "the old one is not fenced" status_is fenced "taken this VM over"
+	[ "$(in_host host1 virsh -q domstate vm1)" != running ] || fail "it runs twice"
+}
+
 test_devices() {
 	protected_guest machine=pc # with slots for what is plugged in
 	# QEMU plugs nothing in or out while its state is being migrated, as in COLO. That costs a pause of the protection, and no new copy.
@@ -193,6 +222,64 @@ test_jobs() {
 	fail_over
 }
 
+no_job() {
+	in_host host1 virsh -q domjobinfo vm1 2>/dev/null | grep -q "None"
+}
+
+# What others do to its disks with libvirt's means: replication goes on, at once or when that is over, and what it has then is right.
+test_blocks() {
+	protected_guest
+	in_host host1 sh -c "cat >/run/backup.xml" <<-E
+		<domainbackup><disks>
+		<disk name='vda' backup='no'/><disk name='vdb' type='file'><target file='$IMAGES/vm1.backup.qcow2'/><driver type='qcow2'/></disk>
+		</disks></domainbackup>
+	E
+	in_host host1 sh -c "cat >/run/pull.xml" <<-E
+		<domainbackup mode='pull'><server transport='unix' socket='/run/backup.sock'/><disks>
+		<disk name='vda' backup='no'/><disk name='vdb' backup='yes' type='file'><scratch file='$IMAGES/vm1.scratch.qcow2'/></disk>
+		</disks></domainbackup>
+	E
+	note "a backup that is pushed"
+	retried "no backup can be begun" virsh -q backup-begin vm1 /run/backup.xml
+	write_disk 1 1M
+	eventually $GRACE "the backup does not end" no_job
+	in_host host1 qemu-img check -q $IMAGES/vm1.backup.qcow2
+	points_go_on "after a backup"
+
+	note "a backup that is pulled, and takes its time"
+	retried "no backup can be begun" virsh -q backup-begin vm1 /run/pull.xml
+	write_disk 2 2M
+	eventually $GRACE "that it keeps points from being made is not said: $(value_of reason)" status_is degraded "block job that is not vmferry's is under way .backup"
+	assert_says 3 "block job that is not" vmferry_at host2 failover vm1
+	[ "$(in_host host1 virsh -q domstate vm1)" = running ] || fail "the guest does not run"
+	in_host host1 virsh -q domjobabort vm1
+	points_go_on "after a pull"
+
+	note "a snapshot with memory of nothing, and its disk is committed back"
+	retried "no snapshot can be made" virsh -q snapshot-create-as vm1 s1 --disk-only --no-metadata --diskspec vda,snapshot=no \
+		--diskspec vdb,snapshot=external,file=$IMAGES/vm1.vdb.s1
+	write_disk 3 3M
+	points_go_on "on a snapshot"
+	write_disk 4 4M
+	retried "it cannot be committed" virsh -q blockcommit vm1 vdb --active --pivot --wait
+	[ "$(disk_of host1)" = $IMAGES/vm1.vdb.qcow2 ] || fail "it is not committed"
+	write_disk 5 5M
+	points_go_on "after a commit"
+
+	note "and pulled up"
+	retried "no snapshot can be made" virsh -q snapshot-create-as vm1 s2 --disk-only --no-metadata --diskspec vda,snapshot=no \
+		--diskspec vdb,snapshot=external,file=$IMAGES/vm1.vdb.s2
+	write_disk 6 6M
+	points_go_on "on another snapshot"
+	retried "it cannot be pulled" virsh -q blockpull vm1 vdb --wait
+	in_host host1 qemu-img info -U "$(disk_of host1)" | grep -q "backing file" && fail "it is not pulled"
+	write_disk 7 7M
+	points_go_on "after a pull"
+	eventually 90 "the guest counts" above host1 0
+	fail_over
+	[ "$(od -An -tu1 -j$((7 << 20)) -N1 "$WORK/there.raw" | tr -d ' ')" = 7 ] || fail "the last write is not there"
+}
+
 shown() { # HOST: how many rounds the guest has shown there
 	in_host "$1" grep -c '^[0-9a-f]*$' /var/log/libvirt/vm1.console || true
 }
@@ -263,12 +350,25 @@ test_quiesce() {
 	guest ask vm1 ping
 	lab cut host1
 	[ "$(asked_to freeze)" -ge 2 ] || fail "the agent was asked $(asked_to freeze) times to freeze"
-	vmferry_at host2 failover vm1 --force
-	grep -q domfsthaw "$WORK/out" && fail "it is left frozen"
-	in_host host2 grep -q "^guest: thaw" /var/log/libvirt/vm1.console || fail "nobody has thawed it at its new host"
+	# Its agent dies when it has started the guest, before it has it thawed: the next one does.
+	agent_with_fault host2 failover.thaw=kill
+	vmferry_at host2 failover vm1 --force && fail "the agent should have died"
+	[ "$(in_host host2 virsh -q domstate vm1)" = running ] || fail "it does not run at its new host"
+	thawed_at_host2 && fail "it was thawed before its agent died"
+	lab agent restart host2
+	eventually 30 "nobody has thawed it at its new host" thawed_at_host2
+	eventually 5 "that is not said" said_thawed
 	[ "$(in_host host2 virsh -q qemu-agent-command vm1 '{"execute":"guest-fsfreeze-status"}')" = '{"return":"thawed"}' ] || fail "it is frozen"
 	assert_same_guest vm1
 	lab restore host1
+}
+
+thawed_at_host2() {
+	in_host host2 grep -q "^guest: thaw" /var/log/libvirt/vm1.console
+}
+
+said_thawed() {
+	in_host host2 vmferry events --json | grep -q failover.thawed && ! in_host host2 vmferry status vm1 --json | grep -q "are frozen"
 }
 
 # UEFI variables and a TPM's state are files of the host. With points of disks they travel as such; --paused leaves the VM before its first instruction,

@@ -231,7 +231,7 @@ under_way() { # NAME HOST: is a migration out of HOST copying its memory?
 # No sockets, folders or journal of a migration, no domain that does not belong, no QEMU without one.
 tidy_here() { # HOST
 	local left domains processes
-	left=$(in_host "$1" sh -c 'find /run/vmferry -mindepth 1 ! -name "*.sock" ! -name "*.lock" ! -name "*.pid" 2>/dev/null
+	left=$(in_host "$1" sh -c 'find /run/vmferry -mindepth 1 ! -name "*.sock" ! -name "*.lock" ! -name "*.pid" ! -name hook-asked 2>/dev/null
 		find /var/lib/vmferry/sessions -name "*.json*" 2>/dev/null')
 	[ -z "$left" ] || { echo "$left" >"$WORK/left" && return 1; }
 	domains=$(in_host "$1" virsh -q list --name | grep -c . || true)

@@ -41,6 +41,8 @@ contents() {
 		usr/share/doc/vmferry/examples/vmferryd.conf.example; do
 		[ -e "$work/root/$file" ] || { echo "missing: $file"; missing=1; }
 	done
+	[ "$(readlink "$work/root/etc/libvirt/hooks/qemu.d/vmferry")" = /usr/sbin/vmferry-hook ] && [ -x "$work/root/usr/sbin/vmferry-hook" ] ||
+		{ echo "no hook"; missing=1; }
 	[ "$missing" = 0 ] && ! find "$work/root" -path '*/usr/local*' | grep .
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "replicator/epoch.h"
+#include "replicator/may_start.h"
 #include "replicator/protect.h"
 
 #include <assert.h>
@@ -79,8 +80,10 @@ UNUSED static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
 /* ---- a host that starts VMs when it boots ---- */
 
 static atomic_bool host_autostart, host_settled; /* was the boot durable before the VM was started? */
+static atomic_bool host_hook_refused;            /* the agent's own start, since the record did not allow it yet */
 static atomic_bool host_answers_late, host_asked_late;
 static struct protections *_Atomic table;
+static atomic_int host_refuses; /* to have it start with the host: errno; 0 */
 static atomic_uint host_boots, host_starts, host_asked, host_failing;
 
 UNUSED static int on_autostart(void *ctx, const char *uuid, const bool *want, bool *was, struct err *e)
@@ -91,6 +94,11 @@ UNUSED static int on_autostart(void *ctx, const char *uuid, const bool *want, bo
 	for (int64_t until = soon();
 	     host_answers_late && !want && (!table || protections_have(table, uuid, NULL)) && clock_mono_ns() < until;)
 		usleep(2000);
+	if (host_refuses && want && *want) {
+		err_set(e, host_refuses == ENOENT ? ERR_REFUSED : ERR_LIBVIRT, "libvirt has no VM, or no time");
+		e->errnum = host_refuses;
+		return -1;
+	}
 	const bool before = want ? atomic_exchange(&host_autostart, *want) : host_autostart;
 	if (was)
 		*was = before;
@@ -102,6 +110,16 @@ UNUSED static int on_id(void *ctx, char out[BOOT_ID_SIZE], struct err *e)
 	(void)ctx, (void)e;
 	snprintf(out, BOOT_ID_SIZE, "boot-%u", host_boots);
 	return 0;
+}
+
+/* What libvirt's hook would be told by this boot. */
+UNUSED static bool may_start_now(void)
+{
+	struct err e = ERR_INIT;
+	char id[BOOT_ID_SIZE];
+
+	(void)on_id(NULL, id, &e);
+	return may_start(fixture_path("source", NULL), "/nonexistent", GUEST_UUID, id, &e) == 0;
 }
 
 UNUSED static bool settled_on_disk(void)
@@ -121,6 +139,7 @@ UNUSED static int on_start(void *ctx, const char *uuid, struct err *e)
 {
 	(void)ctx, (void)uuid;
 	host_asked++;
+	host_hook_refused = host_hook_refused || !may_start_now();
 	host_settled = host_settled || settled_on_disk();
 	if (host_failing) {
 		host_failing--;
@@ -134,6 +153,8 @@ UNUSED static int on_start(void *ctx, const char *uuid, struct err *e)
 }
 
 static const struct boot_calls boot = { on_autostart, on_id, on_start };
+
+static int64_t colo_again_ns;
 
 UNUSED static struct protection_opts opts(void)
 {
@@ -150,6 +171,7 @@ UNUSED static struct protection_opts opts(void)
 		.capture = &fake_calls,
 		.retry_ns = 50 * NS_PER_MS,
 		.watch_owner_ns = 100 * NS_PER_MS,
+		.colo_again_ns = colo_again_ns,
 		.open_guest = fake_open,
 		.watch = on_watch,
 		.unwatch = on_unwatch,
@@ -302,6 +324,9 @@ UNUSED static void setup(void)
 	no_guardian = false;
 	watches = unwatches = 0;
 	parting = PART_GOOD;
+	host_hook_refused = false;
+	host_refuses = 0;
+	colo_again_ns = 0;
 	host_autostart = host_settled = host_answers_late = host_asked_late = false;
 	host_boots = host_starts = host_asked = host_failing = 0;
 }

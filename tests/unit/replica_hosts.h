@@ -295,7 +295,7 @@ struct fake {
 	pthread_mutex_t lock;
 	struct machine *m;
 	/* Set and looked at by the test while the protection's thread is at work. */
-	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory;
+	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory, busy, crashed, lock_manager;
 	atomic_bool no_colo;    /* as of a VM that only background snapshots are possible of */
 	atomic_bool fail_still; /* in the middle of reading it */
 	atomic_uint stills;
@@ -317,14 +317,17 @@ static int fake_state(void *ctx, enum guest_run *out, struct err *e)
 {
 	(void)ctx, (void)e;
 	THREAD_LOCKED(&fake.lock);
-	*out = fake.gone ? GUEST_GONE : fake.paused ? GUEST_PAUSED : GUEST_RUNNING;
+	*out = fake.gone ? GUEST_GONE : fake.crashed ? GUEST_CRASHED : fake.paused ? GUEST_PAUSED : GUEST_RUNNING;
 	return 0;
 }
 
 static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 {
 	(void)ctx, (void)e;
-	*out = (struct guest_info){ .running = true, .kvm = true, .memory_bytes = fake.m->ram_blocks * STORE_BLOCK };
+	*out = (struct guest_info){ .running = true,
+				    .kvm = true,
+				    .lock_manager = fake.lock_manager,
+				    .memory_bytes = fake.m->ram_blocks * STORE_BLOCK };
 	snprintf(out->uuid, sizeof(out->uuid), "%s", GUEST_UUID);
 	snprintf(out->name, sizeof(out->name), "web1");
 	out->disks = mem_alloc_array(2, sizeof(*out->disks));
@@ -445,9 +448,9 @@ static int fake_take(struct capture *c, const struct capture_sink *sink, struct 
 			machine_give(fake.m, sink, false, false, false, e);
 		return err_set(e, ERR_LIBVIRT, "QEMU went away");
 	}
-	if (fake.not_now) {
-		err_set(e, ERR_REFUSED, "the VM is paused by its user");
-		e->errnum = EAGAIN;
+	if (fake.not_now || fake.busy) {
+		err_set(e, ERR_REFUSED, fake.busy ? "somebody else's block job" : "the VM is paused by its user");
+		e->errnum = fake.busy ? EBUSY : EAGAIN;
 		return -1;
 	}
 	*out = (struct capture_point){ .instant_ns = clock_wall_ns(),

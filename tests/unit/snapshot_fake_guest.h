@@ -44,7 +44,8 @@ struct fake {
 	/* lock */
 	atomic_bool running; /* looked at by the test as well */
 	atomic_bool gone;    /* QEMU has ended: nobody answers */
-	bool paused_by_user, kvm;
+	atomic_bool crashed; /* what does not run has panicked, and is kept */
+	bool paused_by_user, kvm, lock_manager;
 	unsigned minor, micro, major;
 	char status[32];
 	bool x_colo, background;
@@ -308,9 +309,11 @@ static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 {
 	struct fake *f = ctx;
 	(void)e;
-	struct guest_info i = {
-		.running = f->running, .paused_by_user = f->paused_by_user, .kvm = f->kvm, .agent = f->agent
-	};
+	struct guest_info i = { .running = f->running,
+				.paused_by_user = f->paused_by_user,
+				.kvm = f->kvm,
+				.lock_manager = f->lock_manager,
+				.agent = f->agent };
 	i.qemu_major = f->major;
 	i.qemu_minor = f->minor;
 	i.qemu_micro = f->micro;
@@ -409,7 +412,7 @@ static int fake_state(void *ctx, enum guest_run *out, struct err *e)
 	struct fake *f = ctx;
 	(void)e;
 	THREAD_LOCKED(&f->lock);
-	*out = f->gone ? GUEST_GONE : f->running ? GUEST_RUNNING : GUEST_PAUSED;
+	*out = f->gone ? GUEST_GONE : f->running ? GUEST_RUNNING : f->crashed ? GUEST_CRASHED : GUEST_PAUSED;
 	return 0;
 }
 

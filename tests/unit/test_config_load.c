@@ -112,7 +112,8 @@ START_TEST(a_full_file)
 		"  roles = [ \"migrate-in\", \"operate\" ]; }, { name = \"c\"; roles = [ ]; } );\n"
 		"migration: { bandwidth = \"1G\"; max_downtime = \"1.5s\"; delta_cache = \"64MiB\"; };\n"
 		"kafka: { brokers = \"k1.example.net:9092,[2001:db8::1]:9093,192.0.2.3:1\"; topic = \"dc1.events\";\n"
-		"  properties = ( { name = \"linger.ms\"; value = \"5\"; }, { name = \"sasl.password\"; value = \"s3cr3t\"; } ); };\n"
+		"  properties = ( { name = \"linger.ms\"; value = \"5\"; }, { name = \"sasl.password\"; value = "
+		"\"s3cr3t\"; } ); };\n"
 		"log: { level = \"debug\"; };\n");
 	ck_assert_str_eq(c->name, "a.example.net");
 	ck_assert_str_eq(c->control.socket, "/run/x/control.sock");
@@ -204,7 +205,8 @@ START_TEST(replication_in_full)
 	MEM_AUTO char *described = config_describe(c);
 	ck_assert_msg(strstr(described, "replication.fencing_command = [ \"/bin/fence\", \"off\" ]\n") != NULL, "%s",
 		      described);
-	ck_assert_msg(strstr(described, "replication.seed_folders = [ \"/srv/seeds\", \"/old\" ]\n") != NULL, "%s", described);
+	ck_assert_msg(strstr(described, "replication.seed_folders = [ \"/srv/seeds\", \"/old\" ]\n") != NULL, "%s",
+		      described);
 	ck_assert_msg(strstr(described, "protection web 1 = to \"dr1\" rpo \"1s\" mode \"colo\" quiesce true") != NULL,
 		      "%s", described);
 	ck_assert_msg(strstr(described, "window: from \"22:00\" to \"06:30\" bandwidth \"unlimited\"") != NULL, "%s",
@@ -376,9 +378,10 @@ static const struct {
 	  "test.conf:2: protections[0].rpo: is an integer, must be a string in quotes (allowed: 100ms to 1d)" },
 	{ PROTECT("rop = \"1s\";"), "test.conf:2: protections[0].rop: unknown key; did you mean \"rpo\"?" },
 	{ PROTECT("mode = \"cool\";"), "test.conf:2: protections[0].mode: there is no \"cool\"; did you mean \"colo\"? "
-				       "(allowed: \"auto\", \"colo\", \"background\" or \"disk\")" },
-	{ PROTECT("mode = \"x\";"), "test.conf:2: protections[0].mode: there is no \"x\" (allowed: \"auto\", \"colo\", "
-				    "\"background\" or \"disk\")" },
+				       "(allowed: \"auto\", \"memory\", \"colo\", \"background\" or \"disk\")" },
+	{ PROTECT("mode = \"x\";"),
+	  "test.conf:2: protections[0].mode: there is no \"x\" (allowed: \"auto\", \"memory\", \"colo\", "
+	  "\"background\" or \"disk\")" },
 	{ PROTECT("quiesce = 1;"), "test.conf:2: protections[0].quiesce: is an integer (allowed: true or false)" },
 	{ PROTECT("max_pause = \"0\";"),
 	  "test.conf:2: protections[0].max_pause: 0 is out of range (allowed: 1ms to 10s)" },
@@ -432,17 +435,17 @@ static const struct {
 	  "test.conf:2: restore.disks[1].from: \"/a\" is there twice (allowed: one rule for each)" },
 	{ "restore = { disks = 5; };",
 	  "test.conf:1: restore.disks: is an integer, must be a list ( { ... }, { ... } )" },
-	{ "kafka: { brokers = \"host\"; };",
-	  "test.conf:1: kafka.brokers: \"host\" has no port (allowed: \"host:port\", more of them after commas, or \"\" for none)" },
-	{ "kafka: { brokers = \"a:1,,b:2\"; };",
-	  "test.conf:1: kafka.brokers: a broker is missing between commas (allowed: \"host:port\", more of them after commas, or "
-	  "\"\" for none)" },
-	{ "kafka: { brokers = \"a b:1\"; };",
-	  "test.conf:1: kafka.brokers: \"a b\" is neither an IP address nor a host name (allowed: \"host:port\", more of them "
-	  "after commas, or \"\" for none)" },
-	{ "kafka: { topic = \"a/b\"; };",
-	  "test.conf:1: kafka.topic: \"a/b\" is not the name of a topic (allowed: 1 to 249 of the characters a-z, A-Z, 0-9, \".\", "
-	  "\"_\" and \"-\")" },
+	{ "kafka: { brokers = \"host\"; };", "test.conf:1: kafka.brokers: \"host\" has no port (allowed: "
+					     "\"host:port\", more of them after commas, or \"\" for none)" },
+	{ "kafka: { brokers = \"a:1,,b:2\"; };", "test.conf:1: kafka.brokers: a broker is missing between commas "
+						 "(allowed: \"host:port\", more of them after commas, or "
+						 "\"\" for none)" },
+	{ "kafka: { brokers = \"a b:1\"; };", "test.conf:1: kafka.brokers: \"a b\" is neither an IP address nor a host "
+					      "name (allowed: \"host:port\", more of them "
+					      "after commas, or \"\" for none)" },
+	{ "kafka: { topic = \"a/b\"; };", "test.conf:1: kafka.topic: \"a/b\" is not the name of a topic (allowed: 1 to "
+					  "249 of the characters a-z, A-Z, 0-9, \".\", "
+					  "\"_\" and \"-\")" },
 	{ "kafka: { propertys = ( ); };", "test.conf:1: kafka.propertys: unknown key; did you mean \"properties\"?" },
 	{ "kafka: { properties = { acks = \"all\"; }; };",
 	  "test.conf:1: kafka.properties: is a group { ... }, must be a list ( { ... }, { ... } )" },

@@ -411,6 +411,14 @@ END_TEST
 START_TEST(what_the_guest_would_miss_is_refused)
 {
 	static const char *const refused[] = {
+		"<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0' bus='3' slot='0' "
+		"function='0'/></source></hostdev>",
+		"<hostdev mode='subsystem' type='usb'><source startupPolicy='optional'><vendor id='0x1234'/><product "
+		"id='0xbeef'/></source></hostdev>",
+		"<interface type='hostdev'><source><address type='pci' domain='0' bus='3' slot='0' "
+		"function='0'/></source>"
+		"</interface>",
+		"<shmem name='shm0'><model type='ivshmem-plain'/></shmem>",
 		"<filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem>",
 		"<memory model='nvdimm'><source><path>/etc/x</path></source></memory>",
 		"<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>",

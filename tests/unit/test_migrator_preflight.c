@@ -175,6 +175,10 @@ static void unknown_size(struct preflight_source *s)
 	s->disks[0].virtual_bytes = 0;
 }
 
+static void crashed(struct preflight_source *s)
+{
+	s->paused_reason = "crashed";
+}
 static void fixed_chain(struct preflight_source *s)
 {
 	s->disks[0].fixed_chain = true;
@@ -196,6 +200,8 @@ static const struct test_case cases[] = {
 	{ "ok", 0, OFFLINE | OFF, 0, 0, 0, 0 },
 	/* the VM */
 	{ "info vm-paused", "paused", PAUSED, 0, 0, 0, 0 },
+	{ "error vm-crashed", "virsh destroy", PAUSED, 0, 0, 0, crashed },
+	{ "error vm-crashed", "kept as it is", OFFLINE | PAUSED, 0, 0, 0, crashed },
 	{ "error vm-running", "--offline", OFFLINE, 0, 0, 0, 0 },
 	{ "error vm-running", 0, OFFLINE | PAUSED, 0, 0, 0, 0 },
 	{ "error vm-shut-off", "--offline", OFF, 0, 0, 0, 0 },

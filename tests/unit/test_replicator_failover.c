@@ -41,7 +41,7 @@ static bool where_fails;
 static uint64_t fed;
 static bool was_paused, had_memory;
 static unsigned cleared, settled, thawed;
-static bool no_agent;
+static bool no_agent, paused;
 
 static char *fake_disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
 {
@@ -116,7 +116,7 @@ static int fake_where(void *ctx, const char *uuid, enum promote_where *out, stru
 	(void)ctx, (void)uuid;
 	if (where_fails)
 		return err_set(e, ERR_LIBVIRT, "no connection");
-	*out = there("runs")       ? PROMOTE_RUNNING
+	*out = there("runs")       ? (paused ? PROMOTE_PAUSED : PROMOTE_RUNNING)
 	       : there("incoming") ? PROMOTE_INCOMING
 	       : there("off")      ? PROMOTE_OFF
 				   : PROMOTE_ABSENT;
@@ -131,7 +131,7 @@ static int fake_settle(void *ctx, const char *uuid, struct err *e)
 static int fake_thaw(void *ctx, const char *uuid, struct err *e)
 {
 	(void)ctx, (void)uuid;
-	ck_assert(there("runs"));
+	ck_assert(there("runs") && !paused);
 	if (no_agent)
 		return err_set(e, ERR_LIBVIRT, "no agent");
 	thawed++;
@@ -191,7 +191,7 @@ static void setup(void)
 	fed = 0;
 	map_refuses = false;
 	cleared = settled = thawed = 0;
-	no_agent = false;
+	no_agent = paused = false;
 }
 static void teardown(void)
 {
@@ -210,6 +210,15 @@ static void assert_state(const char *state, json_int_t epoch)
 	ck_assert_str_eq(json_string_value(json_object_get(r, "state")), state);
 	ck_assert_int_eq(json_integer_value(json_object_get(r, "epoch")), epoch);
 	json_decref(r);
+}
+static bool frozen_on_disk(void)
+{
+	struct err e = ERR_INIT;
+	json_t *r = records.load(records.ctx, &e);
+	const bool frozen = failover_is_frozen(r);
+	ck_assert_msg(r != NULL, "%s", e.text);
+	json_decref(r);
+	return frozen;
 }
 static unsigned images(void)
 {
@@ -288,6 +297,60 @@ START_TEST(quiesced_point)
 	MEM_AUTO char *findings = json_dumps(json_object_get(report, "findings"), 0);
 	ck_assert_msg((strstr(findings, "virsh domfsthaw web1") != NULL) == (_i == 1 || _i == 2), "%s", findings);
 	json_decref(report);
+	ck_assert(frozen_on_disk() == (_i == 1 || _i == 2));
+}
+END_TEST
+
+static void check_thaw(bool good, bool now)
+{
+	struct err e = ERR_INIT;
+	const unsigned before = thawed;
+	bool done = !now;
+
+	ck_assert_int_eq(failover_thaw(&records, &ops, NULL, &done, &e), good ? 0 : -1);
+	ck_assert_msg(good != err_is_set(&e), "%s", e.text);
+	ck_assert(done == now);
+	ck_assert_uint_eq(thawed, before + now);
+	ck_assert(frozen_on_disk() != good);
+}
+
+/* Until its agent answers, and once. */
+START_TEST(one_that_stays_frozen_is_thawed_later)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+
+	no_agent = true;
+	(void)vm_store_put(store, "quiesced", "memory", NULL, NULL, 0);
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	check_thaw(false, false);
+	ck_assert(failover_say_frozen(&records) && !failover_say_frozen(&records));
+	where_fails = true;
+	check_thaw(false, false);
+	where_fails = false;
+	paused = true;
+	no_agent = false;
+	check_thaw(false, false);
+	paused = false;
+	check_thaw(true, true);
+	check_thaw(true, false);
+}
+END_TEST
+
+/* What was frozen in its memory is gone with that. */
+START_TEST(one_that_has_ended_is_not_frozen)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	MEM_AUTO char *runs = in_dir("runs");
+
+	no_agent = true;
+	(void)vm_store_put(store, "quiesced", "memory", NULL, NULL, 0);
+	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+	ck_assert_int_eq(unlink(runs), 0);
+	if (_i)
+		put_file("off", "");
+	check_thaw(true, false);
 }
 END_TEST
 
@@ -506,6 +569,28 @@ static void run_and_die(const char *spec, const struct failover_opts *o)
 	store = store_open(store_dir, NULL, &e);
 	ck_assert_msg(store != NULL, "%s", e.text);
 }
+
+/* The agent dies between the start and the thaw; i == 0: before it has written down that it runs. */
+START_TEST(one_whose_agent_died_is_thawed_by_the_next)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	enum failover_found found;
+
+	(void)vm_store_put(store, "quiesced", "memory", NULL, NULL, 0);
+	run_and_die(_i ? "failover.thaw=kill" : "failover.done=kill", &o);
+	ck_assert(there("runs"));
+	/* Nothing is to be thawed before it is known that it runs. */
+	if (_i == 0) {
+		assert_state("promoting", 4);
+		ck_assert_int_eq(failover_recover(&records, &ops, NULL, &found, &e), 0);
+		ck_assert_int_eq(found, FAILOVER_PROMOTED);
+	}
+	assert_state("promoted", 4);
+	ck_assert(frozen_on_disk());
+	check_thaw(true, true);
+}
+END_TEST
 
 /* The source has given the VM up, and the agent that asked for it dies (or fails) before it has written so: the next one knows that it has to go on, with
  * the same epoch, and does. */
@@ -778,6 +863,9 @@ int main(void)
 	tcase_add_test(tc, latest_point);
 	tcase_add_test(tc, starts_with_its_host);
 	tcase_add_loop_test(tc, quiesced_point, 0, 4);
+	tcase_add_test(tc, one_that_stays_frozen_is_thawed_later);
+	tcase_add_loop_test(tc, one_that_has_ended_is_not_frozen, 0, 2);
+	tcase_add_loop_test(tc, one_whose_agent_died_is_thawed_by_the_next, 0, 2);
 	tcase_add_test(tc, older_point_paused);
 	tcase_add_test(tc, disks_alone);
 	tcase_add_test(tc, taken_names_are_left_alone);

@@ -23,7 +23,7 @@ START_TEST(a_source_whose_vm_was_taken_over_is_fenced)
 	EVENTUALLY(is_state("fenced", "paused here"));
 	ck_assert(fake.paused);
 	ck_assert(!fake.in_vm);
-	HAS(event_log(), "protection.fenced ");
+	EVENTUALLY(strstr(event_log(), "protection.fenced ")); /* after the state */
 	/* It stays so. */
 	ck_assert_int_eq(protection_resume(prot, &e), -1);
 	HAS(e.text, "taken the VM over");

@@ -52,9 +52,11 @@ START_TEST(it_starts_with_its_host_when_it_is_ours)
 	reboot_source();
 	EVENTUALLY(is_state("degraded", "cannot be reached"));
 	ck_assert_uint_eq(host_starts, 0);
+	ck_assert(!may_start_now());
 	target_start();
 	EVENTUALLY(is_state("protected", ""));
 	ck_assert_uint_eq(host_starts, 1);
+	ck_assert(!host_hook_refused && may_start_now());
 	/* Once: who shuts it off then, means it. */
 	fake.gone = true;
 	EVENTUALLY(is_state("waiting", "shut off"));
@@ -119,9 +121,10 @@ START_TEST(it_does_not_start_with_a_host_that_has_lost_it)
 	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
 	OK(replicas_set_state(target.replicas, GUEST_UUID, "promoted", &e), e);
 	reboot_source();
+	ck_assert(!may_start_now());
 	EVENTUALLY(is_state("fenced", ""));
 	ck_assert_uint_eq(host_starts, 0);
-	ck_assert(!host_autostart);
+	ck_assert(!host_autostart && !may_start_now());
 }
 END_TEST
 
@@ -170,6 +173,43 @@ START_TEST(who_unprotects_has_autostart_back)
 	/* Before the record goes: an agent that dies between is to know of it. */
 	ck_assert(autostart_at_removal && host_autostart);
 	ck_assert(!protections_have(table, GUEST_UUID, NULL));
+	json_decref(args);
+	json_decref(record);
+}
+END_TEST
+
+/* What the record alone knows is not lost with it. i == 1: with the replica, which stays then, too. */
+START_TEST(one_whose_autostart_libvirt_does_not_take_stays_protected)
+{
+	const struct protection_opts o = opts();
+	json_t *record = record_of(400, "auto"), *args = json_pack("{s:s, s:b}", "vm", "web1", "forget", _i),
+	       *now = NULL;
+	struct err e = ERR_INIT;
+
+	host_autostart = true;
+	OK(epoch_save_protection(o.state_dir, record, &e), e);
+	table = protections_new(&o, &e);
+	ck_assert_msg(table != NULL, "%s", e.text);
+	for (int64_t until = soon();
+	     (host_autostart || !replicas_has(target.replicas, "web1")) && clock_mono_ns() < until;)
+		usleep(2000);
+	ck_assert(!host_autostart);
+	host_refuses = EIO;
+	ck_assert_int_eq(protect_end(table, args, &e), -1);
+	HAS(e.text, "web1 is to start with its host again");
+	HAS(e.remedy, "it stays protected");
+	ck_assert(protections_have(table, GUEST_UUID, &now) && replicas_has(target.replicas, "web1"));
+	ck_assert(json_is_true(json_object_get(now, "autostart")));
+	json_decref(now);
+	now = epoch_find_protection(o.state_dir, GUEST_UUID);
+	ck_assert(json_is_true(json_object_get(now, "autostart")));
+	json_decref(now);
+	err_clear(&e);
+	/* One that is not there any more starts nowhere. */
+	host_refuses = _i ? 0 : ENOENT;
+	OK(protect_end(table, args, &e), e);
+	ck_assert(host_autostart == (_i == 1));
+	ck_assert(!protections_have(table, GUEST_UUID, NULL) && replicas_has(target.replicas, "web1") == (_i == 0));
 	json_decref(args);
 	json_decref(record);
 }
@@ -351,6 +391,7 @@ int main(void)
 	tcase_add_loop_test(t, a_start_that_fails_is_tried_again, 0, 5);
 	tcase_add_test(t, it_does_not_start_with_a_host_that_has_lost_it);
 	tcase_add_loop_test(t, who_unprotects_has_autostart_back, 0, 2);
+	tcase_add_loop_test(t, one_whose_autostart_libvirt_does_not_take_stays_protected, 0, 2);
 	tcase_add_test(t, one_that_does_not_start_with_its_host);
 	tcase_add_test(t, it_starts_from_an_older_copy);
 	tcase_add_test(t, a_seed_outlives_the_connection);

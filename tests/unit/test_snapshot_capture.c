@@ -312,6 +312,49 @@ START_TEST(background_torn)
 }
 END_TEST
 
+/* Who asks for memory gets no disks alone; "auto" may, and says so. */
+START_TEST(memory_or_nothing)
+{
+	set_up();
+	struct capture_opts o = { .mode = CAPTURE_AUTO, .arm = on_arm, .ctx = &told, .folder = "/tmp" };
+	struct guest_info info = { 0 };
+
+	fake.lock_manager = true;
+	struct capture *c = capture_new(&fake.guest, &o, &e);
+	ck_assert_msg(c != NULL, "%s", e.text);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_DISK);
+	ck_assert_ptr_nonnull(strstr(capture_reason(c), "disks alone: a lock manager"));
+	capture_free(c);
+	o.memory = true;
+	ck_assert_ptr_null(capture_new(&fake.guest, &o, &e));
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_ptr_nonnull(strstr(e.text, "memory cannot be captured: a lock manager"));
+	err_clear(&e);
+	/* Before there is a capture. */
+	ok(fake.guest.ops->info(fake.guest.ctx, &info, &e));
+	ck_assert_int_eq(capture_possible(&info, CAPTURE_AUTO, true, &e), -1);
+	err_clear(&e);
+	ck_assert_int_eq(capture_possible(&info, CAPTURE_BACKGROUND, false, &e), -1);
+	err_clear(&e);
+	ck_assert_int_eq(capture_possible(&info, CAPTURE_COLO, false, &e), -1);
+	ck_assert_ptr_nonnull(strstr(e.remedy, "--mode auto"));
+	err_clear(&e);
+	ok(capture_possible(&info, CAPTURE_AUTO, false, &e));
+	ok(capture_possible(&info, CAPTURE_DISK, false, &e));
+	/* Background snapshots are memory, too. */
+	info.lock_manager = info.kvm = false;
+	ok(capture_possible(&info, CAPTURE_AUTO, true, &e));
+	ok(capture_possible(&info, CAPTURE_BACKGROUND, false, &e));
+	ck_assert_int_eq(capture_possible(&info, CAPTURE_COLO, false, &e), -1);
+	err_clear(&e);
+	guest_info_fini(&info);
+	fake.lock_manager = false;
+	c = capture_new(&fake.guest, &o, &e);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_COLO);
+	tear_down(c);
+}
+END_TEST
+
 static unsigned checkpoints(void)
 {
 	THREAD_LOCKED(&fake.lock);
@@ -326,9 +369,12 @@ static void wait_for_checkpoints(unsigned n)
 	ck_assert_uint_eq(checkpoints(), n);
 }
 
+/* _i == 1: it has panicked, and QEMU is kept as it is (on_crash). */
 START_TEST(user_pause_is_respected)
 {
+	const char *why = _i ? "the VM has crashed" : "the VM is paused";
 	set_up();
+	fake.crashed = _i == 1;
 	struct capture *c = begin(CAPTURE_COLO);
 	struct capture_point p;
 	ok(capture_start(c, &sink, &e));
@@ -341,6 +387,7 @@ START_TEST(user_pause_is_respected)
 		ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
 		ck_assert_int_eq(e.cls, ERR_REFUSED);
 		ck_assert_int_eq(e.errnum, EAGAIN);
+		ck_assert_ptr_nonnull(strstr(e.text, why));
 		ck_assert(!fake.running);
 		ck_assert_uint_eq(checkpoints(), 1);
 	}
@@ -351,12 +398,23 @@ START_TEST(user_pause_is_respected)
 	tear_down(c);
 
 	set_up();
+	fake.crashed = _i == 1;
 	c = begin(CAPTURE_COLO);
 	ok(capture_start(c, &sink, &e));
 	fake_run(&fake, false);
 	ok(capture_stop(c, &e));
 	ck_assert_uint_eq(fake.heartbeats, 1);
 	ck_assert(!fake.running);
+	fake_run(&fake, true);
+	tear_down(c);
+
+	set_up();
+	fake.crashed = _i == 1;
+	fake_run(&fake, false);
+	c = begin(CAPTURE_COLO);
+	ck_assert_int_eq(capture_start(c, &sink, &e), -1);
+	ck_assert_int_eq(e.errnum, EAGAIN);
+	ck_assert_ptr_nonnull(strstr(e.text, why));
 	fake_run(&fake, true);
 	tear_down(c);
 }
@@ -545,7 +603,8 @@ int main(void)
 	tcase_add_test(tc, completes_without_colo);
 	tcase_add_loop_test(tc, background_gives_what_changed, 0, 2);
 	tcase_add_loop_test(tc, background_torn, FAKE_IN_HEAD, FAKE_BEFORE_REQUEST);
-	tcase_add_test(tc, user_pause_is_respected);
+	tcase_add_test(tc, memory_or_nothing);
+	tcase_add_loop_test(tc, user_pause_is_respected, 0, 2);
 	tcase_add_loop_test(tc, file_systems_are_frozen_at_the_instant_alone, 0, 2);
 	tcase_add_test(tc, sink_refuses);
 	tcase_add_test(tc, choice);

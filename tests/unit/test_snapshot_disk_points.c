@@ -24,6 +24,7 @@ static atomic_int listener = -1;
 static int client = -1;
 static bool serving;
 static unsigned stops;
+static json_t *jobs;  /* what QEMU says is under way */
 static bool seen_end; /* a command has come since the client closed its end */
 
 /* -1: none, 0: it has closed its end, 1: it is there */
@@ -42,7 +43,9 @@ static int fake_qmp(void *ctx, const char *command, json_t *args, int fd, json_t
 {
 	(void)ctx, (void)e;
 	if (result)
-		*result = strncmp(command, "query-", 6) == 0 ? json_array() : json_pack("{s:i}", "fdset-id", 1);
+		*result = strcmp(command, "query-block-jobs") == 0 && jobs ? json_incref(jobs)
+			  : strncmp(command, "query-", 6) == 0             ? json_array()
+									   : json_pack("{s:i}", "fdset-id", 1);
 	if (strcmp(command, "getfd") == 0) {
 		listener = dup(fd);
 		ck_assert_int_eq(fd_set_nonblock(listener, true, e), 0);
@@ -75,6 +78,37 @@ static int no_page(void *ctx, uint32_t volume, uint64_t block, const uint8_t *da
 	(void)ctx, (void)volume, (void)block, (void)data, (void)e;
 	return 0;
 }
+
+static struct disk_points *points_of_one_disk(void);
+
+/* QEMU makes no point of a disk that another's job has: said before the VM is stopped for it. */
+START_TEST(a_job_of_somebody_else_is_waited_for)
+{
+	struct err e = ERR_INIT;
+	struct disk_points *d = points_of_one_disk();
+
+	OK(disk_points_check_jobs(d, &e), e);
+	jobs = json_pack("[{s:s, s:s}]", "device", "vmferry-j0", "type", "backup");
+	OK(disk_points_check_jobs(d, &e), e);
+	json_array_append_new(jobs, json_pack("{s:s, s:s}", "device", "pull-vdb-libvirt-2-format", "type", "stream"));
+	ck_assert_int_eq(disk_points_check_jobs(d, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	ck_assert_int_eq(e.errnum, EBUSY);
+	ck_assert_msg(strstr(e.text, "(stream, pull-vdb-libvirt-2-format)") != NULL, "%s", e.text);
+	json_decref(jobs);
+	jobs = NULL;
+	disk_points_free(d);
+	/* It keeps nothing from a VM without disks. */
+	const struct guest_info none = { 0 };
+	d = disk_points_new(&guest, &none, folder);
+	jobs = json_pack("[{s:s}]", "device", "x");
+	err_clear(&e);
+	OK(disk_points_check_jobs(d, &e), e);
+	json_decref(jobs);
+	jobs = NULL;
+	disk_points_free(d);
+}
+END_TEST
 
 static struct disk_points *points_of_one_disk(void)
 {
@@ -153,6 +187,7 @@ int main(void)
 	TCase *t = tcase_create("server");
 
 	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_test(t, a_job_of_somebody_else_is_waited_for);
 	tcase_add_loop_test(t, no_client_is_left_when_the_server_stops, 0, 2);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

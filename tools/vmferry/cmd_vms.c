@@ -3,6 +3,8 @@
 #include "tools/vmferry/client.h"
 #include "tools/vmferry/table.h"
 
+#include <string.h>
+
 struct vms {
 	struct cli *cli;
 	bool all;
@@ -10,6 +12,12 @@ struct vms {
 
 static const struct argp_option options[] = { { "all", 'a', NULL, 0, "Of all hosts: this one and its peers", 0 },
 					      { 0 } };
+
+/* libvirt's word, where it says more than ours. */
+static const char *shown_state(const json_t *vm)
+{
+	return strcmp(cli_str(vm, "reason", ""), "crashed") == 0 ? "crashed" : cli_str(vm, "state", "?");
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -47,13 +55,10 @@ static void print(const json_t *vms)
 		snprintf(cpus, sizeof(cpus), "%lld", (long long)cli_int(vm, "vcpus", 0));
 		units_format_size((uint64_t)cli_int(vm, "memory_bytes", 0), memory, sizeof(memory));
 		snprintf(disks, sizeof(disks), "%zu", json_array_size(json_object_get(vm, "disks")));
-		const char *cells[] = { cli_str(vm, "name", "?"),
-					cli_str(vm, "state", "?"),
-					cli_str(vm, "host", "?"),
-					cpus,
-					memory,
-					disks,
-					cli_str(vm, "uuid", "?") };
+		const char *cells[] = {
+			cli_str(vm, "name", "?"), shown_state(vm), cli_str(vm, "host", "?"), cpus, memory, disks,
+			cli_str(vm, "uuid", "?")
+		};
 		table_row(t, cells);
 	}
 	table_print(t);

@@ -31,7 +31,8 @@ static const struct argp_option options[] = {
 	{ "to", OPT_TO, "HOST", 0, "The peer that keeps the replica", 0 },
 	{ "rpo", OPT_RPO, "TIME", 0, "How old the last point may get (100ms to 1d, default 5s)", 0 },
 	{ "mode", OPT_MODE, "MODE", 0,
-	  "\"auto\" (default), \"colo\" (from the dirty log, for seconds and below), \"background\" (snapshots, where "
+	  "\"auto\" (default), \"memory\" (never disks alone), \"colo\" (from the dirty log, for seconds and below), "
+	  "\"background\" (snapshots, where "
 	  "the "
 	  "former "
 	  "cannot be) or \"disk\" (disks alone, the guest is never paused)",
@@ -84,7 +85,7 @@ static json_t *rate_of(struct argp_state *state, const char *option, const char 
 
 static void set_mode(struct argp_state *state, const char *arg)
 {
-	static const char *const modes[] = { "auto", "colo", "background", "disk" };
+	static const char *const modes[] = { "auto", "memory", "colo", "background", "disk" };
 	const size_t n = sizeof(modes) / sizeof(modes[0]);
 	for (size_t i = 0; i < n; i++) {
 		if (strcmp(modes[i], arg) == 0) {
@@ -93,7 +94,7 @@ static void set_mode(struct argp_state *state, const char *arg)
 		}
 	}
 	const char *near = nearest_of(arg, modes, n);
-	argp_error(state, "--mode: there is no \"%s\"%s%s%s (allowed: auto, colo, background, disk)", arg,
+	argp_error(state, "--mode: there is no \"%s\"%s%s%s (allowed: auto, memory, colo, background, disk)", arg,
 		   near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 

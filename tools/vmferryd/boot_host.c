@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "migrator/virt.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,8 +42,14 @@ static int autostart(void *ctx, const char *uuid, const bool *want, bool *was, s
 
 	if (!conn)
 		return -1;
-	if (!dom)
-		return virt_err(e, "look up VM %s", uuid);
+	if (!dom) {
+		virt_err(e, "look up VM %s", uuid);
+		if (virt_err_is(e, VIR_ERR_NO_DOMAIN)) {
+			e->cls = ERR_REFUSED;
+			e->errnum = ENOENT;
+		}
+		return -1;
+	}
 	/* One that is not persistent does not start with the host. */
 	if (virDomainIsPersistent(dom) == 1) {
 		if (virDomainGetAutostart(dom, &on) != 0)

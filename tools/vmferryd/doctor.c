@@ -1,6 +1,7 @@
 /* The call "check": everything that would stand in the way of a migration, each with its remedy.
  * {} -> {"checks":[{"name","status":"ok"|"warn"|"fail","text","remedy"}]} */
 #include "base/clock.h"
+#include "base/mem.h"
 #include "base/units.h"
 #include "migrator/preflight.h"
 #include "tools/vmferryd/agent.h"
@@ -19,6 +20,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#define LIBVIRT_HOOK "/etc/libvirt/hooks/qemu.d/vmferry"
 #define WITHIN_NS (10 * NS_PER_S)
 #define CERT_WARN_DAYS 30
 #define SKEW_WARN_NS (500 * NS_PER_MS)
@@ -164,11 +166,12 @@ static void check_kafka(struct agent *a, const struct config *c, json_t *checks)
 	uint64_t waiting = s.waiting + s.waiting_states;
 	if (!s.connected)
 		add(checks, WARN, "kafka", err_is_set(&s.problem) ? s.problem.remedy : "look again in a minute",
-		    "%s; %" PRIu64 " events wait", err_is_set(&s.problem) ? s.problem.text : "no broker has answered yet", waiting);
+		    "%s; %" PRIu64 " events wait",
+		    err_is_set(&s.problem) ? s.problem.text : "no broker has answered yet", waiting);
 	else if (s.dropped > 0)
 		add(checks, WARN, "kafka", "the log says which (events_dropped, kafka_refused)",
-		    "%s answers; %" PRIu64 " events wait, %" PRIu64 " were lost to it since this agent started", c->kafka.brokers,
-		    waiting, s.dropped);
+		    "%s answers; %" PRIu64 " events wait, %" PRIu64 " were lost to it since this agent started",
+		    c->kafka.brokers, waiting, s.dropped);
 	else
 		add(checks, OK, "kafka", "", "%s answers; %" PRIu64 " events wait", c->kafka.brokers, waiting);
 }
@@ -184,8 +187,47 @@ static void check_guardian(struct agent *a, json_t *checks)
 		add(checks, WARN, "guardian", "the agent's log says why (guardian_died, guardian_start_failed)",
 		    "it is not there just now; it was started again %u times", restarts);
 	else
-		add(checks, OK, "guardian", "", "it looks after VMs while they are captured (process %d, started again %u times)", (int)pid,
+		add(checks, OK, "guardian", "",
+		    "it looks after VMs while they are captured (process %d, started again %u times)", (int)pid,
 		    restarts);
+}
+
+/* By its times alone: libvirt says nowhere which hooks it has found. It looks when it starts and when it is reloaded. */
+static bool libvirt_knows_hook(const struct config *c, const struct stat *hook)
+{
+	static const char *const started[] = { "/run/libvirtd.pid", "/run/virtqemud.pid" };
+	MEM_AUTO char *stamp = mem_printf("%s/hook-asked", c->run_dir);
+	struct stat asked, pid;
+
+	for (size_t i = 0; i < sizeof(started) / sizeof(started[0]); i++) {
+		if (stat(started[i], &pid) < 0)
+			continue;
+		if (hook->st_ctim.tv_sec >= pid.st_mtim.tv_sec &&
+		    (stat(stamp, &asked) < 0 || asked.st_mtim.tv_sec < pid.st_mtim.tv_sec))
+			return false;
+	}
+	return true;
+}
+
+static void check_hook(const struct config *c, json_t *checks)
+{
+	struct stat link, st;
+
+	if (lstat(LIBVIRT_HOOK, &link) < 0 || stat(LIBVIRT_HOOK, &st) < 0)
+		add(checks, WARN, "hook",
+		    "ln -s /usr/sbin/vmferry-hook " LIBVIRT_HOOK ", then systemctl reload libvirtd",
+		    "%s: %s: libvirt starts VMs that have gone on elsewhere; the agent pauses them, within two "
+		    "seconds, "
+		    "if it runs",
+		    LIBVIRT_HOOK, strerror(errno));
+	else if (!S_ISREG(st.st_mode) || access(LIBVIRT_HOOK, X_OK) < 0)
+		add(checks, WARN, "hook", "chmod 755 it, then systemctl reload libvirtd",
+		    "%s is not executable: libvirt does not ask it before it starts a VM", LIBVIRT_HOOK);
+	else if (!libvirt_knows_hook(c, &link))
+		add(checks, WARN, "hook", "systemctl reload libvirtd (or virtqemud)",
+		    "%s came after libvirt was started, which has not asked it since", LIBVIRT_HOOK);
+	else
+		add(checks, OK, "hook", "", "libvirt asks before it starts a VM whose it is");
 }
 
 static void check_here(struct agent *a, const struct config *c, json_t *checks)
@@ -202,6 +244,7 @@ static void check_here(struct agent *a, const struct config *c, json_t *checks)
 	json_decref(facts);
 	json_decref(none);
 	check_libvirt_socket(checks, c);
+	check_hook(c, checks);
 	check_group(checks, "qemu_group", c->libvirt.qemu_group);
 	check_cert(checks, "certificate", c->tls.cert, c->name);
 	check_cert(checks, "CA", c->tls.ca, NULL);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "migrator/restore_virt.h"
+#include "replicator/failover.h"
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/probe.h"
@@ -48,7 +49,17 @@ static bool go_on(struct agent *a, const json_t *record, struct err *e)
 	return !open;
 }
 
-/* network: may a peer be waited for? */
+/* It runs here; the agent that started it may have died before it was thawed, or its own agent may not have answered. */
+static bool thaw(struct agent *a, const char *uuid, bool wait, struct err *e)
+{
+	json_t *record = replicas_record(replicator_replicas(a->replicator), uuid);
+	const bool frozen = failover_is_frozen(record);
+
+	json_decref(record);
+	return !frozen || (wait && takeover_thaw(a, uuid, e) == 0);
+}
+
+/* network: may a peer, or a guest's agent, be waited for? */
 static bool recover_one(struct agent *a, const json_t *record, bool network)
 {
 	const char *uuid = json_string_value(json_object_get(record, "uuid")),
@@ -62,6 +73,8 @@ static bool recover_one(struct agent *a, const json_t *record, bool network)
 		settled = takeover_settle(a, uuid, &e) == 0;
 	else if (strcmp(state, "replica") == 0 && json_is_object(json_object_get(record, "handover")))
 		settled = network && go_on(a, record, &e);
+	if (settled)
+		settled = thaw(a, uuid, network, &e);
 	if (err_is_set(&e))
 		log_warn("failover_unsettled", "uuid=%s settled=%d msg=%s", uuid, (int)settled, LOG_Q(e.text));
 	return settled;

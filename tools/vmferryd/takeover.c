@@ -337,7 +337,7 @@ static void settle_later(const struct takeover *t)
 {
 	json_t *record = replicas_record(t->replicas, t->uuid);
 
-	if (strcmp(text_of(record, "state"), "promoting") == 0)
+	if (strcmp(text_of(record, "state"), "promoting") == 0 || failover_is_frozen(record))
 		recovery_again(t->agent);
 	json_decref(record);
 }
@@ -392,6 +392,38 @@ int takeover_settle(struct agent *a, const char *uuid, struct err *e)
 	if (rc == 0) {
 		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
 		rc = settle(&t, &records, e);
+	}
+	finish(&t);
+	json_decref(args);
+	return rc;
+}
+
+static void tell_thaw(const struct takeover *t, const char *type, const char *reason)
+{
+	agent_event(t->agent, type, t->uuid,
+		    json_pack("{s:s, s:s, s:s*}", "vm", text_of(t->record, "vm"), "from", t->from, "reason", reason));
+}
+
+int takeover_thaw(struct agent *a, const char *uuid, struct err *e)
+{
+	json_t *args = json_pack("{s:s}", "vm", uuid);
+	struct takeover t;
+	int rc = begin(&t, a, NULL, args, e);
+	bool thawed = false;
+
+	if (rc == 0)
+		rc = take_turn(&t, e);
+	if (rc == 0) {
+		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
+		rc = failover_thaw(&records, &promote_host_ops, t.host, &thawed, e);
+		if (rc < 0 && failover_say_frozen(&records))
+			tell_thaw(&t, "failover.frozen", e->text);
+		else if (rc < 0)
+			err_clear(e);
+		if (thawed) {
+			log_info("failover_thawed", "vm=%s uuid=%s", LOG_Q(text_of(t.record, "vm")), t.uuid);
+			tell_thaw(&t, "failover.thawed", NULL);
+		}
 	}
 	finish(&t);
 	json_decref(args);

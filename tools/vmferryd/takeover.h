@@ -26,6 +26,9 @@ int takeover_fits(struct agent *a, struct rpc_call *call, const json_t *args, js
 int takeover_check_last(struct store *s, const json_t *said, const char *from, struct err *e);
 /* What a promotion that was under way has left, as far as libvirt answers (failover_recover). */
 int takeover_settle(struct agent *a, const char *uuid, struct err *e);
+/* Of one that runs here from a point at which its file systems were frozen: they are thawed. Says so once, and when it is done (events). 0: they are not
+ * frozen; -1: call again; e is set when that is news. */
+int takeover_thaw(struct agent *a, const char *uuid, struct err *e);
 /* By the rules of the configuration. */
 struct promote_host *takeover_host(struct agent *a, struct err *e);
 

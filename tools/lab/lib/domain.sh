@@ -6,12 +6,12 @@ guest_parse() { # NAME [KEY=VALUE...]
 	local arg
 	G_name=$1 G_mem=1024 G_vcpus=1 G_machine=q35 G_cpu="" G_disk="" G_data=0 G_shared=0 G_format=qcow2 G_redis=0
 	G_transient=0 G_paused=0 G_pausedflag="" G_off=0 G_accel="" G_sector="" G_spin=0 G_record=0 G_load=counters
-	G_uefi=0 G_tpm=0 G_reboot=destroy G_agent=0
+	G_uefi=0 G_tpm=0 G_reboot=destroy G_crash=destroy G_agent=0
 	shift
 	for arg in "$@"; do
 		case $arg in
 		mem=* | vcpus=* | machine=* | cpu=* | disk=* | data=* | shared=* | format=* | redis=* | transient=* | paused=* | off=* | \
-			accel=* | sector=* | spin=* | record=* | load=* | uefi=* | tpm=* | reboot=* | agent=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
+			accel=* | sector=* | spin=* | record=* | load=* | uefi=* | tpm=* | reboot=* | crash=* | agent=*) declare -g "G_${arg%%=*}=${arg#*=}" ;;
 		*) die "'$arg' is no setting of a guest" ;;
 		esac
 	done
@@ -143,7 +143,7 @@ domain_disk_xml() { # PATH FORMAT [readonly [TARGET]]
 }
 
 domain_xml() {
-	local type=kvm cpu="" disk="" net="" tpm="" agent=""
+	local type=kvm cpu="" disk="" net="" tpm="" agent="" panic=""
 	[ "$G_accel" = kvm ] || type=qemu
 	[ -z "$G_cpu" ] || cpu="<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>$G_cpu</model></cpu>"
 	if [ "$G_record" != 0 ]; then
@@ -159,6 +159,7 @@ domain_xml() {
     </interface>"
 	fi
 	[ "$G_tpm" = 0 ] || tpm="<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+	[ "$G_crash" = destroy ] || panic="<panic model='isa'/>"
 	[ "$G_agent" = 0 ] || agent="<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
 	cat <<-E
 		<domain type='$type'>
@@ -168,13 +169,14 @@ domain_xml() {
 		  $(domain_boot_xml)
 		  <features><acpi/><apic/></features>
 		  $cpu
-		  <on_poweroff>destroy</on_poweroff><on_reboot>$G_reboot</on_reboot><on_crash>destroy</on_crash>
+		  <on_poweroff>destroy</on_poweroff><on_reboot>$G_reboot</on_reboot><on_crash>$G_crash</on_crash>
 		  <devices>
 		    <emulator>/usr/bin/qemu-system-x86_64</emulator>
 		    $disk
 		    $net
 		    $tpm
 		    $agent
+		    $panic
 		    <controller type='usb' model='none'/>
 		    <serial type='file'><source path='/var/log/libvirt/$G_name.console' append='on'/><target port='0'/></serial>
 		    <memballoon model='none'/>

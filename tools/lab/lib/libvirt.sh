@@ -5,6 +5,7 @@ libvirt_configure() { # HOST
 	local host=$1 etc="$LAB_DIR/$1/fs/etc/libvirt" group=root own=0
 	[ "$LAB_QEMU_USER" = root ] || { group=kvm && own=1; }
 	mkdir -p "$etc"
+	libvirt_hook "$host"
 	# TCP without authentication is for comparisons with `virsh migrate` only; this network ends at the lab's switch.
 	cat >"$etc/libvirtd.conf" <<-E
 		host_uuid = "$(printf '5e1f0000-0000-4000-8000-%012d' "$(host_number "$host")")"
@@ -32,6 +33,13 @@ libvirt_configure() { # HOST
 		migrate_tls_x509_cert_dir = "/etc/libvirt/pki"
 		migrate_tls_x509_verify = 1
 	E
+}
+
+# Asked before a VM starts, as the package has it.
+libvirt_hook() { # HOST
+	local hooks="$LAB_DIR/$1/fs/etc/libvirt/hooks/qemu.d"
+	[ -x "$LAB_BUILD/tools/vmferry-hook/vmferry-hook" ] || return 0
+	mkdir -p "$hooks" && ln -sfn "$LAB_BUILD/tools/vmferry-hook/vmferry-hook" "$hooks/vmferry"
 }
 
 libvirtd_answers() { # HOST
