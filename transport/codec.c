@@ -62,7 +62,7 @@ static const struct tuned {
 	int hash_log, chain_log, search_log, min_match, target_length;
 } tuned[] = {
 	{ -5, ZSTD_fast, 13, 13, 1, 7, 2 }, { -3, ZSTD_fast, 13, 13, 1, 7, 1 }, { -1, ZSTD_fast, 14, 14, 1, 6, 1 },
-	{ 1, ZSTD_dfast, 13, 12, 1, 6, 0 }, { 2, ZSTD_dfast, 14, 12, 1, 5, 0 }, { 3, ZSTD_dfast, 16, 14, 1, 4, 0 },
+	{ 1, ZSTD_dfast, 13, 12, 1, 6, 0 }, { 2, ZSTD_dfast, 14, 12, 1, 5, 0 }, { 3, ZSTD_dfast, 16, 14, 1, 5, 0 },
 	{ 4, ZSTD_dfast, 17, 15, 1, 4, 0 }, { 6, ZSTD_lazy, 18, 18, 3, 4, 8 },
 };
 
