@@ -1,5 +1,5 @@
-#include "migrator/guest_virt.h"
 #include "migrator/migrator.h"
+#include "migrator/guest_virt.h"
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -10,6 +10,7 @@
 #include "migrator/probe.h"
 #include "migrator/recover.h"
 #include "migrator/virt.h"
+#include "migrator/ways.h"
 #include "migrator/where.h"
 
 #include <stdio.h>
@@ -104,8 +105,8 @@ int migrator_jobs(struct migrator *m, const json_t *args, json_t **result, struc
 	(void)e;
 	THREAD_LOCKED(&m->lock);
 	for (const struct job *j = m->jobs; j; j = j->next) {
-		json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:I}", "vm", j->name, "uuid", j->uuid, "direction", "out", "peer",
-				      j->host, "elapsed_ms",
+		json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:I}", "vm", j->name, "uuid", j->uuid, "direction", "out",
+				      "peer", j->host, "elapsed_ms",
 				      (json_int_t)((clock_mono_ns() - j->start_ns) / NS_PER_MS));
 		if (j->progress)
 			json_object_update_missing(o, j->progress);
@@ -259,9 +260,11 @@ void migrator_free(struct migrator *m)
 	pthread_join(m->janitor, NULL);
 	incoming_stop_all(m);
 	if (!idle) {
-		log_warn("stopped_undecided", "msg=%s", LOG_Q("a migration's end is not known yet; see the journal of the next start"));
+		log_warn("stopped_undecided", "msg=%s",
+			 LOG_Q("a migration's end is not known yet; see the journal of the next start"));
 		return;
 	}
+	ways_free(m);
 	virt_free(m->virt);
 	pthread_cond_destroy(&m->changed);
 	pthread_mutex_destroy(&m->lock);

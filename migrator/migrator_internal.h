@@ -10,6 +10,7 @@
 
 struct virt;
 struct incoming;
+struct way;
 
 #define MIGRATOR_UUID_LEN 37 /* with NUL */
 
@@ -41,6 +42,7 @@ struct migrator {
 	/* under lock */
 	struct job *jobs;
 	struct incoming *incoming;
+	struct way *ways; /* ways.h */
 	bool stopping;
 	struct migrator_tuning tuning; /* image_dir is the migrator's own */
 };

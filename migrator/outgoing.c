@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "migrator/sessions.h"
+#include "migrator/ways.h"
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -126,8 +127,8 @@ static int ask_begin(struct outgoing *o, const struct outgoing_spec *spec, unsig
 	if (fault_point(FAULT_BEGIN_SOURCE, e) != 0)
 		return -1;
 	args = json_pack("{s:s, s:s, s:I, s:i, s:i, s:O?}", "uuid", spec->uuid, "name", spec->name, "slots",
-			 (json_int_t)(slots < UINT32_MAX ? slots : UINT32_MAX - 1), "forward", (int)channels, "backward", 1,
-			 "disks", spec->disks);
+			 (json_int_t)(slots < UINT32_MAX ? slots : UINT32_MAX - 1), "forward", (int)channels,
+			 "backward", 1, "disks", spec->disks);
 	if (rpc_call(o->rpc, "migrate.begin", args, clock_mono_ns() + BEGIN_NS, NULL, NULL, NULL, &answer, e) != 0)
 		return err_wrap(e, "%s", spec->host);
 	const char *session = json_string_value(json_object_get(answer, "session"));
@@ -154,8 +155,8 @@ static struct link *connect_one(struct outgoing *o, const char *direction, unsig
 {
 	if (fault_point(FAULT_CHANNEL_CONNECT, e) != 0)
 		return NULL;
-	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "data", "session", o->session, "direction", direction,
-				  "index", (int)index);
+	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "data", "session", o->session, "direction",
+				  direction, "index", (int)index);
 	return o->m->opts.connect_data(o->m->opts.ctx, o->host, hello, e);
 }
 
@@ -186,6 +187,7 @@ static int start_relay(struct outgoing *o, const struct outgoing_spec *spec, uns
 		.on_error = on_relay_error,
 		.ctx = o,
 	};
+	ways_recall(o->m, o->host, &ro.before);
 	o->relay = relay_start(&ro, out, channels, &in, 1, e);
 	if (!o->relay)
 		return -1;
@@ -219,9 +221,9 @@ struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *
 		goto fail;
 	snprintf(o->migration_uri, sizeof o->migration_uri, "unix://%s/mig.sock", o->dir);
 	snprintf(o->disks_uri, sizeof o->disks_uri, "unix://%s/nbd.sock", o->dir);
-	o->record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s}", "session", o->session, "direction", "out", "uuid",
-			      spec->uuid, "name", spec->name, "peer", spec->host, "was", where_name(spec->was), "started",
-			      (json_int_t)clock_wall_ns(), "dir", o->dir);
+	o->record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s}", "session", o->session, "direction", "out",
+			      "uuid", spec->uuid, "name", spec->name, "peer", spec->host, "was", where_name(spec->was),
+			      "started", (json_int_t)clock_wall_ns(), "dir", o->dir);
 	if (sessions_save(m->opts.state_dir, o->record, e) != 0 || start_relay(o, spec, channels, e) != 0)
 		goto fail;
 	o->begun = true;
@@ -249,7 +251,8 @@ virConnectPtr outgoing_libvirt(struct outgoing *o, struct err *e)
 
 static int tell_end(struct outgoing *o, bool done, bool resume, json_t **answer, struct err *e)
 {
-	json_t *args = json_pack("{s:s, s:s, s:b}", "session", o->session, "outcome", done ? "done" : "failed", "resume", (int)resume);
+	json_t *args = json_pack("{s:s, s:s, s:b}", "session", o->session, "outcome", done ? "done" : "failed",
+				 "resume", (int)resume);
 
 	return rpc_call(o->rpc, "migrate.end", args, clock_mono_ns() + END_NS, NULL, NULL, NULL, answer, e);
 }
@@ -299,12 +302,23 @@ static json_t *end_session(struct outgoing *o, bool done, bool resume)
 	return call.answer;
 }
 
+static void remember_way(struct outgoing *o)
+{
+	struct relay_stats s;
+
+	relay_get_stats(o->relay, &s);
+	if (s.learned.level)
+		ways_remember(o->m, o->host, &s.learned);
+}
+
 void outgoing_end(struct outgoing *o, bool done, bool resume, json_t **answer)
 {
 	json_t *said = NULL;
 	struct err e = ERR_INIT;
 
 	gate_free(o->gate);
+	if (o->relay && done)
+		remember_way(o);
 	if (o->relay && !done)
 		relay_abort(o->relay);
 	if (o->session[0])

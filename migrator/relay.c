@@ -171,6 +171,7 @@ static int start_parts(struct relay *r, struct err *e)
 	atomic_store(&r->rate_limit, r->opts.rate_limit);
 	r->max_encoding = pool_threads(r->pool) + 2;
 	r->adapt = adapt_new(pool_threads(r->pool), r->opts.fixed_level);
+	adapt_begin_with(r->adapt, &r->opts.before);
 	if (!r->source)
 		return 0;
 	if (relay_open_listeners(r, e) < 0 || thread_start(&r->acceptor, "relay-accept", relay_open_acceptor, r, e) < 0)
@@ -218,6 +219,7 @@ void relay_get_stats(struct relay *r, struct relay_stats *out)
 	{
 		THREAD_LOCKED(&r->adapt_lock);
 		s.level = adapt_level(r->adapt);
+		adapt_learned(r->adapt, &s.learned);
 		s.codec = r->codec;
 	}
 	THREAD_LOCKED(&r->lock);

@@ -29,6 +29,7 @@ struct relay_opts {
 	unsigned workers;                   /* codec threads, 0 = automatic */
 	uint64_t rate_limit;                /* wire bytes per second, 0 = none; source */
 	int fixed_level;                    /* CODEC_AUTO, CODEC_RAW or a zstd level, for benches */
+	struct adapt_learned before;        /* what an earlier session to that host learned, or zeros */
 	/* The QEMU stream's RAM has ended: the guest is stopped, device state is under way. May be NULL. */
 	void (*on_ram_end)(void *ctx);
 	/* First error, once. The session must be torn down: relay_abort, then relay_free. May come from any thread. */
@@ -43,6 +44,7 @@ struct relay_stats {
 	uint64_t wire_bytes;                     /* on the wire, both directions, frames and TLS included */
 	uint64_t rate;                           /* wire bytes per second now, source to target */
 	int level;                               /* the codec's level now */
+	struct adapt_learned learned; /* for the next session; zeros if it was too short, or held back by a limit */
 	struct codec_stats codec;
 	const char *passthrough; /* why the migration stream is no longer parsed, or NULL */
 };

@@ -248,22 +248,28 @@ static void deliver(struct writer *w, struct item *it)
 	struct relay_stream *s = w->s;
 	struct err e = ERR_INIT;
 	struct buf out = BUF_INIT;
+	size_t len;
 
 	if (!it->decoded || s->write_failed) { /* the session is over; or nobody reads */
 		w->unacked++;
 		goto out;
 	}
-	out = stock_buf(r->stock, CODEC_MAX_ENCODED);
-	if (decoded_emit(it->decoded, w->slots, &out, &e) < 0) {
-		err_wrap(&e, "batch %llu of stream %u", (unsigned long long)it->number, s->id);
-		relay_fail(r, &e);
-		goto out;
+	const uint8_t *bytes = decoded_verbatim(it->decoded, &len);
+	if (!bytes) {
+		out = stock_buf(r->stock, CODEC_MAX_ENCODED);
+		if (decoded_emit(it->decoded, w->slots, &out, &e) < 0) {
+			err_wrap(&e, "batch %llu of stream %u", (unsigned long long)it->number, s->id);
+			relay_fail(r, &e);
+			goto out;
+		}
+		bytes = out.data;
+		len = out.len;
 	}
-	atomic_fetch_add_explicit(&r->bytes[s->kind], out.len, memory_order_relaxed);
+	atomic_fetch_add_explicit(&r->bytes[s->kind], len, memory_order_relaxed);
 	if (w->unacked == 0)
 		w->ack_due_ns = clock_mono_ns() + ACK_DELAY_NS;
-	w->unacked += out.len ? out.len : 1;
-	if (write_all(w->fd, out.data, out.len, &e) < 0)
+	w->unacked += len ? len : 1;
+	if (write_all(w->fd, bytes, len, &e) < 0)
 		writing_failed(s, &e);
 out:
 	stock_put_buf(r->stock, &out);

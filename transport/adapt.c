@@ -37,6 +37,11 @@ static const struct {
 /* A level is good enough with this part of the most throughput, and left when it has less than that. */
 #define SAME_MIN 0.96
 #define ENOUGH_MIN 0.94
+/* Where the workers do not get the CPU time that they want, others want it too, the rest of the way and the guest itself; with them in the
+ * way a cheaper level is seen to gain next to nothing, and fewer bytes are less work for all. So a level that saves bytes may be so much
+ * worse by its own figures. Never worse than to store. */
+#define SHARE_MIN 0.8
+#define SHARED_LOSS 0.09
 /* The price is the part of the link that is taken, which others could use, and the part of the workers' CPU, which matters less. */
 #define CPU_WEIGHT 0.25
 /* Another level that is good enough must be so much cheaper, or at all and take much less CPU time. */
@@ -48,11 +53,15 @@ static const struct {
 /* One that was seen full is now and then assumed to be so many times as fast, for so long; unless that much more than before goes
  * through it by then, it is what it was. */
 #define TRY_FACTOR 3.0
-#define TRY_NS (150 * NS_PER_MS)
+#define TRY_NS (80 * NS_PER_MS)
 #define TRY_GAIN 1.2
+/* A session that carried less has not learned much. */
+#define LEARNED_MIN (64.0 * 1024 * 1024)
 #define DWELL_NS (40 * NS_PER_MS)
-#define RETRY_FIRST_NS (100 * NS_PER_MS)
+#define RETRY_FIRST_NS (800 * NS_PER_MS)
 #define RETRY_LAST_NS (6400 * NS_PER_MS)
+/* Where pages are stored: how often one batch is compressed, to see what that would give. */
+#define PROBE_NS (100 * NS_PER_MS)
 
 struct measured {
 	double ratio;
@@ -97,7 +106,18 @@ struct adapt {
 	double wire_rate;   /* smoothed */
 	double raw_rate;    /* smoothed */
 	int64_t changed_at;
+
+	double carried[LEVELS]; /* raw bytes, for adapt_learned */
 };
+
+static unsigned index_of(int level)
+{
+	for (unsigned i = 0; i < LEVELS; i++) {
+		if (prior[i].level == level)
+			return i;
+	}
+	return LEVELS;
+}
 
 struct adapt *adapt_new(unsigned workers, int fixed_level)
 {
@@ -111,6 +131,30 @@ struct adapt *adapt_new(unsigned workers, int fixed_level)
 	a->share = 1;
 	a->retry_ns = RETRY_FIRST_NS;
 	return a;
+}
+
+void adapt_begin_with(struct adapt *a, const struct adapt_learned *before)
+{
+	const unsigned i = index_of(before->level);
+
+	if (i < LEVELS)
+		a->current = i;
+	a->link = a->confirmed = (double)before->link_rate;
+}
+
+void adapt_learned(const struct adapt *a, struct adapt_learned *out)
+{
+	unsigned most = a->current;
+	double all = 0;
+
+	for (unsigned i = 0; i < LEVELS; i++) {
+		all += a->carried[i];
+		if (a->carried[i] > a->carried[most])
+			most = i;
+	}
+	*out = (struct adapt_learned){ 0 };
+	if (a->fixed_level == ADAPT_AUTO && a->limit <= 0 && all >= LEARNED_MIN)
+		*out = (struct adapt_learned){ .level = prior[most].level, .link_rate = (uint64_t)a->confirmed };
 }
 
 void adapt_free(struct adapt *a)
@@ -158,21 +202,15 @@ static void move(double *value, double to, double weight)
 	*value += (to - *value) * (weight < 1 ? weight : 1);
 }
 
-static unsigned index_of(int level)
-{
-	for (unsigned i = 0; i < LEVELS; i++) {
-		if (prior[i].level == level)
-			return i;
-	}
-	return LEVELS;
-}
-
 void adapt_encoded(struct adapt *a, const struct adapt_sample *s)
 {
 	a->raw_bytes += (double)s->raw_bytes;
 	a->wall_ns += (double)s->wall_ns;
 	if (s->raw_bytes < SAMPLE_MIN)
 		return;
+	unsigned i = index_of(s->level);
+	if (i < LEVELS)
+		a->carried[i] += (double)s->raw_bytes;
 	double weight = (double)s->raw_bytes / EVIDENCE_BYTES;
 	move(&a->plain_part, (double)s->plain_in / (double)s->raw_bytes, weight);
 	uint64_t other = s->encoded_bytes > s->plain_out ? s->encoded_bytes - s->plain_out : 0;
@@ -181,7 +219,6 @@ void adapt_encoded(struct adapt *a, const struct adapt_sample *s)
 		double share = (double)s->cpu_ns / (double)s->wall_ns;
 		move(&a->share, share < 0.05 ? 0.05 : share > 1 ? 1 : share, weight);
 	}
-	unsigned i = index_of(s->level);
 	if (i == LEVELS || s->plain_in < SAMPLE_MIN || s->plain_out == 0 || s->cpu_ns <= 0)
 		return;
 	double ratio = (double)s->plain_in / (double)s->plain_out;
@@ -224,6 +261,7 @@ static double cost_of(const struct adapt *a, unsigned i)
 
 struct outlook {
 	double throughput; /* raw bytes per second */
+	double wire;       /* bytes a raw byte */
 	double cpu;        /* used, of all the workers' */
 	double price;
 };
@@ -239,29 +277,40 @@ static struct outlook outlook_of(const struct adapt *a, unsigned i)
 		t = a->supply;
 	double cpu = t * cost / (a->workers * 1e9);
 	double part = a->link > 0 ? t * wire / a->link : 0;
-	return (struct outlook){ .throughput = t, .cpu = cpu, .price = part + CPU_WEIGHT * cpu };
+	return (struct outlook){ .throughput = t, .wire = wire, .cpu = cpu, .price = part + CPU_WEIGHT * cpu };
 }
 
-/* The cheapest of the levels with about the most throughput. */
+/* Has it about as much throughput as the fastest, as far as `part` of it? */
+static bool good_enough(const struct adapt *a, const struct outlook *o, const struct outlook *fastest, double store,
+			double part)
+{
+	if (o->throughput >= part * fastest->throughput)
+		return true;
+	return a->share < SHARE_MIN && o->wire < fastest->wire && o->throughput >= store &&
+	       o->throughput >= (part - SHARED_LOSS) * fastest->throughput;
+}
+
+/* The cheapest of the levels that are good enough. */
 static void choose(struct adapt *a)
 {
 	if (a->changed_at && a->now - a->changed_at < DWELL_NS)
 		return;
 	/* That little goes through a link which was never seen full is no reason to compress harder. */
 	const unsigned levels = a->confirmed > 0 || a->limit > 0 ? LEVELS : a->current + 1;
-	struct outlook o[LEVELS];
-	double most = 0;
-	for (unsigned i = 0; i < levels; i++) {
+	struct outlook o[LEVELS] = { outlook_of(a, RAW_INDEX) };
+	const struct outlook *fastest = &o[0];
+	for (unsigned i = RAW_INDEX + 1; i < levels; i++) {
 		o[i] = outlook_of(a, i);
-		if (o[i].throughput > most)
-			most = o[i].throughput;
+		if (o[i].throughput > fastest->throughput)
+			fastest = &o[i];
 	}
+	const double store = o[RAW_INDEX].throughput;
 	const struct outlook *have = &o[a->current], *best = NULL;
 	for (unsigned i = 0; i < levels; i++) {
-		if (o[i].throughput >= SAME_MIN * most && (!best || o[i].price < best->price))
+		if (good_enough(a, &o[i], fastest, store, SAME_MIN) && (!best || o[i].price < best->price))
 			best = &o[i];
 	}
-	if (have->throughput >= ENOUGH_MIN * most) {
+	if (good_enough(a, have, fastest, store, ENOUGH_MIN)) {
 		bool saves = best->price < have->price - SAVING_MIN;
 		bool cheaper = best->price < have->price && best->cpu < CHEAPER_MAX * have->cpu;
 		if (!saves && !cheaper)
@@ -307,7 +356,7 @@ static void link_is_full(struct adapt *a)
 	a->was_full = true;
 	a->supply = 0;
 	/* Storing says nothing about how well the pages would compress. */
-	if (a->current == RAW_INDEX && a->now - a->compressed_at > RETRY_FIRST_NS)
+	if (a->current == RAW_INDEX && a->now - a->compressed_at > PROBE_NS)
 		a->probe_due = true;
 }
 

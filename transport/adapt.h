@@ -10,7 +10,7 @@
  * and the level is the cheapest of those with about the most of it: time first, then the part of the link that is taken, and a little
  * the CPU time. A link that is wide for what comes means CODEC_RAW. One that was never seen full is assumed to be growing until a cheaper
  * level is worth it. One that was seen full is taken for what it was then, but for short tries with more, which come less and less often
- * when nothing more goes through: a link that has become faster is found within 7 seconds.
+ * when nothing more goes through: a link that has become faster is found within 8 seconds.
  */
 #ifndef VMFERRY_TRANSPORT_ADAPT_H
 #define VMFERRY_TRANSPORT_ADAPT_H
@@ -26,6 +26,16 @@ struct adapt;
 /* workers: threads that encode. fixed_level: ADAPT_AUTO, CODEC_RAW or a zstd level. */
 struct adapt *adapt_new(unsigned workers, int fixed_level);
 void adapt_free(struct adapt *a);
+
+/* What a session found out, for the next one that goes the same way: it need not find out anew. All zeros: nothing. */
+struct adapt_learned {
+	int level;          /* that carried the most */
+	uint64_t link_rate; /* bytes per second; 0: it was never seen full */
+};
+/* All zeros after little traffic, or while a limit hides what the link can do. */
+void adapt_learned(const struct adapt *a, struct adapt_learned *out);
+/* Before the first batch. It is taken for true until it proves wrong. */
+void adapt_begin_with(struct adapt *a, const struct adapt_learned *before);
 
 /* For the next batch. Now and then the answer is another level, to measure it: so ask for every batch. */
 void adapt_params(struct adapt *a, struct codec_params *out);

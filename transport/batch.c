@@ -29,6 +29,7 @@ void batch_reset(struct batch *b)
 	b->raw_len = 0;
 	b->n_plain = 0;
 	b->plain_len = 0;
+	b->uses_slots = false;
 	b->counts = (struct codec_stats){ 0 };
 	buf_reset(&b->ops);
 	buf_reset(&b->delta);
@@ -113,6 +114,7 @@ void batch_zero(struct batch *b, uint64_t page_no, uint64_t addr, struct page_ca
 static void add_plain(struct batch *b, struct op *op)
 {
 	op->kind = OP_PLAIN;
+	b->uses_slots |= op->store;
 	mark_plain(b, CODEC_PAGE_SIZE);
 	b->counts.plain_pages++;
 	ops_add(&b->writer, op);
@@ -122,6 +124,7 @@ static void add_same(struct batch *b, struct op *op, uint32_t slot)
 {
 	op->kind = OP_SAME;
 	op->src = slot;
+	b->uses_slots = true;
 	b->counts.same_pages++;
 	ops_add(&b->writer, op);
 }
@@ -131,6 +134,7 @@ static void add_delta(struct batch *b, struct op *op, uint8_t *old, const uint8_
 {
 	const struct patch *p = &b->patch;
 	op->kind = OP_DELTA;
+	b->uses_slots = true;
 	b->counts.delta_pages++;
 	ops_add(&b->writer, op);
 	buf_put_uleb(&b->ops, p->runs - 1);

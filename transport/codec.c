@@ -8,6 +8,9 @@
 
 /* Shorter sections are not worth a zstd frame. */
 #define MIN_COMPRESS 32u
+/* A batch without compression goes as it came if it is at least this long, and not much of it are zero pages: then neither end copies it. */
+#define VERBATIM_MIN (64u * 1024u)
+#define VERBATIM_ZEROS_MAX 8u
 /* A section that stays above this is stored: the receiver's time is worth more than the last percents. */
 #define WORTH_PERCENT 97u
 
@@ -59,7 +62,7 @@ static const struct tuned {
 	int hash_log, chain_log, search_log, min_match, target_length;
 } tuned[] = {
 	{ -5, ZSTD_fast, 13, 13, 1, 7, 2 }, { -3, ZSTD_fast, 13, 13, 1, 7, 1 }, { -1, ZSTD_fast, 14, 14, 1, 6, 1 },
-	{ 1, ZSTD_dfast, 13, 12, 1, 6, 0 }, { 2, ZSTD_dfast, 14, 12, 1, 5, 0 }, { 3, ZSTD_dfast, 16, 14, 1, 4, 0 },
+	{ 1, ZSTD_dfast, 13, 12, 1, 6, 0 }, { 2, ZSTD_dfast, 14, 12, 1, 5, 0 }, { 3, ZSTD_dfast, 16, 14, 1, 5, 0 },
 	{ 4, ZSTD_dfast, 17, 15, 1, 4, 0 }, { 6, ZSTD_lazy, 18, 18, 3, 4, 8 },
 };
 
@@ -121,6 +124,12 @@ static void gather(const struct batch *b, uint8_t *to)
 	}
 }
 
+static bool goes_verbatim(const struct batch *b, const struct codec_params *params)
+{
+	return params->plain_level == CODEC_RAW && !b->uses_slots && b->raw_len >= VERBATIM_MIN &&
+	       b->counts.zero_pages * ZERO_RECORD_SIZE <= b->raw_len / VERBATIM_ZEROS_MAX;
+}
+
 static size_t pack_plain(struct codec *c, const struct batch *b, int level)
 {
 	if (level == CODEC_RAW || b->plain_len < MIN_COMPRESS)
@@ -159,14 +168,28 @@ static void add_stats(struct codec_stats *s, const struct batch *b, size_t encod
 	s->delta_out_bytes += delta_out;
 }
 
+static void write_ops(struct buf *ops, const struct batch *b, bool verbatim)
+{
+	struct ops_writer w;
+
+	buf_reset(ops);
+	if (verbatim) {
+		ops_writer_init(&w, ops);
+		ops_add(&w, &(struct op){ .kind = OP_LITERAL, .count = b->raw_len });
+		ops_write_pending(&w, ops);
+	} else {
+		buf_append(ops, b->ops.data, b->ops.len);
+		ops_write_pending(&b->writer, ops);
+	}
+}
+
 void codec_encode(struct codec *c, const struct batch *b, const struct codec_params *params, struct buf *out,
 		  struct codec_stats *stats)
 {
-	buf_reset(&c->ops);
-	buf_append(&c->ops, b->ops.data, b->ops.len);
-	ops_write_pending(&b->writer, &c->ops);
+	const bool verbatim = goes_verbatim(b, params);
 
-	const size_t len[SECTION_COUNT] = { c->ops.len, b->plain_len, b->delta.len };
+	write_ops(&c->ops, b, verbatim);
+	const size_t len[SECTION_COUNT] = { c->ops.len, verbatim ? b->raw_len : b->plain_len, b->delta.len };
 	const size_t packed[SECTION_COUNT] = {
 		pack_small(c, &c->ops, params->delta_level, &c->packed[SECTION_OPS]),
 		pack_plain(c, b, params->plain_level),
@@ -193,6 +216,8 @@ void codec_encode(struct codec *c, const struct batch *b, const struct codec_par
 	for (unsigned i = 0; i < SECTION_COUNT; i++) {
 		if (packed[i]) {
 			buf_append(out, c->packed[i].data, packed[i]);
+		} else if (verbatim && i == SECTION_PLAIN) {
+			buf_append(out, b->raw, b->raw_len);
 		} else if (i == SECTION_PLAIN) {
 			gather(b, out->data + out->len);
 			out->len += len[i];
@@ -283,12 +308,14 @@ static int check_runs(struct cursor *in, uint64_t *delta)
 }
 
 /* Everything that can be known without slots: the operations reproduce raw_len bytes and use up both sections. */
-static int check_ops(const struct header *h, const uint8_t *ops, size_t len, struct err *e)
+static int check_ops(const struct header *h, const uint8_t *ops, size_t len, bool *verbatim, struct err *e)
 {
 	struct ops_reader r;
 	struct op op;
 	uint64_t raw = 0, plain = 0, delta = 0;
 	int got;
+
+	*verbatim = true;
 	ops_reader_init(&r, ops, len);
 	while ((got = ops_next(&r, &op)) == 1) {
 		uint64_t unit = op.kind == OP_LITERAL ? 1
@@ -298,6 +325,7 @@ static int check_ops(const struct header *h, const uint8_t *ops, size_t len, str
 		if (op.count > (h->raw_len - raw) / unit)
 			return err_set(e, ERR_PROTOCOL, "batch reproduces more than it says");
 		raw += op.count * unit;
+		*verbatim &= op.kind == OP_LITERAL;
 		if (op.kind == OP_LITERAL)
 			plain += op.count;
 		else if (op.kind == OP_PLAIN)
@@ -316,6 +344,9 @@ int codec_decode(struct codec *c, const uint8_t *p, size_t n, struct decoded *d,
 {
 	struct cursor in = cursor_over(p, n);
 	struct header h;
+	bool verbatim = false;
+
+	d->verbatim = false;
 	if (read_header(&in, &h, e))
 		return -1;
 	for (unsigned i = 0; i < SECTION_COUNT; i++) {
@@ -328,10 +359,13 @@ int codec_decode(struct codec *c, const uint8_t *p, size_t n, struct decoded *d,
 			d->section[i].p = d->unpacked[i].data;
 		}
 		/* Before the long sections are unpacked. */
-		if (i == SECTION_OPS && check_ops(&h, d->section[i].p, d->section[i].len, e))
+		if (i == SECTION_OPS && check_ops(&h, d->section[i].p, d->section[i].len, &verbatim, e))
 			return -1;
 	}
 	d->raw_len = h.raw_len;
 	d->hash = h.hash;
-	return 0;
+	if (!verbatim)
+		return 0;
+	d->verbatim = codec_check(d, d->section[SECTION_PLAIN].p, e) == 0;
+	return d->verbatim ? 0 : -1;
 }

@@ -80,6 +80,8 @@ void decoded_free(struct decoded *d);
 /* Everything that does not need slots: parse, cap, decompress. ERR_CORRUPT or ERR_PROTOCOL. What was stored is not copied: p must
  * stay until the batch is emitted. */
 int codec_decode(struct codec *c, const uint8_t *p, size_t n, struct decoded *d, struct err *e);
+/* The bytes of a batch that has no pages, which then need not be emitted; NULL if it has. They belong to d, or to p of codec_decode. */
+const uint8_t *decoded_verbatim(const struct decoded *d, size_t *len);
 /* ---- in order, one thread: apply slots, reproduce the bytes, check the hash. Replaces out's contents. ---- */
 int decoded_emit(const struct decoded *d, struct page_slots *slots, struct buf *out, struct err *e);
 

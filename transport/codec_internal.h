@@ -60,6 +60,7 @@ struct batch {
 	size_t n_plain, cap_plain;
 	size_t plain_len;
 	struct codec_stats counts; /* pages and literal bytes */
+	bool uses_slots;           /* an operation reads or fills one */
 	struct patch patch;        /* scratch */
 };
 
@@ -71,8 +72,11 @@ struct decoded {
 	struct buf unpacked[SECTION_COUNT];
 	size_t raw_len;
 	uint64_t hash;
+	bool verbatim; /* LITERAL is all there is, and the hash was found right */
 };
 
 uint64_t codec_hash(const void *p, size_t n);
+/* Are these raw_len bytes the ones that were sent? ERR_CORRUPT */
+int codec_check(const struct decoded *d, const uint8_t *raw, struct err *e);
 
 #endif

@@ -103,6 +103,21 @@ static int emit_op(struct emit *m, const struct op *op, struct err *e)
 	return emit_pages(m, op, e);
 }
 
+int codec_check(const struct decoded *d, const uint8_t *raw, struct err *e)
+{
+	if (codec_hash(raw, d->raw_len) == d->hash)
+		return 0;
+	return err_set(e, ERR_CORRUPT, "batch does not reproduce the bytes that were sent");
+}
+
+const uint8_t *decoded_verbatim(const struct decoded *d, size_t *len)
+{
+	if (!d->verbatim)
+		return NULL;
+	*len = d->raw_len;
+	return d->section[SECTION_PLAIN].p;
+}
+
 int decoded_emit(const struct decoded *d, struct page_slots *slots, struct buf *out, struct err *e)
 {
 	buf_reset(out);
@@ -117,8 +132,8 @@ int decoded_emit(const struct decoded *d, struct page_slots *slots, struct buf *
 			return -1;
 	}
 	assert(m.out == out->data + d->raw_len);
-	if (codec_hash(out->data, d->raw_len) != d->hash)
-		return err_set(e, ERR_CORRUPT, "batch does not reproduce the bytes that were sent");
+	if (!d->verbatim && codec_check(d, out->data, e))
+		return -1;
 	out->len = d->raw_len;
 	return 0;
 }

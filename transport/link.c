@@ -91,16 +91,18 @@ static int not_usable(struct link *l, struct err *e)
 
 /* ---- one frame in ---- */
 
-/* A frame's header begins it; its payload may come in pieces. END and END_ACK are not counted: they carry the count. */
+/* A frame's header begins it; its payload may come in pieces. END and END_ACK are not counted: they carry the count. What is in a BATCH has a
+ * hash of its own, and is too much to be read once more. */
 static void count_head(struct tally *t, const uint8_t head[FRAME_HEADER_SIZE])
 {
 	XXH3_64bits_update(t->hash, head, FRAME_HEADER_SIZE);
 }
 
-static void count_payload(struct tally *t, const void *p, size_t n)
+static void count_payload(struct tally *t, uint16_t type, const void *p, size_t n)
 {
 	t->bytes += n;
-	XXH3_64bits_update(t->hash, p, n);
+	if (type != FRAME_BATCH)
+		XXH3_64bits_update(t->hash, p, n);
 }
 
 static bool counted(uint16_t type)
@@ -173,7 +175,7 @@ static int take_frame(struct link *l, int64_t deadline_ns, struct err *e)
 			return -1;
 		}
 		if (counted(l->h.type))
-			count_payload(&l->rx, at, (size_t)n); /* while it is in the cache */
+			count_payload(&l->rx, l->h.type, at, (size_t)n);
 		l->payload_got += (size_t)n;
 	}
 	l->head_got = 0;
@@ -206,7 +208,7 @@ static int send_frame(struct link *l, uint16_t type, const struct iovec *iov, si
 		return 0;
 	count_head(&l->tx, head);
 	for (size_t i = 0; i < n; i++)
-		count_payload(&l->tx, iov[i].iov_base, iov[i].iov_len);
+		count_payload(&l->tx, type, iov[i].iov_base, iov[i].iov_len);
 	return 0;
 }
 

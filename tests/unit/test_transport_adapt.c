@@ -338,6 +338,50 @@ START_TEST(finds_a_faster_link)
 }
 END_TEST
 
+/* A session that begins with what an earlier one learned is right from its first batch; wrong, it is soon put right. */
+START_TEST(learns_for_the_next)
+{
+	static const int from_to[][2] = { { 0, 0 }, { 3, 3 }, { 7, 7 }, { 0, 7 }, { 7, 3 }, { 15, 0 } };
+	const struct world *from = &worlds[from_to[_i][0]].w, *to = &worlds[from_to[_i][1]].w;
+	struct adapt_learned learned;
+	double raw, best = best_throughput(to, &raw);
+	struct sim s;
+	sim_open(&s, from, ADAPT_AUTO);
+	adapt_learned(s.a, &learned);
+	ck_assert_int_eq(learned.level, 0);
+	run(&s, 3000);
+	adapt_learned(s.a, &learned);
+	sim_close(&s);
+	sim_open(&s, to, ADAPT_AUTO);
+	adapt_begin_with(s.a, &learned);
+	const double at_once = run(&s, 200);
+	if (from == to) {
+		ck_assert_uint_le(s.changes, 4); /* one is from none */
+		ck_assert_msg(at_once > 0.9 * best, "%.0f MB/s of %.0f", at_once / 1e6, best / 1e6);
+	}
+	run(&s, 1300);
+	const double then = run(&s, 1000);
+	ck_assert_msg(then > 0.85 * best, "%.0f MB/s of %.0f", then / 1e6, best / 1e6);
+	sim_close(&s);
+}
+END_TEST
+
+/* A limit says nothing about the link. */
+START_TEST(learns_nothing_behind_a_limit)
+{
+	struct adapt_learned learned;
+	struct sim s;
+	sim_open(&s, &worlds[3].w, ADAPT_AUTO);
+	run(&s, 2000);
+	adapt_tick(s.a, &(struct adapt_now){
+				.now_ns = s.now + 8 * NS_PER_S, .wire_bytes = (uint64_t)s.wire, .rate_limit = 1000000 });
+	adapt_learned(s.a, &learned);
+	ck_assert_int_eq(learned.level, 0);
+	ck_assert_uint_eq(learned.link_rate, 0);
+	sim_close(&s);
+}
+END_TEST
+
 START_TEST(fixed_stays)
 {
 	struct sim s;
@@ -391,6 +435,8 @@ int main(void)
 	tcase_add_loop_test(tc, settles, 0, 6);
 	tcase_add_loop_test(tc, does_not_drift, 0, 3);
 	tcase_add_loop_test(tc, finds_a_faster_link, 0, 5);
+	tcase_add_loop_test(tc, learns_for_the_next, 0, 6);
+	tcase_add_test(tc, learns_nothing_behind_a_limit);
 	tcase_add_test(tc, fixed_stays);
 	tcase_add_test(tc, odd_input);
 	suite_add_tcase(suite, tc);

@@ -455,6 +455,57 @@ START_TEST(flipped_bits)
 }
 END_TEST
 
+/* What is stored and has no slots goes as it came, and need not be emitted; a wrong byte is seen before it could be taken. */
+START_TEST(verbatim)
+{
+	struct ends s = ends_open(0, CODEC_RAW);
+	struct err e = ERR_INIT;
+	size_t len = 0;
+
+	page_cache_free(s.cache);
+	s.cache = NULL;
+	for (unsigned i = 0; i < 20; i++)
+		page(&s, i, text_page(i));
+	zero(&s, 20);
+	encode(&s);
+	ck_assert_uint_le(s.wire.len, s.expect.len + 48);
+	ck_assert_int_eq(codec_decode(s.codec, s.wire.data, s.wire.len, s.decoded, &e), 0);
+	const uint8_t *bytes = decoded_verbatim(s.decoded, &len);
+	ck_assert_ptr_nonnull(bytes);
+	ck_assert_uint_eq(len, s.expect.len);
+	ck_assert_mem_eq(bytes, s.expect.data, len);
+	ck_assert(bytes >= s.wire.data && bytes < s.wire.data + s.wire.len);
+	ck_assert_int_eq(decoded_emit(s.decoded, NULL, &s.out, &e), 0);
+	ck_assert_mem_eq(s.out.data, s.expect.data, len);
+
+	s.wire.data[s.wire.len - 1] ^= 1;
+	ck_assert_int_eq(codec_decode(s.codec, s.wire.data, s.wire.len, s.decoded, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_CORRUPT);
+	ck_assert_ptr_null(decoded_verbatim(s.decoded, &len));
+	ends_close(&s);
+}
+END_TEST
+
+/* Not with pages that are kept, nor where it would spoil runs of zero pages. */
+START_TEST(not_verbatim)
+{
+	struct ends s = ends_open(40, CODEC_RAW);
+	size_t len;
+
+	for (unsigned i = 0; i < 20; i++)
+		page(&s, i, text_page(i));
+	through(&s);
+	ck_assert_ptr_null(decoded_verbatim(s.decoded, &len));
+	ck_assert_ptr_nonnull(page_slots_at(s.slots, 19));
+	for (unsigned i = 0; i < 10000; i++)
+		zero(&s, i);
+	through(&s);
+	ck_assert_ptr_null(decoded_verbatim(s.decoded, &len));
+	ck_assert_uint_le(s.wire.len, 60);
+	ends_close(&s);
+}
+END_TEST
+
 /* A version that was never agreed on. */
 START_TEST(slot_out_of_range)
 {
@@ -611,6 +662,8 @@ int main(void)
 	tcase_add_test(tc, encode_leaves_the_batch);
 	tcase_add_loop_test(tc, truncated_anywhere, 0, 5);
 	tcase_add_loop_test(tc, flipped_bits, 0, 5);
+	tcase_add_test(tc, verbatim);
+	tcase_add_test(tc, not_verbatim);
 	tcase_add_test(tc, slot_out_of_range);
 	tcase_add_test(tc, versions_that_differ);
 	tcase_add_loop_test(tc, hostile_operations, 0, (int)(sizeof(hostile) / sizeof(hostile[0])));

@@ -481,6 +481,25 @@ static struct outcome feed(const uint8_t *bytes, size_t len)
 	return o;
 }
 
+/* END's hash goes over all frames, but what is in a batch has its own. */
+START_TEST(end_leaves_batches_to_themselves)
+{
+	static const char contents[] = "\0\0\0\1\0\0\0\0\0\0\0\0 a batch";
+	BUF_AUTO struct buf hashed = BUF_INIT, b = BUF_INIT;
+
+	put_hello(&hashed);
+	put_frame(&hashed, FRAME_BATCH, 1, contents, sizeof(contents));
+	buf_append(&b, hashed.data, hashed.len);
+	hashed.len -= sizeof(contents);
+	const size_t before = hashed.len;
+	put_end(&hashed, 2, strlen(HELLO_TEXT) + sizeof(contents));
+	buf_append(&b, hashed.data + before, hashed.len - before);
+	const struct outcome o = feed(b.data, b.len);
+	ck_assert_msg(o.clean, "%s", o.e.text);
+	ck_assert_int_eq(o.frames, 1);
+}
+END_TEST
+
 START_TEST(truncated_anywhere)
 {
 	BUF_AUTO struct buf b = BUF_INIT;
@@ -724,6 +743,7 @@ int main(void)
 	suite_add_tcase(s, t);
 	t = tcase_create("bytes");
 	tcase_set_timeout(t, 60);
+	tcase_add_test(t, end_leaves_batches_to_themselves);
 	tcase_add_test(t, truncated_anywhere);
 	tcase_add_test(t, any_bit_flipped);
 	tcase_add_test(t, byte_by_byte);
