@@ -58,6 +58,9 @@ static int thaw(const char *uuid, const struct promote_ops *ops, void *ctx, bool
 		return -1;
 	switch (where) {
 	case PROMOTE_ABSENT:
+		log_warn("failover_frozen", "uuid=%s msg=%s", uuid,
+			 LOG_Q("it is not on this host any more; if it was moved, thaw it there: virsh domfsthaw"));
+		return 0;
 	case PROMOTE_OFF:
 		return 0; /* its memory is gone, and what was frozen in it */
 	case PROMOTE_INCOMING:

@@ -73,12 +73,10 @@ static int note_ours(struct protection *p, const char *boot_id, struct err *e)
 
 /* Saved after the start has been answered: an agent that dies between starts it. A record without a boot is of a protection
  * that has just begun, or of an agent that did not save it: then nobody knows whether the VM was shut off on purpose. */
-static int settle_boot(struct protection *p, struct err *e)
+static int settle_boot(struct protection *p, const char *id, struct err *e)
 {
-	char id[BOOT_ID_SIZE], last[BOOT_ID_SIZE];
+	char last[BOOT_ID_SIZE];
 
-	if (p->opts.boot->id(p->opts.boot_ctx, id, e) < 0 || note_ours(p, id, e) < 0)
-		return -1;
 	{
 		THREAD_LOCKED(&p->lock);
 		snprintf(last, sizeof(last), "%s", field_text(p->record, "boot_id"));
@@ -97,14 +95,17 @@ static int settle_boot(struct protection *p, struct err *e)
 	return 0;
 }
 
-/* libvirt's answer comes first: without one nothing is started, and all is tried again. */
+/* That it is ours does not depend on libvirt, which may not know the VM just now. libvirt's answer comes before a start: without one nothing is
+ * started, and all is tried again. */
 void protection_boot_look(struct protection *p)
 {
+	char id[BOOT_ID_SIZE];
 	struct err e = ERR_INIT;
 
 	if (!p->opts.boot)
 		return;
-	if (take_over(p, &e) < 0 || (!p->boot_settled && settle_boot(p, &e) < 0))
+	if (p->opts.boot->id(p->opts.boot_ctx, id, &e) < 0 || note_ours(p, id, &e) < 0 || take_over(p, &e) < 0 ||
+	    (!p->boot_settled && settle_boot(p, id, &e) < 0))
 		log_warn("autostart", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e.text));
 }
 

@@ -247,8 +247,12 @@ struct store *store_open(const char *dir, const struct store_opts *opts, struct 
 	const struct store_pos was = s->redo;
 	if (store_undo_scan(s, e) < 0 || store_recover(s, e) < 0 || open_heads(s, e) < 0 || store_rollback(s, e) < 0)
 		goto fail;
-	if ((s->redo.segment != was.segment || s->catalogue.torn) && store_checkpoint(s, true, e) < 0)
-		goto fail;
+	/* On a full disk it is opened all the same, for what frees space there, and for a failover: the next checkpoint does it. */
+	if ((s->redo.segment != was.segment || s->catalogue.torn) && store_checkpoint(s, true, e) < 0) {
+		if (e->errnum != ENOSPC && e->errnum != EDQUOT)
+			goto fail;
+		err_clear(e);
+	}
 	store_files_collect(s);
 	if (start(s, e) < 0)
 		goto fail;

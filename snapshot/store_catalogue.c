@@ -174,7 +174,7 @@ int store_catalogue_check(struct store *s, struct err *e)
 /* ---- a checkpoint ---- */
 
 struct checkpoint {
-	struct store_head *heads[STORE_MAX_VOLUMES * 2];
+	struct store_head **heads; /* to be freed, as files */
 	size_t n_heads;
 	uint64_t *files;
 	size_t n_files;
@@ -214,7 +214,8 @@ static void put_first(struct store *s, struct checkpoint *c)
 /* Under lock. */
 static void begin(struct store *s, struct checkpoint *c)
 {
-	for (size_t i = 0; i < s->n_heads && c->n_heads < sizeof(c->heads) / sizeof(c->heads[0]); i++)
+	c->heads = mem_alloc_array(s->n_heads, sizeof(c->heads[0]));
+	for (size_t i = 0; i < s->n_heads; i++)
 		if (s->heads[i]->unsynced) {
 			s->heads[i]->unsynced = false;
 			c->heads[c->n_heads++] = store_head_ref(s->heads[i]);
@@ -308,9 +309,10 @@ static int append(struct store *s, const struct checkpoint *c, struct err *e)
 	struct store_catalogue *cat = &s->catalogue;
 	BUF_AUTO struct buf b = BUF_INIT;
 
-	/* A part of a line that came to be is written over by the next, and does not verify. */
-	if (put_line(s, &b, cat->salt + cat->len, c->line, e) < 0 ||
-	    store_blob_write(cat->blob, cat->len, b.data, b.len, e) < 0)
+	if (put_line(s, &b, cat->salt + cat->len, c->line, e) < 0)
+		return -1;
+	/* A part of a line that came to be does not verify, and is written over by the next. */
+	if (store_blob_write(cat->blob, cat->len, b.data, b.len, e) < 0)
 		return -1;
 	if (store_blob_sync(cat->blob, true, e) < 0) {
 		store_blob_unref(cat->blob);
@@ -370,6 +372,7 @@ static int checkpoint(struct store *s, bool whole, struct err *e)
 	pthread_mutex_unlock(&s->lock);
 	for (size_t i = 0; i < c.n_heads; i++)
 		store_head_unref(c.heads[i]);
+	free(c.heads);
 	free(c.files);
 	json_decref(c.line);
 	return rc;

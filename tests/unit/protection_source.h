@@ -81,6 +81,7 @@ UNUSED static void on_arm(void *ctx, const char *uuid, int64_t deadline_ns)
 
 static atomic_bool host_autostart, host_settled; /* was the boot durable before the VM was started? */
 static atomic_bool host_hook_refused;            /* the agent's own start, since the record did not allow it yet */
+static atomic_bool host_unknown;                 /* libvirt has no such VM */
 static atomic_bool host_answers_late, host_asked_late;
 static struct protections *_Atomic table;
 static atomic_int host_refuses; /* to have it start with the host: errno; 0 */
@@ -94,6 +95,11 @@ UNUSED static int on_autostart(void *ctx, const char *uuid, const bool *want, bo
 	for (int64_t until = soon();
 	     host_answers_late && !want && (!table || protections_have(table, uuid, NULL)) && clock_mono_ns() < until;)
 		usleep(2000);
+	if (host_unknown) {
+		err_set(e, ERR_REFUSED, "look up the VM: no domain");
+		e->errnum = ENOENT;
+		return -1;
+	}
 	if (host_refuses && want && *want) {
 		err_set(e, host_refuses == ENOENT ? ERR_REFUSED : ERR_LIBVIRT, "libvirt has no VM, or no time");
 		e->errnum = host_refuses;
@@ -327,7 +333,7 @@ UNUSED static void setup(void)
 	host_hook_refused = false;
 	host_refuses = 0;
 	colo_again_ns = 0;
-	host_autostart = host_settled = host_answers_late = host_asked_late = false;
+	host_autostart = host_unknown = host_settled = host_answers_late = host_asked_late = false;
 	host_boots = host_starts = host_asked = host_failing = 0;
 }
 

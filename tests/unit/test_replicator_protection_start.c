@@ -108,6 +108,22 @@ START_TEST(a_start_that_fails_is_tried_again)
 }
 END_TEST
 
+/* A VM that was moved away, or is transient: once the peer has answered libvirt's hook lets it come back, though libvirt does not know it yet. */
+START_TEST(one_that_is_not_defined_may_come_back)
+{
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	host_unknown = fake.gone = true;
+	target_stop();
+	reboot_source();
+	EVENTUALLY(is_state("degraded", "cannot be reached"));
+	ck_assert(!may_start_now());
+	target_start();
+	EVENTUALLY(may_start_now());
+	ck_assert_uint_eq(host_starts, 0);
+}
+END_TEST
+
 START_TEST(it_does_not_start_with_a_host_that_has_lost_it)
 {
 	struct err e = ERR_INIT;
@@ -389,6 +405,7 @@ int main(void)
 	tcase_add_test(t, it_starts_with_its_host_when_it_is_ours);
 	tcase_add_test(t, an_agent_that_is_new_starts_nothing);
 	tcase_add_loop_test(t, a_start_that_fails_is_tried_again, 0, 5);
+	tcase_add_test(t, one_that_is_not_defined_may_come_back);
 	tcase_add_test(t, it_does_not_start_with_a_host_that_has_lost_it);
 	tcase_add_loop_test(t, who_unprotects_has_autostart_back, 0, 2);
 	tcase_add_loop_test(t, one_whose_autostart_libvirt_does_not_take_stays_protected, 0, 2);

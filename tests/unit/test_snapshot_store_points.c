@@ -15,7 +15,7 @@
 static char base[64], dir[96], copy[96];
 static struct sys_calls kernel;
 static atomic_ullong written;
-static atomic_bool full;
+static atomic_bool full, no_catalogue;
 
 static ssize_t counted_write(int fd, const void *p, size_t n)
 {
@@ -39,14 +39,24 @@ static ssize_t counted_pwrite(int fd, const void *p, size_t n, off_t at)
 	return kernel.pwrite(fd, p, n, at);
 }
 
+static int checked_rename(const char *from, const char *to)
+{
+	if (no_catalogue && strstr(to, "catalogue.log")) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return kernel.rename(from, to);
+}
+
 static void set_up(void)
 {
 	model_no_sync();
 	kernel = sys;
 	sys.write = counted_write;
 	sys.pwrite = counted_pwrite;
+	sys.rename = checked_rename;
 	written = 0;
-	full = false;
+	full = no_catalogue = false;
 	model_folder(base);
 	snprintf(dir, sizeof(dir), "%s/web1", base);
 	snprintf(copy, sizeof(copy), "%s/copy", base);
@@ -396,6 +406,39 @@ static void seal_json(const char *name, json_t *j)
 	json_decref(j);
 }
 
+/* A line that the full disk cut short, and still no room for another: what is there can be read, and written to once there is room. */
+START_TEST(a_torn_catalogue_on_a_full_disk)
+{
+	struct err e = ERR_INIT;
+	struct store *s = created();
+
+	point(s, 1, 3, 1);
+	point(s, 4, 3, 2);
+	store_close(s);
+	MEM_AUTO char *log = mem_printf("%s/catalogue.log", dir);
+	const int fd = open(log, O_WRONLY | O_APPEND | O_CLOEXEC);
+	ck_assert_int_eq(write(fd, "0123456789abcdef {\"app", 22), 22);
+	close(fd);
+	no_catalogue = true;
+	for (int i = 0; i < 2; i++) {
+		s = store_open(dir, NULL, &e);
+		ck_assert_msg(s != NULL, "%s", e.text);
+		ck_assert(!err_is_set(&e));
+		ck_assert_uint_eq(points_of(s), 2);
+		OK(store_verify(s, NULL, NULL, &e), e);
+		store_close(s);
+	}
+	no_catalogue = false;
+	s = store_open(dir, NULL, &e);
+	ck_assert_msg(s != NULL, "%s", e.text);
+	point(s, 8, 3, 3);
+	store_close(s);
+	s = store_open(dir, NULL, &e);
+	ck_assert_uint_eq(points_of(s), 3);
+	store_close(s);
+}
+END_TEST
+
 /* The closed store as a vmferry of then would have left it. */
 static void make_format_1(bool interrupted)
 {
@@ -448,6 +491,7 @@ int main(void)
 	tcase_add_test(t, pruning_keeps_up);
 	tcase_add_test(t, before_images_are_merged_cheaply);
 	tcase_add_loop_test(t, what_is_applied_and_not_saved, 0, 4);
+	tcase_add_test(t, a_torn_catalogue_on_a_full_disk);
 	tcase_add_test(t, what_was_given_up_stays_so);
 	tcase_add_test(t, a_head_that_is_given_away_is_left_alone);
 	tcase_add_loop_test(t, a_point_given_up_early_comes_back_whole, 0, 8);

@@ -38,8 +38,10 @@ void catalogue_points(struct outbox *o, const char *uuid, const struct replica_n
 
 	for (size_t i = 0; i < n; i++)
 		all[i] = (struct outbox_put){ .key = mem_printf("point/%s/%s", uuid, news[i].id), .data = news[i].data };
+	/* One that cannot be kept takes no other with it. */
 	if (outbox_put_states(o, all, n, &e) < 0)
-		log_warn("state_not_kept", "points_of=%s n=%zu msg=%s", uuid, n, LOG_Q(e.text));
+		for (size_t i = 0; i < n; i++)
+			put(o, all[i].key, all[i].data);
 	for (size_t i = 0; i < n; i++)
 		free((char *)(uintptr_t)all[i].key);
 	free(all);

@@ -192,7 +192,8 @@ static void check_guardian(struct agent *a, json_t *checks)
 		    restarts);
 }
 
-/* By its times alone: libvirt says nowhere which hooks it has found. It looks when it starts and when it is reloaded. */
+/* By its times alone: libvirt says nowhere which hooks it has found. It looks when it starts and when it is reloaded; that it was
+ * reloaded is seen by nothing. */
 static bool libvirt_knows_hook(const struct config *c, const struct stat *hook)
 {
 	static const char *const started[] = { "/run/libvirtd.pid", "/run/virtqemud.pid" };
@@ -215,16 +216,16 @@ static void check_hook(const struct config *c, json_t *checks)
 
 	if (lstat(LIBVIRT_HOOK, &link) < 0 || stat(LIBVIRT_HOOK, &st) < 0)
 		add(checks, WARN, "hook",
-		    "ln -s /usr/sbin/vmferry-hook " LIBVIRT_HOOK ", then systemctl reload libvirtd",
+		    "ln -s /usr/sbin/vmferry-hook " LIBVIRT_HOOK ", then systemctl restart libvirtd (VMs run on)",
 		    "%s: %s: libvirt starts VMs that have gone on elsewhere; the agent pauses them, within two "
 		    "seconds, "
 		    "if it runs",
 		    LIBVIRT_HOOK, strerror(errno));
 	else if (!S_ISREG(st.st_mode) || access(LIBVIRT_HOOK, X_OK) < 0)
-		add(checks, WARN, "hook", "chmod 755 it, then systemctl reload libvirtd",
+		add(checks, WARN, "hook", "chmod 755 it, then systemctl restart libvirtd (VMs run on)",
 		    "%s is not executable: libvirt does not ask it before it starts a VM", LIBVIRT_HOOK);
 	else if (!libvirt_knows_hook(c, &link))
-		add(checks, WARN, "hook", "systemctl reload libvirtd (or virtqemud)",
+		add(checks, WARN, "hook", "systemctl restart libvirtd (or virtqemud; VMs run on)",
 		    "%s came after libvirt was started, which has not asked it since", LIBVIRT_HOOK);
 	else
 		add(checks, OK, "hook", "", "libvirt asks before it starts a VM whose it is");
