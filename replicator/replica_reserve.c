@@ -11,6 +11,7 @@
 #include "base/thread.h"
 
 #include <fcntl.h>
+#include <sys/statvfs.h>
 
 #define RESERVE (INT64_C(4) << 20)
 
@@ -48,4 +49,12 @@ bool replica_reserve_give(struct replicas *r)
 	log_warn("replica_reserve", "msg=%s",
 		 LOG_Q("the disk of the replicas is full: what was kept back for a failover is used"));
 	return true;
+}
+
+void replicas_make_room(struct replicas *r)
+{
+	struct statvfs st;
+
+	if (statvfs(r->replica_dir, &st) == 0 && (uint64_t)st.f_bavail * st.f_frsize < (uint64_t)RESERVE)
+		replica_reserve_give(r);
 }

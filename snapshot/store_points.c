@@ -66,7 +66,7 @@ static void describe(const struct store *s, size_t i, size_t *undo, struct store
 		.committed_ns = p->committed_ns,
 		.bytes = p->bytes,
 		.undo_bytes = undo_between(s, p->seq, i + 1 < s->n_points ? s->points[i + 1]->seq : UINT64_MAX, undo),
-		.meta = json_incref(p->meta) /* nobody changes it */
+		.meta = json_deep_copy(p->meta)
 	};
 }
 
@@ -89,7 +89,7 @@ bool store_latest(struct store *s, struct store_point *out, size_t *n)
 		return false;
 	const struct store_entry *p = s->points[s->n_points - 1];
 	*out = (struct store_point){
-		.seq = p->seq, .committed_ns = p->committed_ns, .bytes = p->bytes, .meta = json_incref(p->meta)
+		.seq = p->seq, .committed_ns = p->committed_ns, .bytes = p->bytes, .meta = json_deep_copy(p->meta)
 	};
 	return true;
 }

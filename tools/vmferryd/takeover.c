@@ -314,6 +314,7 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 		err_remedy(e, "try again in a moment; if %s is really gone, --yes goes on from the last point", t->from);
 		goto end;
 	}
+	replicas_make_room(t->replicas);
 	rc = failover_run(t->store, &o, result, e);
 	if (rc == 0)
 		json_object_set_new(*result, "planned", json_boolean(o.hand_over != NULL));
