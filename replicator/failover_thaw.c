@@ -5,17 +5,12 @@
 
 #include <string.h>
 
-static bool is_frozen(const json_t *record)
+bool failover_is_frozen(const json_t *record)
 {
 	const char *state = json_string_value(json_object_get(record, "state"));
 
 	return state && strcmp(state, "promoted") == 0 &&
 	       json_is_true(json_object_get(json_object_get(record, "promotion"), "frozen"));
-}
-
-bool failover_is_frozen(const json_t *record)
-{
-	return is_frozen(record);
 }
 
 /* Into the record of a promoted one. */
@@ -81,7 +76,7 @@ int failover_thaw(const struct failover_records *records, const struct promote_o
 	int rc = record ? 0 : -1;
 
 	*thawed = false;
-	if (uuid && is_frozen(record)) {
+	if (uuid && failover_is_frozen(record)) {
 		rc = thaw(uuid, ops, ctx, thawed, e);
 		if (rc == 0)
 			rc = failover_note_thawed(records, e);

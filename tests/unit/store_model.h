@@ -58,6 +58,20 @@ static inline void model_no_sync(void)
 	sys.fdatasync = model_sync_nothing;
 }
 
+/* Files in that folder of a store. */
+static inline int model_files_in(const char *dir, const char *name)
+{
+	MEM_AUTO char *path = mem_printf("%s/%s", dir, name);
+	DIR *d = opendir(path);
+	int n = 0;
+
+	ck_assert_ptr_nonnull(d);
+	for (const struct dirent *entry; (entry = readdir(d)) != NULL;)
+		n += entry->d_name[0] != '.';
+	closedir(d);
+	return n;
+}
+
 /* A folder of its own, in memory where there is such a place: 32 bytes at least. */
 static inline void model_folder(char *out)
 {

@@ -58,19 +58,6 @@ static void verify(struct store *s)
 	OK(store_verify(s, NULL, NULL, &e), e);
 }
 
-static int files_in(const char *name)
-{
-	MEM_AUTO char *path = mem_printf("%s/%s", dir, name);
-	DIR *d = opendir(path);
-	int n = 0;
-
-	ck_assert_ptr_nonnull(d);
-	for (const struct dirent *entry; (entry = readdir(d)) != NULL;)
-		n += entry->d_name[0] != '.';
-	closedir(d);
-	return n;
-}
-
 /* One disk of n blocks. */
 static struct store_txn *begun(struct store *s, enum store_txn_kind kind, uint64_t bytes)
 {
@@ -350,7 +337,7 @@ START_TEST(random_transactions)
 	}
 	OK(store_prune(s, model_keep, &m, &e), e);
 	model_compare_all(&m, s);
-	ck_assert_int_le(files_in("journal"), 2);
+	ck_assert_int_le(model_files_in(dir, "journal"), 2);
 	verify(s);
 	store_close(s);
 	model_fini(&m);

@@ -88,19 +88,6 @@ static void wait_applied(struct store *s)
 	ck_assert_uint_eq(u.pending_txns, 0);
 }
 
-static int files_in(const char *name)
-{
-	MEM_AUTO char *path = mem_printf("%s/%s", dir, name);
-	DIR *d = opendir(path);
-	int n = 0;
-
-	ck_assert_ptr_nonnull(d);
-	for (const struct dirent *entry; (entry = readdir(d)) != NULL;)
-		n += entry->d_name[0] != '.';
-	closedir(d);
-	return n;
-}
-
 #define DISK_BLOCKS 4096u
 
 /* A point: `n` blocks that are new, from `at` on in steps, and a file. */
@@ -205,8 +192,8 @@ START_TEST(pruning_keeps_up)
 		settle(s);
 		prune(s, tag, 10, 0);
 		ck_assert_uint_le(points_of(s), 10);
-		ck_assert_int_le(files_in("undo"), 10);
-		ck_assert_int_le(files_in("files"), 10);
+		ck_assert_int_le(model_files_in(dir, "undo"), 10);
+		ck_assert_int_le(model_files_in(dir, "files"), 10);
 	}
 	store_close(s);
 }
@@ -230,7 +217,7 @@ START_TEST(before_images_are_merged_cheaply)
 	ck_assert_msg(written < 2 * least, "%" PRIu64 " bytes written, for %" PRIu64, (uint64_t)written, least);
 	prune(s, points, 1, points / 2);
 	ck_assert_uint_eq(points_of(s), 2);
-	ck_assert_int_le(files_in("undo"), 8);
+	ck_assert_int_le(model_files_in(dir, "undo"), 8);
 	OK(store_verify(s, NULL, NULL, &e), e);
 	store_close(s);
 }
