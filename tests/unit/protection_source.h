@@ -235,12 +235,14 @@ UNUSED static bool is_state(const char *state, const char *reason)
 	return is;
 }
 
+/* What was true once may not be so a moment later: it is looked at once in each round, and never again. */
 #define EVENTUALLY(cond)                                                                              \
 	do {                                                                                          \
 		const int64_t until = soon();                                                         \
-		while (!(cond) && clock_mono_ns() < until)                                            \
+		bool came;                                                                            \
+		while (!(came = (cond)) && clock_mono_ns() < until)                                   \
 			usleep(2000);                                                                 \
-		ck_assert_msg(cond, "%s never came; status: %s", #cond, (is_state("", NULL), shown)); \
+		ck_assert_msg(came, "%s never came; status: %s", #cond, (is_state("", NULL), shown)); \
 	} while (0)
 
 UNUSED static unsigned taken(void)

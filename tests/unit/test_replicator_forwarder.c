@@ -99,12 +99,13 @@ static struct forwarder_status status(struct forwarder *f)
 	return s;
 }
 
-#define EVENTUALLY(condition)                                            \
-	do {                                                             \
-		int64_t eventually_end = clock_mono_ns() + LIMIT_NS;     \
-		while (!(condition) && clock_mono_ns() < eventually_end) \
-			usleep(2000);                                    \
-		ck_assert_msg(condition, "in time: %s", #condition);     \
+#define EVENTUALLY(condition)                                                     \
+	do {                                                                      \
+		const int64_t eventually_end = clock_mono_ns() + LIMIT_NS;        \
+		bool came;                                                        \
+		while (!(came = (condition)) && clock_mono_ns() < eventually_end) \
+			usleep(2000);                                             \
+		ck_assert_msg(came, "in time: %s", #condition);                   \
 	} while (0)
 
 /* Nothing waits, after n messages in all. */
