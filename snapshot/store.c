@@ -203,34 +203,19 @@ static int open_heads(struct store *s, struct err *e)
 	return 0;
 }
 
-/* Of format 1: what the catalogue says is written as it is written now, and only then the store is one of this format. */
-static int convert(struct store *s, struct err *e)
-{
-	if (store_checkpoint(s, true, e) < 0)
-		return -1;
-	return store_meta_write_vm(s, e) < 0 ? err_wrap(e, "convert from format 1") : 0;
-}
-
-/* Also where a crash came in between. */
-static void remove_old_catalogue(const struct store *s)
-{
-	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
-	sys.unlink(path);
-}
-
 static int load(struct store *s, struct err *e)
 {
 	unsigned format = 0;
 
 	if (store_meta_read_vm(s, &format, e) < 0)
 		return -1;
-	if ((format == STORE_FORMAT_1 ? store_meta_load_1(s, e) : store_catalogue_load(s, e)) < 0)
+	s->catalogue.format_1 = format == STORE_FORMAT_1;
+	if ((s->catalogue.format_1 ? store_meta_load_1(s, e) : store_catalogue_load(s, e)) < 0)
 		return -1;
 	s->last_point = s->n_points > 0 ? s->points[s->n_points - 1]->seq : 0;
 	store_journal_init(&s->journal, s->dir, s->id, s->opts.segment_bytes, &s->lock);
-	if (format == STORE_FORMAT_1 && convert(s, e) < 0)
-		return -1;
-	remove_old_catalogue(s);
+	if (!s->catalogue.format_1)
+		store_catalogue_remove_old(s); /* a crash came in between */
 	return 0;
 }
 
@@ -248,8 +233,9 @@ struct store *store_open(const char *dir, const struct store_opts *opts, struct 
 	if (store_undo_scan(s, e) < 0 || store_recover(s, e) < 0 || open_heads(s, e) < 0 || store_rollback(s, e) < 0)
 		goto fail;
 	/* On a full disk it is opened all the same, for what frees space there, and for a failover: the next checkpoint does it. */
-	if ((s->redo.segment != was.segment || s->catalogue.torn) && store_checkpoint(s, true, e) < 0) {
-		if (e->errnum != ENOSPC && e->errnum != EDQUOT)
+	if ((s->redo.segment != was.segment || s->catalogue.torn || s->catalogue.format_1) &&
+	    store_checkpoint(s, true, e) < 0) {
+		if (!store_may_pass(e))
 			goto fail;
 		err_clear(e);
 	}

@@ -45,7 +45,7 @@ struct store;
 /* Makes a new, empty replica in `dir` (which must not exist or be empty), durably. vm: JSON object kept as is ("uuid", "name", ...). */
 struct store *store_create(const char *dir, const struct store_opts *opts, const json_t *vm, struct err *e);
 /* Opens and recovers: journal up to the first record that does not verify; committed transactions that were not applied are applied, or may not have been.
- * A store of format 1 becomes one of today's. */
+ * A store of format 1 becomes one of today's, now or once there is room for that. */
 struct store *store_open(const char *dir, const struct store_opts *opts, struct err *e);
 /* Of the journal, what did not verify when the store was opened, and was cut off: the rest of a transaction that was not committed, if the host
  * crashed; otherwise damage. */
@@ -90,8 +90,8 @@ struct store_point {
 	uint64_t seq;
 	int64_t committed_ns; /* wall clock */
 	uint64_t bytes;       /* of the transaction in the journal */
-	uint64_t undo_bytes;  /* before-images from this point to the next one: what the oldest point alone keeps on disk */
-	json_t *meta;         /* borrowed until store_points_free */
+	uint64_t undo_bytes; /* before-images from this point to the next one: what the oldest point alone keeps on disk */
+	json_t *meta;        /* borrowed until store_points_free */
 };
 /* Oldest first. */
 int store_points(struct store *s, struct store_point **out, size_t *n, struct err *e);
@@ -111,7 +111,8 @@ uint64_t store_view_seq(const struct store_view *v);
 const json_t *store_view_meta(const struct store_view *v);
 size_t store_view_volumes(const struct store_view *v, struct store_volume *out, size_t max);
 /* n consecutive blocks into out (n * 4096 bytes). zero (may be NULL): n flags, true where a block is all zeros. */
-int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero, struct err *e);
+int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero,
+		    struct err *e);
 /* A whole file; NUL-terminated heap block, the caller frees it. ERR_CONFIG if there is none of that name. */
 char *store_view_file(struct store_view *v, const char *name, size_t *len, struct err *e);
 

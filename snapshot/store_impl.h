@@ -335,6 +335,7 @@ int store_meta_write_vm(const struct store *s, struct err *e);
 int store_meta_read_vm(struct store *s, unsigned *format, struct err *e);
 /* Of a store of format 1: its state and all points. */
 int store_meta_load_1(struct store *s, struct err *e);
+/* vm.json, and a catalogue of format 1 where that is what counts. Under saving. */
 int store_meta_check(struct store *s, struct err *e);
 /* The state: applied, redo, next_volume, volumes, files. Under lock. */
 json_t *store_meta_state(const struct store *s);
@@ -351,15 +352,19 @@ int store_meta_check_format(const char *path, const json_t *j, struct err *e);
 struct store_catalogue {
 	struct store_blob *blob; /* NULL: the next one is written whole */
 	uint64_t salt, len, whole_len;
-	bool torn; /* when it was opened there was more, which does not verify */
+	bool torn;     /* when it was opened there was more, which does not verify */
+	bool format_1; /* what counts is catalogue.json still: the next checkpoint converts the store */
 };
 void store_catalogue_fini(struct store_catalogue *c);
 int store_catalogue_load(struct store *s, struct err *e);
+/* And vm.json. */
 int store_catalogue_check(struct store *s, struct err *e);
+/* catalogue.json, which does not count any more. */
+void store_catalogue_remove_old(const struct store *s);
 /* One line of it: what is before the newline. False: does not verify. */
 bool store_catalogue_verify(uint64_t seed, const char *line, size_t len, const char **json, size_t *json_len);
 /* What is applied becomes durable: heads, files, then the catalogue says so; takes store.saving. whole: writes the catalogue anew. After a sync of
- * heads or files that failed the store is poisoned. */
+ * heads or files that failed the store is poisoned; where one could not be opened for a reason that may pass, nothing has changed. */
 int store_checkpoint(struct store *s, bool whole, struct err *e);
 /* Transactions are applied that it does not list. Under lock. */
 bool store_checkpoint_due(const struct store *s);
@@ -443,6 +448,8 @@ struct store {
 };
 
 int store_poison(struct store *s, const struct err *e); /* under lock; -1 */
+/* No room, or a file that cannot be opened just now: nothing is in doubt, and the applier tries again. */
+bool store_may_pass(const struct err *e);
 void store_entry_free(struct store_entry *p);
 /* Points or views older than seq. Under lock. */
 bool store_points_need(const struct store *s, uint64_t seq);

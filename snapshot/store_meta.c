@@ -309,9 +309,14 @@ int store_meta_load_1(struct store *s, struct err *e)
 
 int store_meta_check(struct store *s, struct err *e)
 {
-	MEM_AUTO char *path = mem_printf("%s/vm.json", s->dir);
-	json_t *j = read_sealed(path, e);
+	static const char *const names[] = { "vm.json", "catalogue.json" };
 
-	json_decref(j);
-	return j ? 0 : -1;
+	for (size_t i = 0; i < (s->catalogue.format_1 ? 2u : 1u); i++) {
+		MEM_AUTO char *path = mem_printf("%s/%s", s->dir, names[i]);
+		json_t *j = read_sealed(path, e);
+		if (!j)
+			return -1;
+		json_decref(j);
+	}
+	return 0;
 }

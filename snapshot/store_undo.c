@@ -132,7 +132,11 @@ static int maker_finish(struct maker *m, const struct store *s, uint64_t *bytes,
 	if (sys.rename(m->tmp, m->path) < 0)
 		return err_sys(e, "rename %s", m->tmp);
 	*bytes = m->at + index.len;
-	return file_sync_folder_of(m->path, e);
+	if (file_sync_folder_of(m->path, e) == 0)
+		return 0;
+	/* Nobody lists it: beside those that it was to replace it would be in the way of what becomes of them. */
+	sys.unlink(m->path);
+	return -1;
 }
 
 /* Also after a failure: then nothing of it is left. */

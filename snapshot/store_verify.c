@@ -187,7 +187,7 @@ int store_verify(struct store *s, bool (*progress)(void *ctx, uint64_t done, uin
 		return -1;
 	/* A transaction that stopped half way, for want of space, leaves heads that are neither old nor new. */
 	pthread_mutex_lock(&s->lock);
-	const bool stuck = err_is_set(&s->poison) || err_is_set(&s->stalled);
+	const bool stuck = err_is_set(&s->poison) || (err_is_set(&s->stalled) && s->n_pending > 0);
 	if (stuck)
 		*e = err_is_set(&s->poison) ? s->poison : s->stalled;
 	pthread_mutex_unlock(&s->lock);
@@ -195,9 +195,7 @@ int store_verify(struct store *s, bool (*progress)(void *ctx, uint64_t done, uin
 		return err_wrap(e, "%s: cannot be verified after", s->dir);
 	p.total = u.head_bytes + u.undo_bytes;
 	p.data = mem_alloc_array(STORE_RUN, STORE_BLOCK);
-	int rc = store_meta_check(s, e);
-	if (rc == 0)
-		rc = store_catalogue_check(s, e);
+	int rc = store_catalogue_check(s, e);
 	if (rc == 0)
 		rc = verify_journal(&p, e);
 	if (rc == 0)
