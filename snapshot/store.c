@@ -384,7 +384,7 @@ int store_usage(struct store *s, struct store_usage *out, struct err *e)
 				     .head_bytes = folder_bytes(s, "heads") + folder_bytes(s, "files") };
 	THREAD_LOCKED(&s->lock);
 	for (size_t i = 0; i < s->n_undos; i++)
-		out->undo_bytes += s->undos[i].bytes;
+		out->undo_bytes += store_undo_bytes(s, &s->undos[i]);
 	out->pending_txns = s->n_pending;
 	return 0;
 }

@@ -314,11 +314,13 @@ int store_blocks_check(uint64_t salt, uint32_t volume, uint64_t block, size_t n,
 /* ---- store_undo ---- */
 struct store_undo {
 	uint64_t from, to;
-	uint64_t bytes;
-	bool bad; /* its trailer does not verify */
+	uint64_t bytes; /* 0: not asked for yet (store_undo_bytes) */
+	bool bad;       /* was read, and does not verify */
 };
-/* Lists and checks undo/; removes temporaries and what a merge left behind. */
+/* Lists undo/; removes temporaries and what a merge left behind. */
 int store_undo_scan(struct store *s, struct err *e);
+/* Of the file; 0 if it is not there. Under lock. */
+uint64_t store_undo_bytes(const struct store *s, struct store_undo *u);
 struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to, struct err *e);
 /* Before-images of what the transaction overwrites; durable when it returns. */
 struct store_layer *store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before,
