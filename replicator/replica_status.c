@@ -62,9 +62,12 @@ static const char *shown_state(const struct replica *p, const char **reason)
 	}
 	if (strcmp(state, "promoted") == 0) {
 		if (failover_is_frozen(p->record))
-			*reason = "the guest's file systems are frozen, as they were at the point: its agent is asked "
-				  "again "
-				  "and again; 'virsh domfsthaw' does it by hand";
+			*reason = "the guest's file systems may be frozen, as they were at the point: its agent is "
+				  "asked again and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if "
+				  "that does not end either";
+		else if (failover_left_frozen(p->record))
+			*reason = "it is not on this host any more, and left it with its file systems frozen: 'virsh "
+				  "domfsthaw' where it runs";
 		return "promoted";
 	}
 	if (p->session && p->session->receive)

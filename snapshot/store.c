@@ -329,20 +329,20 @@ bool store_was_damaged(const struct store *s)
 static int wait_applied(struct store *s, int64_t deadline_ns, struct err *e)
 {
 	THREAD_LOCKED(&s->lock);
-	err_clear(&s->stalled);
-	s->poke++;
+	const uint64_t poke = ++s->poke;
 	pthread_cond_broadcast(&s->changed);
 	while (s->n_pending > 0 || s->busy) {
 		if (err_is_set(&s->poison)) {
 			*e = s->poison;
 			return err_wrap(e, "%s: apply", s->dir);
 		}
-		if (thread_cond_wait_until(&s->changed, &s->lock, deadline_ns) == 0)
-			continue;
-		if (err_is_set(&s->stalled)) {
+		/* An attempt that began after we came: not one that was failing already. */
+		if (err_is_set(&s->stalled) && s->tried >= poke) {
 			*e = s->stalled;
 			return err_wrap(e, "%s: apply", s->dir);
 		}
+		if (thread_cond_wait_until(&s->changed, &s->lock, deadline_ns) == 0)
+			continue;
 		return err_set(e, ERR_CANCELLED, "%s: not all applied in time", s->dir);
 	}
 	return 0;

@@ -690,7 +690,7 @@ START_TEST(a_full_disk_has_room_for_a_failover)
 	OK(call(peer_rpc, "replica.begin", begin_args(1), NULL, &e), e);
 	ck_assert_int_eq(stat(fixture_path("target/replicas/reserve", NULL), &st), 0);
 	ck_assert_int_ge(st.st_blocks * 512, 4 << 20);
-	replicas_make_room(target.replicas); /* there is some */
+	replicas_make_room(target.replicas, false); /* there is some */
 	ck_assert_int_eq(access(fixture_path("target/replicas/reserve", NULL), F_OK), 0);
 	sys.write = full_write;
 	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
