@@ -181,23 +181,23 @@ static void remove_strays(struct store *s)
 	closedir(d);
 }
 
-static int open_head(struct store *s, const struct store_volset *set, struct err *e)
+static int open_head(struct store *s, const struct store_volset *set, bool known, struct err *e)
 {
 	for (size_t i = 0; i < set->n; i++)
-		if (store_heads_ensure(s, set->v[i].id, e) < 0)
+		if (store_heads_ensure(s, set->v[i].id, known, e) < 0)
 			return -1;
 	return 0;
 }
 
 static int open_heads(struct store *s, struct err *e)
 {
-	if (open_head(s, s->applied_volumes, e) < 0)
+	if (open_head(s, s->applied_volumes, true, e) < 0)
 		return -1;
 	for (size_t i = 0; i < s->n_points; i++)
-		if (open_head(s, s->points[i]->volumes, e) < 0)
+		if (open_head(s, s->points[i]->volumes, s->points[i]->seq <= s->applied, e) < 0)
 			return -1;
 	for (size_t i = 0; i < s->n_pending; i++)
-		if (open_head(s, s->pending[i]->volumes, e) < 0)
+		if (open_head(s, s->pending[i]->volumes, false, e) < 0)
 			return -1;
 	remove_strays(s);
 	return 0;

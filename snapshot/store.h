@@ -10,7 +10,7 @@
  *
  * One process at a time (a lock file says so). All calls may come from any thread unless said otherwise. Only one transaction at a time.
  * What fails leaves the last committed points good; after a failed write or fsync the store refuses further transactions (poisoned)
- * until it is opened again.
+ * until it is opened again. A full disk, or a file that cannot be opened just now, is waited for: the applier tries again.
  */
 #ifndef VMFERRY_SNAPSHOT_STORE_H
 #define VMFERRY_SNAPSHOT_STORE_H

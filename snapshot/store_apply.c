@@ -172,7 +172,7 @@ static int apply(struct store *s, struct store_pending *p, struct err *e)
 {
 	if (p) {
 		for (size_t i = 0; i < p->volumes->n; i++)
-			if (store_heads_ensure(s, p->volumes->v[i].id, e) < 0)
+			if (store_heads_ensure(s, p->volumes->v[i].id, false, e) < 0)
 				return -1;
 		if (keep_before(s, p, e) < 0 || write_files(s, p, e) < 0 || write_heads(s, p, e) < 0)
 			return -1;

@@ -270,8 +270,8 @@ struct store_head *store_head_ref(struct store_head *h);
 void store_head_unref(struct store_head *h);
 /* Under store.lock; borrowed, NULL if there is none. */
 struct store_head *store_heads_find(struct store *s, uint32_t id);
-/* Opens what is there, or makes it. */
-int store_heads_ensure(struct store *s, uint32_t id, struct err *e);
+/* Opens what is there, or makes it; durable by name then. known: a catalogue lists it, and it was made long ago. */
+int store_heads_ensure(struct store *s, uint32_t id, bool known, struct err *e);
 /* A stretch of a head's checksums, read and written at once: what is changed comes in order. One thread's. */
 #define STORE_SUMS 2048u
 struct store_sums {
