@@ -83,8 +83,8 @@ enum failover_thawed {
 /* Enough for an agent that is slow to connect, and for libvirt's own bound on its answer. */
 #define FAILOVER_THAW_NS (30 * NS_PER_S)
 /* Lets its guest agent thaw them: 0 if they are not frozen (any more) as far as this host can tell. -1: they may still be, e says why; call again. Returns
- * within within_ns, but for libvirt's answer whether it runs: a question that is not answered in time is left to itself. Its answer, if there ever is one,
- * is what a later call gets; until then no other question is put, and calls do not wait. */
+ * within within_ns, but for libvirt's answer whether it runs: a question that is not answered in time is left to itself; until it ends no other is put,
+ * and calls do not wait. */
 int failover_thaw(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx,
 		  int64_t within_ns, enum failover_thawed *how, struct err *e);
 /* ops->thaw, as above. */

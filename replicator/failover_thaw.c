@@ -62,13 +62,13 @@ struct question {
 	char *uuid;
 	const struct promote_ops *ops;
 	void *ctx;
-	bool answered;
+	bool answered, left; /* left: nobody waits for the answer any more */
 	int rc;
 	struct err e;
 	struct question *next;
 };
 
-/* Those that are under way, or were answered when nobody waited any more. One for a VM. */
+/* Those that are under way, one for a VM. */
 static struct {
 	pthread_once_t once;
 	pthread_mutex_t lock;
@@ -79,6 +79,27 @@ static struct {
 static void make_cond(void)
 {
 	thread_cond_init(&questions.changed);
+}
+
+/* Under questions.lock, as all that follow. */
+static struct question *find(const char *uuid)
+{
+	struct question *q = questions.first;
+
+	while (q && strcmp(q->uuid, uuid) != 0)
+		q = q->next;
+	return q;
+}
+
+static void end(struct question *q)
+{
+	struct question **at = &questions.first;
+
+	while (*at != q)
+		at = &(*at)->next;
+	*at = q->next;
+	free(q->uuid);
+	free(q);
 }
 
 static void *ask_main(void *arg)
@@ -94,69 +115,51 @@ static void *ask_main(void *arg)
 	q->e = e;
 	q->answered = true;
 	pthread_cond_broadcast(&questions.changed);
+	if (q->left)
+		end(q);
 	return NULL;
 }
 
-/* Under questions.lock. */
-static struct question *find(const char *uuid)
-{
-	struct question *q = questions.first;
-
-	while (q && strcmp(q->uuid, uuid) != 0)
-		q = q->next;
-	return q;
-}
-
-/* Under questions.lock. NULL: a thread could not be started. */
-static struct question *put(const struct promote_ops *ops, void *ctx, const char *uuid, struct err *e)
+/* NULL: a thread could not be started. */
+static struct question *begin(const struct promote_ops *ops, void *ctx, const char *uuid, struct err *e)
 {
 	struct question *q = mem_alloc(sizeof(*q));
 
 	*q = (struct question){ .uuid = mem_strdup(uuid), .ops = ops, .ctx = ctx, .next = questions.first };
+	questions.first = q;
 	if (ops->keep)
 		ops->keep(ctx);
 	if (thread_start_detached("thaw", ask_main, q, e) == 0)
-		return questions.first = q;
+		return q;
 	if (ops->let_go)
 		ops->let_go(ctx);
-	free(q->uuid);
-	free(q);
+	end(q);
 	return NULL;
-}
-
-static int take_answer(struct question *q, struct err *e)
-{
-	struct question **at = &questions.first;
-	const int rc = q->rc;
-
-	while (*at != q)
-		at = &(*at)->next;
-	*at = q->next;
-	if (rc < 0)
-		*e = q->e;
-	free(q->uuid);
-	free(q);
-	return rc;
 }
 
 int failover_thaw_ask(const struct promote_ops *ops, void *ctx, const char *uuid, int64_t within_ns, struct err *e)
 {
-	int64_t until = clock_mono_ns();
+	const int64_t until = clock_mono_ns() + within_ns;
 	char within[32];
 
 	pthread_once(&questions.once, make_cond);
 	THREAD_LOCKED(&questions.lock);
-	struct question *q = find(uuid);
-	if (!q) {
-		q = put(ops, ctx, uuid, e);
-		until += within_ns;
-	}
+	if (find(uuid))
+		return err_set(e, ERR_LIBVIRT,
+			       "its guest agent, or libvirt, has not answered yet when it was asked before");
+	struct question *q = begin(ops, ctx, uuid, e);
 	if (!q)
 		return -1;
 	while (!q->answered && thread_cond_wait_until(&questions.changed, &questions.lock, until) == 0)
 		;
-	if (q->answered)
-		return take_answer(q, e);
+	if (q->answered) {
+		const int rc = q->rc;
+		if (rc < 0)
+			*e = q->e;
+		end(q);
+		return rc;
+	}
+	q->left = true;
 	units_format_duration(within_ns, within, sizeof(within));
 	return err_set(e, ERR_LIBVIRT, "its guest agent, or libvirt, has not answered within %s", within);
 }

@@ -66,7 +66,7 @@ static const char *shown_state(const struct replica *p, const char **reason)
 				  "asked again and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if "
 				  "that does not end either";
 		else if (failover_left_frozen(p->record))
-			*reason = "it is not on this host any more, and left it with its file systems frozen: 'virsh "
+			*reason = "it was gone from this host before its file systems could be thawed: 'virsh "
 				  "domfsthaw' where it runs";
 		return "promoted";
 	}
