@@ -131,7 +131,8 @@ struct store_usage {
 	uint64_t pending_txns;                          /* committed, not applied yet */
 };
 int store_usage(struct store *s, struct store_usage *out, struct err *e);
-/* Reads everything, checks every checksum. progress(ctx, done, total) may be NULL; returning false stops (ERR_CANCELLED). ERR_CORRUPT says what and where. */
+/* Reads everything, checks every checksum. progress(ctx, done, total) may be NULL; returning false stops (ERR_CANCELLED). ERR_CORRUPT says what and where. Of a
+ * transaction that waits for space to go on into the heads, what the journal has is checked, and not what it may have left in them. */
 int store_verify(struct store *s, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *e);
 
 #endif
