@@ -128,8 +128,7 @@ START_TEST(a_rotten_one_costs_its_points)
 		"truncate -s 100 undo/000000000006-*",
 		"truncate -s -1 undo/000000000006-*",
 		"printf x | dd of=undo/$(ls undo | grep ^000000000006) bs=1 seek=20 conv=notrunc status=none",
-		"f=undo/$(ls undo | grep ^000000000006); printf x | dd of=$f bs=1 seek=$(($(stat -c %s $f) - 70)) "
-		"conv=notrunc status=none",
+		"truncate -s -70 undo/000000000006-* && head -c 70 /dev/zero >>$(echo undo/000000000006-*)",
 		"rm undo/000000000006-*",
 	};
 	struct model m;
