@@ -48,21 +48,47 @@ int err_set(struct err *e, enum err_class cls, const char *fmt, ...)
 	return -1;
 }
 
-int err_sys(struct err *e, const char *fmt, ...)
+static int set_sys(struct err *e, int saved, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));
+static int set_sys(struct err *e, int saved, const char *fmt, va_list ap)
 {
-	const int saved = errno;
 	char name[128];
-	va_list ap;
 
-	va_start(ap, fmt);
 	text_format(e->text, sizeof(e->text), fmt, ap);
-	va_end(ap);
 	size_t used = strlen(e->text);
 	snprintf(e->text + used, sizeof(e->text) - used, ": %s", strerror_r(saved, name, sizeof(name)));
 	e->cls = ERR_SYS;
 	e->errnum = saved;
 	e->remedy[0] = '\0';
 	return -1;
+}
+
+int err_sys(struct err *e, const char *fmt, ...)
+{
+	const int saved = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	set_sys(e, saved, fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
+int err_open(struct err *e, const char *fmt, ...)
+{
+	const int saved = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	set_sys(e, saved, fmt, ap);
+	va_end(ap);
+	if (saved == ENFILE || saved == ENOMEM || saved == EINTR || saved == EAGAIN)
+		e->errnum = EMFILE;
+	return -1;
+}
+
+bool err_passes(const struct err *e)
+{
+	return e->cls == ERR_SYS && e->errnum == EMFILE;
 }
 
 int err_wrap(struct err *e, const char *fmt, ...)

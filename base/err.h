@@ -45,6 +45,12 @@ int err_set(struct err *e, enum err_class cls, const char *fmt, ...) __attribute
 /* Same with class SYS and errnum = errno; appends ": strerror". */
 int err_sys(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Same of a call that opens a file. What may pass (EMFILE, ENFILE, ENOMEM, EINTR, EAGAIN) all has errnum EMFILE, which comes from no write and no
+ * sync: nothing was touched, and it may be tried again. */
+int err_open(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A file could not be opened, for a reason that may pass. */
+bool err_passes(const struct err *e);
+
 /* Put "text: " in front of what is there. Returns -1. */
 int err_wrap(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

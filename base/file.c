@@ -39,7 +39,7 @@ static int open_folder_of(const char *path, struct err *e)
 	MEM_AUTO char *folder = folder_of(path);
 	const int fd = open_retry(folder, O_RDONLY | O_DIRECTORY, 0);
 
-	return fd < 0 ? err_sys(e, "%s: open", folder) : fd;
+	return fd < 0 ? err_open(e, "%s: open", folder) : fd;
 }
 
 static int sync_folder(int fd, const char *path, struct err *e)
@@ -62,7 +62,7 @@ static int write_temporary(const char *tmp, const void *data, size_t len, mode_t
 	FD_AUTO int fd = open_retry(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
 
 	if (fd < 0)
-		return err_sys(e, "create %s", tmp);
+		return err_open(e, "create %s", tmp);
 	if (fchmod(fd, mode) < 0) { /* what the umask took */
 		err_sys(e, "%s: set mode", tmp);
 		goto undo;
@@ -113,7 +113,7 @@ char *file_read_all(const char *path, size_t max, size_t *len, struct err *e)
 {
 	FD_AUTO int fd = open_retry(path, O_RDONLY, 0);
 	if (fd < 0) {
-		err_sys(e, "open %s", path);
+		err_open(e, "open %s", path);
 		return NULL;
 	}
 

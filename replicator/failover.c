@@ -35,7 +35,7 @@ struct failover {
 	json_t *phases;
 	json_t *made;   /* paths of all that may be there */
 	json_t *images; /* what they were when they had been made */
-	bool handed, raised, unknown;
+	bool handed, raised, unknown, made_room;
 };
 
 static void note(struct failover *f, const char *phase)
@@ -82,6 +82,37 @@ static struct promote_spec spec_of(struct failover *f)
 
 /* ---- look ---- */
 
+static bool is_full(const struct err *e)
+{
+	return e->cls == ERR_SYS && (e->errnum == ENOSPC || e->errnum == EDQUOT);
+}
+
+/* The latest point is in the heads. On a full disk there is, once, what was kept back for this. */
+static int settle(struct failover *f, struct err *e)
+{
+	const int64_t until = clock_mono_ns() + SETTLE_NS;
+
+	for (;;) {
+		const struct timespec moment = { .tv_nsec = 100 * NS_PER_MS };
+		struct err why = ERR_INIT;
+		if (store_settle(f->store, until, &why) == 0)
+			return 0;
+		if (is_full(&why) && f->o->make_room && !f->made_room) {
+			f->made_room = true;
+			f->o->make_room(f->o->ctx);
+			continue;
+		}
+		if (err_passes(&why) && clock_mono_ns() < until && stopped(f, &why) == 0) {
+			nanosleep(&moment, NULL);
+			continue;
+		}
+		*e = why;
+		return !is_full(e) ? -1
+				   : err_remedy(e, "make room on the disk of the replicas: the latest point is there, "
+						   "and goes into the images then");
+	}
+}
+
 static int open_point(struct failover *f, struct err *e)
 {
 	store_view_close(f->view);
@@ -90,7 +121,7 @@ static int open_point(struct failover *f, struct err *e)
 	f->xml = NULL;
 	/* The head is only the point's once all is applied. */
 	f->view = NULL;
-	if (store_settle(f->store, clock_mono_ns() + SETTLE_NS, e) < 0)
+	if (settle(f, e) < 0)
 		return -1;
 	f->view = store_view_open(f->store, f->o->seq, e);
 	if (!f->view)
@@ -338,16 +369,15 @@ static void thaw(struct failover *f)
 
 	if (!is_frozen(f) || fault_point(FAULT_FAILOVER_THAW, &e) < 0)
 		return;
-	if (!f->o->paused && f->o->ops->thaw(f->o->ops_ctx, f->uuid, &e) == 0) {
+	if (!f->o->paused && failover_thaw_ask(f->o->ops, f->o->ops_ctx, f->uuid, f->o->thaw_within_ns, &e) == 0) {
 		if (failover_note_thawed(f->o->records, &e) < 0)
 			log_warn("failover_record", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
 		return;
 	}
 	log_warn("failover_frozen", "vm=%s msg=%s", f->vm, LOG_Q(e.text));
 	snprintf(text, sizeof(text),
-		 "the guest's file systems are frozen, as they were at the point; its agent is asked again once it "
-		 "runs, or "
-		 "'virsh domfsthaw %.200s'",
+		 "the guest's file systems may be frozen, as they were at the point; its agent is asked again once it "
+		 "runs, or 'virsh domfsthaw %.200s'",
 		 f->vm);
 	json_array_append_new(f->findings, json_pack("{s:s, s:s}", "what", "frozen", "text", text));
 }

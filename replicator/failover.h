@@ -22,6 +22,7 @@
 #ifndef VMFERRY_REPLICATOR_FAILOVER_H
 #define VMFERRY_REPLICATOR_FAILOVER_H
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "replicator/failover_record.h"
 #include "replicator/promote.h"
@@ -39,9 +40,12 @@ struct failover_opts {
 	/* Program and arguments, NULL-terminated; NULL: none. VMFERRY_VM, _UUID, _FROM, _TO are in its environment. */
 	const char *const *fence;
 	int64_t fence_within_ns;
+	int64_t thaw_within_ns; /* FAILOVER_THAW_NS */
 	/* Planned: asks the source for its last checkpoint, which is committed when it returns 0, and to stay paused at `epoch`. ERR_REFUSED: it has
 	 * not, or it must not be gone on with; any other error: nobody knows. NULL: unplanned. */
 	int (*hand_over)(void *ctx, uint64_t epoch, struct err *e);
+	/* The disk of the replicas is full: lets go of what was kept back for this. Once; may be NULL. */
+	void (*make_room)(void *ctx);
 	/* {"phase", ...}; steals. May be NULL. */
 	void (*note)(void *ctx, json_t *note);
 	void *ctx;
@@ -68,10 +72,23 @@ int failover_recover(const struct failover_records *records, const struct promot
 /* Of a promoted replica: do the guest's file systems stand frozen, as they were at its point? Written down before it is started, and until it is known
  * that they are not. */
 bool failover_is_frozen(const json_t *record);
-/* Lets its guest agent thaw them: 0 if they are not frozen (any more); *thawed: by this call. -1: they still are, e says why; call again. Waits some
- * seconds for an agent that does not answer. */
-int failover_thaw(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx, bool *thawed,
-		  struct err *e);
+/* It was frozen, and when it was to be thawed it was not on this host any more, which nobody here has done. Where it runs it may be frozen still. */
+bool failover_left_frozen(const json_t *record);
+
+enum failover_thawed {
+	FAILOVER_NOT_FROZEN,
+	FAILOVER_THAWED,      /* by this call */
+	FAILOVER_LEFT_FROZEN, /* found by this call, and written down */
+};
+/* Enough for an agent that is slow to connect, and for libvirt's own bound on its answer. */
+#define FAILOVER_THAW_NS (30 * NS_PER_S)
+/* Lets its guest agent thaw them: 0 if they are not frozen (any more) as far as this host can tell. -1: they may still be, e says why; call again. Returns
+ * within within_ns, but for libvirt's answer whether it runs: a question that is not answered in time is left to itself; until it ends no other is put,
+ * and calls do not wait. */
+int failover_thaw(const struct failover_records *records, const struct promote_ops *ops, void *ops_ctx,
+		  int64_t within_ns, enum failover_thawed *how, struct err *e);
+/* ops->thaw, as above. */
+int failover_thaw_ask(const struct promote_ops *ops, void *ops_ctx, const char *uuid, int64_t within_ns, struct err *e);
 int failover_note_thawed(const struct failover_records *records, struct err *e);
 /* True once for each promotion: people are to be told that it is frozen. */
 bool failover_say_frozen(const struct failover_records *records);

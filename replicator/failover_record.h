@@ -5,9 +5,10 @@
  * While a replica is being promoted, and after, the record has
  *
  *	"promotion": {"seq", "id", "paused", "started_ns", "disks": [{"target", "path", "format", "base"}], "made": [PATH],
- *	              "images": [{"path", "mtime_ns", "size", "blocks"}], "frozen", "frozen_said"}
+ *	              "images": [{"path", "mtime_ns", "size", "blocks"}], "frozen", "frozen_said", "left_frozen"}
  *
- * "frozen": the guest's file systems are frozen in the memory that it was started with, and have not been thawed yet.
+ * "frozen": the guest's file systems are frozen in the memory that it was started with, and have not been thawed yet. "left_frozen": it was gone from this
+ * host by then.
  * "handover": its source was asked to hand it over, and whether it has is not known yet: {"epoch", "paused"}, as failover_run was asked.
  * "images": what the disks' images were when they had been made. It is written before the VM is started: without it the VM was not, and an image
  * that is another now has what a guest wrote.

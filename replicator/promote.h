@@ -59,6 +59,9 @@ struct promote_ops {
 	int (*settle)(void *ctx, const char *uuid, struct err *e);
 	/* It runs, with file systems frozen: lets its guest agent thaw them. Waits some seconds for it to be connected. */
 	int (*thaw)(void *ctx, const char *uuid, struct err *e);
+	/* thaw alone is called by a thread of its own, which may outlive the call that it is for: ctx is kept until it is let go. NULL: ctx outlives all. */
+	void (*keep)(void *ctx);
+	void (*let_go)(void *ctx);
 	/* Ends a QEMU that waits for its state, and anything half-started. Never called while it runs or is paused. */
 	int (*clear)(void *ctx, const char *uuid, struct err *e);
 	/* It runs, and is to start with this host from now on. */

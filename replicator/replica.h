@@ -84,8 +84,8 @@ int replicas_verify(struct replicas *r, const json_t *args, bool (*progress)(voi
 /* The store of a replica, which stays open until replicas_put. *record: a copy of replica.json (new reference; may be NULL). */
 struct store *replicas_get(struct replicas *r, const char *vm, json_t **record, struct err *e);
 void replicas_put(struct replicas *r, struct store *s);
-/* Before a failover, which writes down what it does: on a full disk, what was kept back for it is given up. */
-void replicas_make_room(struct replicas *r);
+/* Before a failover, which writes down what it does: on a full disk, what was kept back for it is given up. full: it was found to be. */
+void replicas_make_room(struct replicas *r, bool full);
 /* From "replica" to "promoting", with the epoch raised, durably; its session ends. Then no source is let in until the state is set again.
  * *epoch: the new one. */
 int replicas_promote(struct replicas *r, const char *uuid, uint64_t *epoch, struct err *e);

@@ -203,9 +203,9 @@ static int begin(struct replica *p, struct replica_session *s, const json_t *arg
 	json_t *volumes = volumes_json(store);
 	THREAD_LOCKED(&r->lock);
 	p->session = s;
-	*result = json_pack("{s:s, s:I, s:b, s:I, s:O?, s:o, s:I}", "session", s->id, "slots", (json_int_t)s->slots,
-			    "seeded", json_array_size(volumes) > 0, "points", (json_int_t)p->points, "last", p->last,
-			    "volumes", volumes, "space_bytes", (json_int_t)p->space_bytes);
+	*result = json_pack("{s:s, s:I, s:b, s:I, s:o?, s:o, s:I}", "session", s->id, "slots", (json_int_t)s->slots,
+			    "seeded", json_array_size(volumes) > 0, "points", (json_int_t)p->points, "last",
+			    json_deep_copy(p->last), "volumes", volumes, "space_bytes", (json_int_t)p->space_bytes);
 	return 0;
 }
 

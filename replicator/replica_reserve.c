@@ -51,10 +51,10 @@ bool replica_reserve_give(struct replicas *r)
 	return true;
 }
 
-void replicas_make_room(struct replicas *r)
+void replicas_make_room(struct replicas *r, bool full)
 {
 	struct statvfs st;
 
-	if (statvfs(r->replica_dir, &st) == 0 && (uint64_t)st.f_bavail * st.f_frsize < (uint64_t)RESERVE)
+	if (full || (statvfs(r->replica_dir, &st) == 0 && (uint64_t)st.f_bavail * st.f_frsize < (uint64_t)RESERVE))
 		replica_reserve_give(r);
 }

@@ -25,9 +25,12 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 		}
 		if (epoch_check_readable(p->record, e) < 0)
 			return -1;
-		*result = json_pack("{s:O, s:O, s:O, s:I, s:O?}", "epoch", json_object_get(p->record, "epoch"), "state",
-				    json_object_get(p->record, "state"), "from", json_object_get(p->record, "from"),
-				    "points", (json_int_t)p->points, "last", p->last);
+		json_t *ours = json_pack("{s:O, s:O, s:O, s:I, s:O?}", "epoch", json_object_get(p->record, "epoch"),
+					 "state", json_object_get(p->record, "state"), "from",
+					 json_object_get(p->record, "from"), "points", (json_int_t)p->points, "last",
+					 p->last);
+		*result = json_deep_copy(ours);
+		json_decref(ours);
 		if (json_is_object(json_object_get(p->record, "handover")))
 			json_object_set_new(*result, "handover", json_true());
 		if (p->store)
@@ -44,7 +47,7 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 	struct replica *p = replica_find_locked(r, uuid);
 	if (p) {
 		json_object_set_new(*result, "points", json_integer((json_int_t)p->points));
-		json_object_set(*result, "last", p->last ? p->last : json_null());
+		json_object_set_new(*result, "last", p->last ? json_deep_copy(p->last) : json_null());
 	}
 	return 0;
 }
@@ -62,9 +65,12 @@ static const char *shown_state(const struct replica *p, const char **reason)
 	}
 	if (strcmp(state, "promoted") == 0) {
 		if (failover_is_frozen(p->record))
-			*reason = "the guest's file systems are frozen, as they were at the point: its agent is asked "
-				  "again "
-				  "and again; 'virsh domfsthaw' does it by hand";
+			*reason = "the guest's file systems may be frozen, as they were at the point: its agent is "
+				  "asked again and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if "
+				  "that does not end either";
+		else if (failover_left_frozen(p->record))
+			*reason = "it was gone from this host before its file systems could be thawed: 'virsh "
+				  "domfsthaw' where it runs";
 		return "promoted";
 	}
 	if (p->session && p->session->receive)
@@ -84,16 +90,16 @@ static json_t *status_of(struct replica *p, const struct store_usage *u)
 		reason = seed;
 	}
 	const struct replica_session *ss = p->session;
-	/* Of a record of whatever age: what is not in it is left out, or 0. */
-	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:O*}", "vm", field_text(p->record, "vm"),
+	/* Of a record of whatever age: what is not in it is left out, or 0. Copies: what is ours goes with a lock that who has the answer does not hold. */
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:o*}", "vm", field_text(p->record, "vm"),
 			      "uuid", p->uuid, "host", field_text(p->record, "from"), "role", "target", "state", state,
 			      "reason", reason, "points", (json_int_t)p->points, "epoch",
 			      json_integer_value(json_object_get(p->record, "epoch")), "rpo_target_ms",
-			      json_object_get(p->record, "rpo_ms"));
+			      json_deep_copy(json_object_get(p->record, "rpo_ms")));
 
 	if (p->last) {
 		const int64_t instant = json_integer_value(json_object_get(p->last, "instant_ns"));
-		json_object_set(o, "last_point", p->last);
+		json_object_set_new(o, "last_point", json_deep_copy(p->last));
 		json_object_set_new(o, "rpo_ms", json_integer((clock_wall_ns() - instant) / NS_PER_MS));
 	}
 	if (ss)

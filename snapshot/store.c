@@ -181,41 +181,26 @@ static void remove_strays(struct store *s)
 	closedir(d);
 }
 
-static int open_head(struct store *s, const struct store_volset *set, struct err *e)
+static int open_head(struct store *s, const struct store_volset *set, bool known, struct err *e)
 {
 	for (size_t i = 0; i < set->n; i++)
-		if (store_heads_ensure(s, set->v[i].id, e) < 0)
+		if (store_heads_ensure(s, set->v[i].id, known, e) < 0)
 			return -1;
 	return 0;
 }
 
 static int open_heads(struct store *s, struct err *e)
 {
-	if (open_head(s, s->applied_volumes, e) < 0)
+	if (open_head(s, s->applied_volumes, true, e) < 0)
 		return -1;
 	for (size_t i = 0; i < s->n_points; i++)
-		if (open_head(s, s->points[i]->volumes, e) < 0)
+		if (open_head(s, s->points[i]->volumes, s->points[i]->seq <= s->applied, e) < 0)
 			return -1;
 	for (size_t i = 0; i < s->n_pending; i++)
-		if (open_head(s, s->pending[i]->volumes, e) < 0)
+		if (open_head(s, s->pending[i]->volumes, false, e) < 0)
 			return -1;
 	remove_strays(s);
 	return 0;
-}
-
-/* Of format 1: what the catalogue says is written as it is written now, and only then the store is one of this format. */
-static int convert(struct store *s, struct err *e)
-{
-	if (store_checkpoint(s, true, e) < 0)
-		return -1;
-	return store_meta_write_vm(s, e) < 0 ? err_wrap(e, "convert from format 1") : 0;
-}
-
-/* Also where a crash came in between. */
-static void remove_old_catalogue(const struct store *s)
-{
-	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
-	sys.unlink(path);
 }
 
 static int load(struct store *s, struct err *e)
@@ -224,13 +209,13 @@ static int load(struct store *s, struct err *e)
 
 	if (store_meta_read_vm(s, &format, e) < 0)
 		return -1;
-	if ((format == STORE_FORMAT_1 ? store_meta_load_1(s, e) : store_catalogue_load(s, e)) < 0)
+	s->catalogue.format_1 = format == STORE_FORMAT_1;
+	if ((s->catalogue.format_1 ? store_meta_load_1(s, e) : store_catalogue_load(s, e)) < 0)
 		return -1;
 	s->last_point = s->n_points > 0 ? s->points[s->n_points - 1]->seq : 0;
 	store_journal_init(&s->journal, s->dir, s->id, s->opts.segment_bytes, &s->lock);
-	if (format == STORE_FORMAT_1 && convert(s, e) < 0)
-		return -1;
-	remove_old_catalogue(s);
+	if (!s->catalogue.format_1)
+		store_catalogue_remove_old(s); /* a crash came in between */
 	return 0;
 }
 
@@ -248,8 +233,9 @@ struct store *store_open(const char *dir, const struct store_opts *opts, struct 
 	if (store_undo_scan(s, e) < 0 || store_recover(s, e) < 0 || open_heads(s, e) < 0 || store_rollback(s, e) < 0)
 		goto fail;
 	/* On a full disk it is opened all the same, for what frees space there, and for a failover: the next checkpoint does it. */
-	if ((s->redo.segment != was.segment || s->catalogue.torn) && store_checkpoint(s, true, e) < 0) {
-		if (e->errnum != ENOSPC && e->errnum != EDQUOT)
+	if ((s->redo.segment != was.segment || s->catalogue.torn || s->catalogue.format_1) &&
+	    store_checkpoint(s, true, e) < 0) {
+		if (!store_may_pass(e))
 			goto fail;
 		err_clear(e);
 	}
@@ -343,20 +329,20 @@ bool store_was_damaged(const struct store *s)
 static int wait_applied(struct store *s, int64_t deadline_ns, struct err *e)
 {
 	THREAD_LOCKED(&s->lock);
-	err_clear(&s->stalled);
-	s->poke++;
+	const uint64_t poke = ++s->poke;
 	pthread_cond_broadcast(&s->changed);
 	while (s->n_pending > 0 || s->busy) {
 		if (err_is_set(&s->poison)) {
 			*e = s->poison;
 			return err_wrap(e, "%s: apply", s->dir);
 		}
-		if (thread_cond_wait_until(&s->changed, &s->lock, deadline_ns) == 0)
-			continue;
-		if (err_is_set(&s->stalled)) {
+		/* An attempt that began after we came: not one that was failing already. */
+		if (err_is_set(&s->stalled) && s->tried >= poke) {
 			*e = s->stalled;
 			return err_wrap(e, "%s: apply", s->dir);
 		}
+		if (thread_cond_wait_until(&s->changed, &s->lock, deadline_ns) == 0)
+			continue;
 		return err_set(e, ERR_CANCELLED, "%s: not all applied in time", s->dir);
 	}
 	return 0;
@@ -398,7 +384,7 @@ int store_usage(struct store *s, struct store_usage *out, struct err *e)
 				     .head_bytes = folder_bytes(s, "heads") + folder_bytes(s, "files") };
 	THREAD_LOCKED(&s->lock);
 	for (size_t i = 0; i < s->n_undos; i++)
-		out->undo_bytes += s->undos[i].bytes;
+		out->undo_bytes += store_undo_bytes(s, &s->undos[i]);
 	out->pending_txns = s->n_pending;
 	return 0;
 }

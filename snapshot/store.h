@@ -10,7 +10,7 @@
  *
  * One process at a time (a lock file says so). All calls may come from any thread unless said otherwise. Only one transaction at a time.
  * What fails leaves the last committed points good; after a failed write or fsync the store refuses further transactions (poisoned)
- * until it is opened again.
+ * until it is opened again. A full disk, or a file that cannot be opened just now, is waited for: the applier tries again.
  */
 #ifndef VMFERRY_SNAPSHOT_STORE_H
 #define VMFERRY_SNAPSHOT_STORE_H
@@ -45,7 +45,7 @@ struct store;
 /* Makes a new, empty replica in `dir` (which must not exist or be empty), durably. vm: JSON object kept as is ("uuid", "name", ...). */
 struct store *store_create(const char *dir, const struct store_opts *opts, const json_t *vm, struct err *e);
 /* Opens and recovers: journal up to the first record that does not verify; committed transactions that were not applied are applied, or may not have been.
- * A store of format 1 becomes one of today's. */
+ * A store of format 1 becomes one of today's, now or once there is room for that. */
 struct store *store_open(const char *dir, const struct store_opts *opts, struct err *e);
 /* Of the journal, what did not verify when the store was opened, and was cut off: the rest of a transaction that was not committed, if the host
  * crashed; otherwise damage. */
@@ -82,7 +82,8 @@ int store_commit(struct store_txn *t, const json_t *meta, uint64_t *seq, struct 
 void store_txn_make_part(struct store_txn *t);
 /* As if it had never been. NULL is fine. */
 void store_abort(struct store_txn *t);
-/* Waits until everything committed is applied to the heads, and makes that durable: opening the store again does not write to them. */
+/* Waits until everything committed is applied to the heads, and makes that durable: opening the store again does not write to them. What waits for space, or
+ * for a file that cannot be opened just now, is tried at once; if that fails again, so does this (ENOSPC, EDQUOT; err_passes), and may be called again. */
 int store_settle(struct store *s, int64_t deadline_ns, struct err *e);
 
 /* ---- points ---- */
@@ -90,8 +91,8 @@ struct store_point {
 	uint64_t seq;
 	int64_t committed_ns; /* wall clock */
 	uint64_t bytes;       /* of the transaction in the journal */
-	uint64_t undo_bytes;  /* before-images from this point to the next one: what the oldest point alone keeps on disk */
-	json_t *meta;         /* borrowed until store_points_free */
+	uint64_t undo_bytes; /* before-images from this point to the next one: what the oldest point alone keeps on disk */
+	json_t *meta;        /* borrowed until store_points_free */
 };
 /* Oldest first. */
 int store_points(struct store *s, struct store_point **out, size_t *n, struct err *e);
@@ -111,7 +112,8 @@ uint64_t store_view_seq(const struct store_view *v);
 const json_t *store_view_meta(const struct store_view *v);
 size_t store_view_volumes(const struct store_view *v, struct store_volume *out, size_t max);
 /* n consecutive blocks into out (n * 4096 bytes). zero (may be NULL): n flags, true where a block is all zeros. */
-int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero, struct err *e);
+int store_view_read(struct store_view *v, uint32_t volume, uint64_t block, size_t n, uint8_t *out, bool *zero,
+		    struct err *e);
 /* A whole file; NUL-terminated heap block, the caller frees it. ERR_CONFIG if there is none of that name. */
 char *store_view_file(struct store_view *v, const char *name, size_t *len, struct err *e);
 
@@ -129,7 +131,8 @@ struct store_usage {
 	uint64_t pending_txns;                          /* committed, not applied yet */
 };
 int store_usage(struct store *s, struct store_usage *out, struct err *e);
-/* Reads everything, checks every checksum. progress(ctx, done, total) may be NULL; returning false stops (ERR_CANCELLED). ERR_CORRUPT says what and where. */
+/* Reads everything, checks every checksum. progress(ctx, done, total) may be NULL; returning false stops (ERR_CANCELLED). ERR_CORRUPT says what and where. Of a
+ * transaction that waits for space to go on into the heads, what the journal has is checked, and not what it may have left in them. */
 int store_verify(struct store *s, bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, struct err *e);
 
 #endif

@@ -1,6 +1,6 @@
 /* The applier: one committed transaction after the other goes into the heads. Every step can be done again after a crash. */
 #include "base/clock.h"
-#include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "snapshot/store_impl.h"
 
@@ -167,12 +167,12 @@ static void mark_applied(struct store *s, struct store_pending *p)
 	pthread_cond_broadcast(&s->changed);
 }
 
-/* p: NULL when it is in the heads and only the rest is to be done again. */
+/* p: NULL when all is in the heads and only the checkpoint is to be done again. */
 static int apply(struct store *s, struct store_pending *p, struct err *e)
 {
 	if (p) {
 		for (size_t i = 0; i < p->volumes->n; i++)
-			if (store_heads_ensure(s, p->volumes->v[i].id, e) < 0)
+			if (store_heads_ensure(s, p->volumes->v[i].id, false, e) < 0)
 				return -1;
 		if (keep_before(s, p, e) < 0 || write_files(s, p, e) < 0 || write_heads(s, p, e) < 0)
 			return -1;
@@ -184,16 +184,18 @@ static int apply(struct store *s, struct store_pending *p, struct err *e)
 	return due ? store_checkpoint(s, false, e) : 0;
 }
 
-static bool is_full(const struct err *e)
+bool store_may_pass(const struct err *e)
 {
-	return e->cls == ERR_SYS && (e->errnum == ENOSPC || e->errnum == EDQUOT);
+	return err_passes(e) || (e->cls == ERR_SYS && (e->errnum == ENOSPC || e->errnum == EDQUOT));
 }
 
 /* Under lock. Waits for a reason to try again. */
-static void wait_for_space(struct store *s, uint64_t poke, const struct err *e)
+static void wait_to_pass(struct store *s, uint64_t poke, const struct err *e)
 {
 	const int64_t until = clock_mono_ns() + NS_PER_S;
 
+	if (!err_is_set(&s->stalled))
+		log_warn("store_stalled", "store=%s msg=%s", s->dir, LOG_Q(e->text));
 	s->stalled = *e;
 	s->tried = poke;
 	pthread_cond_broadcast(&s->changed);
@@ -217,7 +219,7 @@ void *store_apply_main(void *arg)
 			continue;
 		}
 		struct err e = ERR_INIT;
-		struct store_pending *p = unsaved ? NULL : s->pending[0];
+		struct store_pending *p = s->n_pending > 0 ? s->pending[0] : NULL;
 		s->busy = true;
 		const uint64_t applied = s->applied, poke = s->poke;
 		pthread_mutex_unlock(&s->lock);
@@ -230,12 +232,12 @@ void *store_apply_main(void *arg)
 			err_clear(&s->stalled);
 			continue;
 		}
-		if (is_full(&e) && s->stopping)
+		if (store_may_pass(&e) && s->stopping)
 			break;
-		if (is_full(&e))
-			wait_for_space(s, poke, &e);
-		else
+		if (!store_may_pass(&e))
 			store_poison(s, &e);
+		else if (!unsaved || s->n_pending == 0) /* a checkpoint that failed keeps nothing out of the heads */
+			wait_to_pass(s, poke, &e);
 	}
 	s->busy = false;
 	pthread_cond_broadcast(&s->changed);

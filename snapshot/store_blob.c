@@ -21,7 +21,7 @@ struct store_blob *store_blob_open(const char *path, int flags, struct err *e)
 		fd = sys.open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
 	} while (fd < 0 && errno == EINTR);
 	if (fd < 0) {
-		err_sys(e, "open %s", path);
+		err_open(e, "open %s", path);
 		return NULL;
 	}
 	struct store_blob *b = mem_alloc(sizeof(*b));

@@ -159,9 +159,19 @@ int store_catalogue_load(struct store *s, struct err *e)
 	return 0;
 }
 
+void store_catalogue_remove_old(const struct store *s)
+{
+	MEM_AUTO char *path = mem_printf("%s/catalogue.json", s->dir);
+	sys.unlink(path);
+}
+
 int store_catalogue_check(struct store *s, struct err *e)
 {
 	THREAD_LOCKED(&s->saving);
+	if (store_meta_check(s, e) < 0)
+		return -1;
+	if (s->catalogue.format_1)
+		return 0;
 	MEM_AUTO char *path = catalogue_path(s);
 	size_t len = 0, end = 0, first = 0;
 	MEM_AUTO char *text = file_read_all(path, CATALOGUE_MAX, &len, e);
@@ -233,28 +243,46 @@ static void begin(struct store *s, struct checkpoint *c)
 	put_points(s, c);
 }
 
+/* One that is not there is listed by nobody any more. */
+static int sync_file(const struct store *s, uint64_t seq, struct err *e)
+{
+	MEM_AUTO char *path = store_files_path(s, seq);
+	struct err why = ERR_INIT;
+	struct store_blob *b = store_blob_open(path, O_RDONLY, &why);
+
+	if (!b && why.errnum == ENOENT)
+		return 0;
+	if (!b)
+		*e = why;
+	const int rc = b ? store_blob_sync(b, false, e) : -1;
+	store_blob_unref(b);
+	return rc;
+}
+
 /* What the catalogue is going to say is in the heads, and in files. */
 static int sync_applied(const struct store *s, const struct checkpoint *c, struct err *e)
 {
 	for (size_t i = 0; i < c->n_heads; i++)
 		if (store_head_sync(c->heads[i], e) < 0)
 			return -1;
-	for (size_t i = 0; i < c->n_files; i++) {
-		MEM_AUTO char *path = store_files_path(s, c->files[i]);
-		struct err why = ERR_INIT;
-		struct store_blob *b = store_blob_open(path, O_RDONLY, &why);
-		/* Nobody lists it any more. */
-		if (!b && why.errnum == ENOENT)
-			continue;
-		if (!b)
-			*e = why;
-		const int rc = b ? store_blob_sync(b, false, e) : -1;
-		store_blob_unref(b);
-		if (rc < 0)
+	for (size_t i = 0; i < c->n_files; i++)
+		if (sync_file(s, c->files[i], e) < 0)
 			return -1;
-	}
 	MEM_AUTO char *inside = store_files_path(s, 0);
 	return c->n_files > 0 ? file_sync_folder_of(inside, e) : 0;
+}
+
+/* A file could not be opened: what begin() took is the next checkpoint's. Under lock. */
+static void give_back(struct store *s, const struct checkpoint *c)
+{
+	for (size_t i = 0; i < c->n_heads; i++)
+		c->heads[i]->unsynced = true;
+	if (c->n_files == 0)
+		return;
+	const size_t n = s->n_unsynced_files + c->n_files;
+	s->unsynced_files = mem_realloc_array(s->unsynced_files, n, sizeof(uint64_t));
+	memcpy(s->unsynced_files + s->n_unsynced_files, c->files, c->n_files * sizeof(uint64_t));
+	s->n_unsynced_files = n;
 }
 
 static int put_line(const struct store *s, struct buf *b, uint64_t seed, const json_t *line, struct err *e)
@@ -304,6 +332,16 @@ static int write_whole(struct store *s, const struct checkpoint *c, struct err *
 	return 0;
 }
 
+/* The catalogue is there as it is written now, and nothing that the old one needs is gone: only with vm.json the new one counts. */
+static int convert(struct store *s, struct err *e)
+{
+	if (store_meta_write_vm(s, e) < 0)
+		return err_wrap(e, "convert from format 1");
+	s->catalogue.format_1 = false;
+	store_catalogue_remove_old(s);
+	return 0;
+}
+
 static int append(struct store *s, const struct checkpoint *c, struct err *e)
 {
 	struct store_catalogue *cat = &s->catalogue;
@@ -346,7 +384,7 @@ static bool has_grown(const struct store_catalogue *c)
 
 static int checkpoint(struct store *s, bool whole, struct err *e)
 {
-	struct checkpoint c = { .whole = whole || !s->catalogue.blob };
+	struct checkpoint c = { .whole = whole || !s->catalogue.blob || s->catalogue.format_1 };
 	int rc = 0;
 
 	if (c.whole && getrandom(&c.salt, sizeof(c.salt), 0) != (ssize_t)sizeof(c.salt))
@@ -364,11 +402,17 @@ static int checkpoint(struct store *s, bool whole, struct err *e)
 	const bool synced = sync_applied(s, &c, e) == 0;
 	if (synced)
 		rc = c.whole ? write_whole(s, &c, e) : append(s, &c, e);
+	if (synced && rc == 0 && s->catalogue.format_1)
+		rc = convert(s, e);
 	pthread_mutex_lock(&s->lock);
-	if (!synced)
+	if (!synced && err_passes(e)) {
+		give_back(s, &c);
+		rc = -1;
+	} else if (!synced) {
 		rc = store_poison(s, e); /* what is in them is not known any more */
-	else if (rc == 0)
+	} else if (rc == 0) {
 		finish(s, &c);
+	}
 	pthread_mutex_unlock(&s->lock);
 	for (size_t i = 0; i < c.n_heads; i++)
 		store_head_unref(c.heads[i]);

@@ -38,8 +38,21 @@ struct store_head *store_heads_find(struct store *s, uint32_t id)
 	return NULL;
 }
 
-int store_heads_ensure(struct store *s, uint32_t id, struct err *e)
+static struct store_blob *open_or_make(const char *path, bool known, bool *made, struct err *e)
 {
+	struct err why = ERR_INIT;
+	struct store_blob *b = known ? store_blob_open(path, O_RDWR, &why) : NULL;
+
+	if (b)
+		return b;
+	*made = true;
+	return store_blob_open(path, O_RDWR | O_CREAT, e);
+}
+
+int store_heads_ensure(struct store *s, uint32_t id, bool known, struct err *e)
+{
+	bool made = false;
+
 	pthread_mutex_lock(&s->lock);
 	const bool there = store_heads_find(s, id) != NULL;
 	pthread_mutex_unlock(&s->lock);
@@ -50,9 +63,9 @@ int store_heads_ensure(struct store *s, uint32_t id, struct err *e)
 	struct store_head *h = mem_alloc(sizeof(*h));
 	h->refs = 1;
 	h->id = id;
-	h->data = store_blob_open(raw, O_RDWR | O_CREAT, e);
-	h->sums = h->data ? store_blob_open(sums, O_RDWR | O_CREAT, e) : NULL;
-	if (!h->sums || file_sync_folder_of(raw, e) < 0) {
+	h->data = open_or_make(raw, known, &made, e);
+	h->sums = h->data ? open_or_make(sums, known, &made, e) : NULL;
+	if (!h->sums || (made && file_sync_folder_of(raw, e) < 0)) {
 		store_head_unref(h);
 		return -1;
 	}

@@ -270,8 +270,8 @@ struct store_head *store_head_ref(struct store_head *h);
 void store_head_unref(struct store_head *h);
 /* Under store.lock; borrowed, NULL if there is none. */
 struct store_head *store_heads_find(struct store *s, uint32_t id);
-/* Opens what is there, or makes it. */
-int store_heads_ensure(struct store *s, uint32_t id, struct err *e);
+/* Opens what is there, or makes it; durable by name then. known: a catalogue lists it, and it was made long ago. */
+int store_heads_ensure(struct store *s, uint32_t id, bool known, struct err *e);
 /* A stretch of a head's checksums, read and written at once: what is changed comes in order. One thread's. */
 #define STORE_SUMS 2048u
 struct store_sums {
@@ -314,11 +314,13 @@ int store_blocks_check(uint64_t salt, uint32_t volume, uint64_t block, size_t n,
 /* ---- store_undo ---- */
 struct store_undo {
 	uint64_t from, to;
-	uint64_t bytes;
-	bool bad; /* its trailer does not verify */
+	uint64_t bytes; /* 0: not asked for yet (store_undo_bytes) */
+	bool bad;       /* was read, and does not verify */
 };
-/* Lists and checks undo/; removes temporaries and what a merge left behind. */
+/* Lists undo/; removes temporaries and what a merge left behind. */
 int store_undo_scan(struct store *s, struct err *e);
+/* Of the file; 0 if it is not there. Under lock. */
+uint64_t store_undo_bytes(const struct store *s, struct store_undo *u);
 struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to, struct err *e);
 /* Before-images of what the transaction overwrites; durable when it returns. */
 struct store_layer *store_undo_make(struct store *s, const struct store_pending *p, const struct store_volset *before,
@@ -335,6 +337,7 @@ int store_meta_write_vm(const struct store *s, struct err *e);
 int store_meta_read_vm(struct store *s, unsigned *format, struct err *e);
 /* Of a store of format 1: its state and all points. */
 int store_meta_load_1(struct store *s, struct err *e);
+/* vm.json, and a catalogue of format 1 where that is what counts. Under saving. */
 int store_meta_check(struct store *s, struct err *e);
 /* The state: applied, redo, next_volume, volumes, files. Under lock. */
 json_t *store_meta_state(const struct store *s);
@@ -351,15 +354,19 @@ int store_meta_check_format(const char *path, const json_t *j, struct err *e);
 struct store_catalogue {
 	struct store_blob *blob; /* NULL: the next one is written whole */
 	uint64_t salt, len, whole_len;
-	bool torn; /* when it was opened there was more, which does not verify */
+	bool torn;     /* when it was opened there was more, which does not verify */
+	bool format_1; /* what counts is catalogue.json still: the next checkpoint converts the store */
 };
 void store_catalogue_fini(struct store_catalogue *c);
 int store_catalogue_load(struct store *s, struct err *e);
+/* And vm.json. */
 int store_catalogue_check(struct store *s, struct err *e);
+/* catalogue.json, which does not count any more. */
+void store_catalogue_remove_old(const struct store *s);
 /* One line of it: what is before the newline. False: does not verify. */
 bool store_catalogue_verify(uint64_t seed, const char *line, size_t len, const char **json, size_t *json_len);
 /* What is applied becomes durable: heads, files, then the catalogue says so; takes store.saving. whole: writes the catalogue anew. After a sync of
- * heads or files that failed the store is poisoned. */
+ * heads or files that failed the store is poisoned; where one could not be opened for a reason that may pass, nothing has changed. */
 int store_checkpoint(struct store *s, bool whole, struct err *e);
 /* Transactions are applied that it does not list. Under lock. */
 bool store_checkpoint_due(const struct store *s);
@@ -443,6 +450,8 @@ struct store {
 };
 
 int store_poison(struct store *s, const struct err *e); /* under lock; -1 */
+/* No room, or a file that cannot be opened just now: nothing is in doubt, and the applier tries again. */
+bool store_may_pass(const struct err *e);
 void store_entry_free(struct store_entry *p);
 /* Points or views older than seq. Under lock. */
 bool store_points_need(const struct store *s, uint64_t seq);

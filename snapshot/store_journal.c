@@ -157,7 +157,7 @@ static int new_segment(struct store_journal *j, struct err *e)
 	if (store_blob_write(b, 0, head, sizeof(head), e) < 0)
 		goto fail;
 	if (file_sync_folder_of(path, e) < 0) {
-		j->sync_failed = true;
+		j->sync_failed = !err_passes(e);
 		goto fail;
 	}
 	j->cur = store_journal_add(j, b, number, salt, sizeof(head));

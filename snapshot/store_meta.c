@@ -198,14 +198,17 @@ json_t *store_meta_entry(const struct store_entry *p)
 			 volumes_json(p->volumes), "files", files_json(p->files));
 }
 
-static struct store_entry *entry_from(const json_t *o)
+/* Most list the same volumes as the one before them, `last` and what was said of it: they share them. */
+static struct store_entry *entry_from(const json_t *o, const json_t *before, const struct store_entry *last)
 {
 	struct store_entry *p = mem_alloc(sizeof(*p));
 	uint64_t when = 0;
 	json_t *meta = json_object_get(o, "meta");
+	const json_t *volumes = json_object_get(o, "volumes");
 
 	const bool numbered = store_meta_u64(o, "seq", TXN_MAX, &p->seq);
-	p->volumes = volumes_from(json_object_get(o, "volumes"));
+	p->volumes = last && json_equal(volumes, json_object_get(before, "volumes")) ? store_volset_ref(last->volumes)
+										     : volumes_from(volumes);
 	p->files = files_from(json_object_get(o, "files"), p->seq);
 	p->meta = json_incref(meta);
 	if (p->volumes && p->files && json_is_object(meta) && numbered &&
@@ -282,10 +285,13 @@ static bool insert_point(struct store *s, struct store_entry *p)
 
 int store_meta_take_points(struct store *s, const json_t *a)
 {
+	struct store_entry *last = NULL;
+
 	for (size_t i = 0; i < json_array_size(a); i++) {
-		struct store_entry *p = entry_from(json_array_get(a, i));
+		struct store_entry *p = entry_from(json_array_get(a, i), i ? json_array_get(a, i - 1) : NULL, last);
 		if (!p || !insert_point(s, p))
 			return -1;
+		last = p;
 	}
 	return json_is_array(a) ? 0 : -1;
 }
@@ -309,9 +315,14 @@ int store_meta_load_1(struct store *s, struct err *e)
 
 int store_meta_check(struct store *s, struct err *e)
 {
-	MEM_AUTO char *path = mem_printf("%s/vm.json", s->dir);
-	json_t *j = read_sealed(path, e);
+	static const char *const names[] = { "vm.json", "catalogue.json" };
 
-	json_decref(j);
-	return j ? 0 : -1;
+	for (size_t i = 0; i < (s->catalogue.format_1 ? 2u : 1u); i++) {
+		MEM_AUTO char *path = mem_printf("%s/%s", s->dir, names[i]);
+		json_t *j = read_sealed(path, e);
+		if (!j)
+			return -1;
+		json_decref(j);
+	}
+	return 0;
 }

@@ -54,7 +54,7 @@ static uint64_t undo_between(const struct store *s, uint64_t after, uint64_t unt
 	while (*k < s->n_undos && s->undos[*k].from <= after)
 		(*k)++;
 	for (size_t i = *k; i < s->n_undos && s->undos[i].to <= until; i++)
-		n += s->undos[i].bytes;
+		n += store_undo_bytes(s, &s->undos[i]);
 	return n;
 }
 
@@ -129,14 +129,17 @@ static bool may_merge(const struct store *s, const struct store_undo *x, const s
 
 /* From [*first, end), whose neighbours may be merged, those that are worth it: from the newest back, as long as the next is not much larger than all
  * that are newer. How many. */
-static size_t worth_merging(const struct store_undo *u, size_t first, size_t end, size_t *begin)
+static size_t worth_merging(const struct store *s, size_t first, size_t end, size_t *begin)
 {
-	uint64_t bytes = u[end - 1].bytes;
+	uint64_t bytes = store_undo_bytes(s, &s->undos[end - 1]);
 	size_t n = 1;
 
-	while (end - n > first && n < MERGE_MAX &&
-	       (u[end - n - 1].bytes <= MERGE_ALWAYS || u[end - n - 1].bytes / MERGE_RATIO <= bytes))
-		bytes += u[end - ++n].bytes;
+	for (; end - n > first && n < MERGE_MAX; n++) {
+		const uint64_t next = store_undo_bytes(s, &s->undos[end - n - 1]);
+		if (next > MERGE_ALWAYS && next / MERGE_RATIO > bytes)
+			break;
+		bytes += next;
+	}
 	*begin = end - n;
 	return n;
 }
@@ -148,7 +151,7 @@ static size_t find_run(const struct store *s, uint64_t from, struct store_undo o
 		size_t end = i + 1, begin = 0;
 		while (end < s->n_undos && may_merge(s, &s->undos[end - 1], &s->undos[end]))
 			end++;
-		const size_t n = s->undos[i].from >= from ? worth_merging(s->undos, i, end, &begin) : 0;
+		const size_t n = s->undos[i].from >= from ? worth_merging(s, i, end, &begin) : 0;
 		if (n > 1) {
 			memcpy(out, &s->undos[begin], n * sizeof(out[0]));
 			return n;

@@ -132,7 +132,11 @@ static int maker_finish(struct maker *m, const struct store *s, uint64_t *bytes,
 	if (sys.rename(m->tmp, m->path) < 0)
 		return err_sys(e, "rename %s", m->tmp);
 	*bytes = m->at + index.len;
-	return file_sync_folder_of(m->path, e);
+	if (file_sync_folder_of(m->path, e) == 0)
+		return 0;
+	/* Nobody lists it: beside those that it was to replace it would be in the way of what becomes of them. */
+	sys.unlink(m->path);
+	return -1;
 }
 
 /* Also after a failure: then nothing of it is left. */
@@ -304,11 +308,11 @@ static int decode_index(struct store_layer *l, struct store_blob *b, const struc
 	return 0;
 }
 
-struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to, struct err *e)
+static struct store_layer *load(const struct store *s, uint64_t from, uint64_t to, struct err *e)
 {
 	MEM_AUTO char *path = store_undo_path(s, from, to);
 	MEM_AUTO uint8_t *index = NULL;
-	struct shape sh;
+	struct shape sh = { 0 };
 	struct store_blob *b = store_blob_open(path, O_RDONLY, e);
 	struct store_layer *l = NULL;
 
@@ -333,6 +337,37 @@ struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to,
 out:
 	store_blob_unref(b);
 	return l;
+}
+
+static void mark_bad(struct store *s, uint64_t from, uint64_t to)
+{
+	THREAD_LOCKED(&s->lock);
+	for (size_t i = 0; i < s->n_undos; i++)
+		if (s->undos[i].from == from && s->undos[i].to == to)
+			s->undos[i].bad = true;
+}
+
+struct store_layer *store_undo_load(struct store *s, uint64_t from, uint64_t to, struct err *e)
+{
+	struct err why = ERR_INIT;
+	struct store_layer *l = load(s, from, to, &why);
+
+	if (l)
+		return l;
+	if (why.cls == ERR_CORRUPT)
+		mark_bad(s, from, to);
+	*e = why;
+	return NULL;
+}
+
+uint64_t store_undo_bytes(const struct store *s, struct store_undo *u)
+{
+	MEM_AUTO char *path = u->bytes ? NULL : store_undo_path(s, u->from, u->to);
+	struct stat st;
+
+	if (path && stat(path, &st) == 0)
+		u->bytes = (uint64_t)st.st_size;
+	return u->bytes;
 }
 
 /* All of them as one. Who looks from before the first wants what was first: the older before-image wins. */
@@ -388,32 +423,56 @@ int store_undo_merge(struct store *s, const struct store_undo *u, size_t n, uint
 	return rc;
 }
 
-/* What is inside another one's range was merged into it, and not removed any more. */
+/* Of each other's range, the longer one first. */
+static int by_range(const void *a, const void *b)
+{
+	const struct store_undo *x = a, *y = b;
+	if (x->from != y->from)
+		return x->from < y->from ? -1 : 1;
+	return x->to > y->to ? -1 : x->to < y->to;
+}
+
+static void remove_file(const struct store *s, const struct store_undo *u)
+{
+	MEM_AUTO char *path = store_undo_path(s, u->from, u->to);
+	sys.unlink(path);
+}
+
+/* u lies within *outer, and one of them goes: the parts, unless what they were merged into has rotted. Cannot be read: both stay. True: u goes. */
+static bool is_merged(struct store *s, struct store_undo *outer, const struct store_undo *u)
+{
+	struct err why = ERR_INIT;
+	struct store_layer *l = store_undo_load(s, outer->from, outer->to, &why);
+	const bool good = l != NULL;
+
+	store_layer_unref(l);
+	if (good)
+		remove_file(s, u);
+	else if (why.cls == ERR_CORRUPT)
+		remove_file(s, outer);
+	return good;
+}
+
+/* What is inside another one's range was merged into it, and not removed any more. They are in order, and no two that stay overlap. */
 static void drop_merged(struct store *s)
 {
+	size_t kept = 0;
+
 	for (size_t i = 0; i < s->n_undos; i++) {
 		const struct store_undo u = s->undos[i];
-		bool inside = false;
-		for (size_t k = 0; k < s->n_undos; k++) {
-			const struct store_undo *w = &s->undos[k];
-			inside |= k != i && !w->bad && w->from <= u.from && u.to <= w->to;
-		}
-		if (!inside)
+		struct store_undo *last = kept > 0 ? &s->undos[kept - 1] : NULL;
+		if (last && u.to <= last->to && is_merged(s, last, &u))
 			continue;
-		MEM_AUTO char *path = store_undo_path(s, u.from, u.to);
-		sys.unlink(path);
-		memmove(&s->undos[i], &s->undos[i + 1], (s->n_undos - i - 1) * sizeof(s->undos[0]));
-		s->n_undos--;
-		i--;
+		if (last && u.to <= last->to && last->bad)
+			kept--;
+		s->undos[kept++] = u;
 	}
+	s->n_undos = kept;
 }
 
 static int scan_one(struct store *s, const char *folder, const char *name, struct err *e)
 {
 	struct store_undo u = { 0 };
-	struct shape sh;
-	struct stat st;
-	struct err why = ERR_INIT;
 	MEM_AUTO char *path = mem_printf("%s/%s", folder, name);
 	MEM_AUTO char *again = NULL;
 	const size_t len = strlen(name);
@@ -426,17 +485,13 @@ static int scan_one(struct store *s, const char *folder, const char *name, struc
 		again = store_undo_path(s, u.from, u.to);
 	if (!again || strcmp(again, path) != 0)
 		return err_set(e, ERR_CORRUPT, "%s: is not a file of the store", path);
-	struct store_blob *b = store_blob_open(path, O_RDONLY, e);
-	if (!b)
-		return -1;
-	u.bytes = fstat(b->fd, &st) == 0 ? (uint64_t)st.st_size : 0;
-	/* It was synced before it had this name: what does not verify has rotted, and costs the points that need it. */
-	u.bad = read_shape(s, b, u.from, u.to, &sh, &why) < 0;
-	store_blob_unref(b);
-	list_add(s, u);
+	s->undos = mem_realloc_array(s->undos, s->n_undos + 1, sizeof(s->undos[0]));
+	s->undos[s->n_undos++] = u;
 	return 0;
 }
 
+/* By their names alone, however many there are. Each was synced before it had its name: one that does not verify has rotted, costs the points that need it,
+ * and is found out where one of those is opened, or everything verified. */
 int store_undo_scan(struct store *s, struct err *e)
 {
 	MEM_AUTO char *folder = mem_printf("%s/undo", s->dir);
@@ -449,6 +504,8 @@ int store_undo_scan(struct store *s, struct err *e)
 		if (entry->d_name[0] != '.')
 			rc = scan_one(s, folder, entry->d_name, e);
 	closedir(d);
+	if (s->n_undos > 0)
+		qsort(s->undos, s->n_undos, sizeof(s->undos[0]), by_range);
 	if (rc == 0)
 		drop_merged(s);
 	return rc;

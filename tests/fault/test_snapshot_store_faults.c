@@ -24,13 +24,15 @@ static struct {
 
 static bool fails(enum call call)
 {
+	const int errnum = plan.errnum; /* before it is disarmed, maybe */
+
 	if (call != plan.call || plan.first == 0)
 		return false;
 	const int n = atomic_fetch_add(&plan.seen, 1) + 1;
 	if (n < plan.first || n > plan.last)
 		return false;
 	atomic_fetch_add(&plan.fired, 1);
-	errno = plan.errnum;
+	errno = errnum;
 	return true;
 }
 
@@ -292,6 +294,16 @@ START_TEST(a_full_disk_is_survived)
 }
 END_TEST
 
+/* For a moment, and for longer: nothing is in doubt, and it goes on. */
+START_TEST(what_cannot_be_opened_just_now_is_tried_again)
+{
+	static const int errors[] = { EMFILE, ENOMEM };
+	const int n = walk(OPEN, errors[_i / 2], _i % 2 ? 6 : 1, true);
+
+	ck_assert_msg(n >= 30, "only %d calls were met", n);
+}
+END_TEST
+
 START_TEST(a_sync_that_failed_ends_it)
 {
 	struct model m;
@@ -325,6 +337,7 @@ int main(void)
 	tcase_add_checked_fixture(t, set_up, tear_down);
 	tcase_add_loop_test(t, the_nth_call_fails, 0, CALL_COUNT);
 	tcase_add_loop_test(t, a_full_disk_is_survived, 0, 6);
+	tcase_add_loop_test(t, what_cannot_be_opened_just_now_is_tried_again, 0, 4);
 	tcase_add_test(t, a_sync_that_failed_ends_it);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

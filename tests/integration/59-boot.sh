@@ -138,6 +138,21 @@ test_hook() {
 	in_host host1 cp /run/record "$record"
 	lab agent start host1
 
+	note "a configuration that nobody can read, and records elsewhere"
+	local conf=/etc/vmferry/vmferryd.conf
+	in_host host1 sh -c "cp $conf /run/conf; cat /var/lib/vmferry/folders.json" | grep -q /var/lib/vmferry/replicas ||
+		fail "the agent has not noted where its records are"
+	lab agent stop host1
+	in_host host1 sh -c "mkdir /run/elsewhere && cp -r /var/lib/vmferry/protections /run/elsewhere && mv /var/lib/vmferry/protections /run/protections
+		echo '{\"state_dir\":\"/run/elsewhere\",\"replica_dir\":\"/run/elsewhere/replicas\"}' >/var/lib/vmferry/folders.json"
+	must_not_start "was handed over" start vm1
+	in_host host1 sh -c "echo 'name = ;' >>$conf"
+	must_not_start "was handed over" start vm1
+	in_host host1 rm /var/lib/vmferry/folders.json
+	must_not_start "cannot be told, and so not whether VM vm1 .*vmferryd --check-config" start vm1
+	in_host host1 sh -c "mv /run/conf $conf && rm -r /run/elsewhere && mv /run/protections /var/lib/vmferry/protections"
+	lab agent start host1
+
 	note "without a hook"
 	in_host host1 mv $hook /run/hook
 	check_says warn "libvirt starts VMs that have gone on elsewhere" || fail "check: $(in_host host1 vmferry check)"

@@ -123,7 +123,8 @@ static int failover(const char *dir, char **options, struct err *e)
 				   .host = "host2",
 				   .ops = &promote_host_ops,
 				   .ops_ctx = p,
-				   .fence_within_ns = 10000000000 };
+				   .fence_within_ns = 10000000000,
+				   .thaw_within_ns = FAILOVER_THAW_NS };
 	json_t *report = NULL;
 
 	for (; *options; options++) {

@@ -39,6 +39,31 @@ START_TEST(set_replaces_everything)
 }
 END_TEST
 
+START_TEST(what_could_not_be_opened_may_pass)
+{
+	static const int passing[] = { EMFILE, ENFILE, ENOMEM, EINTR, EAGAIN },
+			 lasting[] = { ENOENT, EACCES, EIO, ENOSPC };
+	struct err e = ERR_INIT;
+
+	for (size_t i = 0; i < sizeof(passing) / sizeof(passing[0]); i++) {
+		errno = passing[i];
+		ck_assert_int_eq(err_open(&e, "open %s", "x"), -1);
+		ck_assert(err_passes(&e));
+		ck_assert_str_eq(e.text + strlen("open x: "), strerror(passing[i]));
+	}
+	for (size_t i = 0; i < sizeof(lasting) / sizeof(lasting[0]); i++) {
+		errno = lasting[i];
+		err_open(&e, "open x");
+		ck_assert(!err_passes(&e));
+		ck_assert_int_eq(e.errnum, lasting[i]);
+	}
+	/* Of a write it says nothing of the kind. */
+	errno = ENOMEM;
+	err_sys(&e, "write");
+	ck_assert(!err_passes(&e));
+}
+END_TEST
+
 START_TEST(the_innermost_remedy_stays)
 {
 	struct err e = ERR_INIT;
@@ -113,6 +138,7 @@ int main(void)
 	TCase *t = tcase_create("all");
 	tcase_add_test(t, context_grows_in_front);
 	tcase_add_test(t, set_replaces_everything);
+	tcase_add_test(t, what_could_not_be_opened_may_pass);
 	tcase_add_test(t, the_innermost_remedy_stays);
 	tcase_add_test(t, the_text_may_be_its_own_argument);
 	tcase_add_test(t, text_is_one_line);

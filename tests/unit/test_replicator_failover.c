@@ -1,6 +1,8 @@
+#include "base/clock.h"
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "replicator/failover.h"
 #include "replicator/failover_record.h"
 #include "tests/unit/vm_store.h"
@@ -10,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -42,6 +45,11 @@ static uint64_t fed;
 static bool was_paused, had_memory;
 static unsigned cleared, settled, thawed;
 static bool no_agent, paused;
+static struct {
+	pthread_mutex_t lock;
+	bool hangs; /* the guest's agent; under lock */
+	unsigned asked, kept;
+} agent = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static char *fake_disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
 {
@@ -134,8 +142,34 @@ static int fake_thaw(void *ctx, const char *uuid, struct err *e)
 	ck_assert(there("runs") && !paused);
 	if (no_agent)
 		return err_set(e, ERR_LIBVIRT, "no agent");
+	for (bool hangs = true, first = true; hangs; first = false) {
+		const struct timespec moment = { .tv_nsec = 1000000 };
+		pthread_mutex_lock(&agent.lock);
+		agent.asked += first;
+		hangs = agent.hangs;
+		pthread_mutex_unlock(&agent.lock);
+		if (hangs)
+			nanosleep(&moment, NULL);
+	}
 	thawed++;
 	return 0;
+}
+static void fake_keep(void *ctx)
+{
+	(void)ctx;
+	THREAD_LOCKED(&agent.lock);
+	agent.kept++;
+}
+static void fake_let_go(void *ctx)
+{
+	(void)ctx;
+	THREAD_LOCKED(&agent.lock);
+	agent.kept--;
+}
+static unsigned agent_count(const unsigned *n)
+{
+	THREAD_LOCKED(&agent.lock);
+	return *n;
 }
 static int fake_clear(void *ctx, const char *uuid, struct err *e)
 {
@@ -154,8 +188,18 @@ static int fake_autostart(void *ctx, const char *uuid, struct err *e)
 	autostarts++;
 	return autostart_fails ? err_set(e, ERR_LIBVIRT, "it is transient") : 0;
 }
-static const struct promote_ops ops = { fake_disk_dir, fake_file_path, fake_file_put, fake_map,   fake_start,
-					fake_where,    fake_settle,    fake_thaw,     fake_clear, fake_autostart };
+static const struct promote_ops ops = { .disk_dir = fake_disk_dir,
+					.file_path = fake_file_path,
+					.file_put = fake_file_put,
+					.map = fake_map,
+					.start = fake_start,
+					.where = fake_where,
+					.settle = fake_settle,
+					.thaw = fake_thaw,
+					.keep = fake_keep,
+					.let_go = fake_let_go,
+					.clear = fake_clear,
+					.autostart = fake_autostart };
 
 static char replica_dir[128], store_dir[160];
 static uint64_t latest;
@@ -163,7 +207,11 @@ static struct failover_records records;
 static struct failover_opts plain(void)
 {
 	return (struct failover_opts){
-		.records = &records, .host = "dr1", .ops = &ops, .fence_within_ns = INT64_C(5000000000)
+		.records = &records,
+		.host = "dr1",
+		.ops = &ops,
+		.fence_within_ns = 5 * NS_PER_S,
+		.thaw_within_ns = FAILOVER_THAW_NS,
 	};
 }
 
@@ -192,6 +240,8 @@ static void setup(void)
 	map_refuses = false;
 	cleared = settled = thawed = 0;
 	no_agent = paused = false;
+	agent.hangs = false;
+	agent.asked = agent.kept = 0;
 }
 static void teardown(void)
 {
@@ -305,11 +355,11 @@ static void check_thaw(bool good, bool now)
 {
 	struct err e = ERR_INIT;
 	const unsigned before = thawed;
-	bool done = !now;
+	enum failover_thawed how = FAILOVER_LEFT_FROZEN;
 
-	ck_assert_int_eq(failover_thaw(&records, &ops, NULL, &done, &e), good ? 0 : -1);
+	ck_assert_int_eq(failover_thaw(&records, &ops, NULL, FAILOVER_THAW_NS, &how, &e), good ? 0 : -1);
 	ck_assert_msg(good != err_is_set(&e), "%s", e.text);
-	ck_assert(done == now);
+	ck_assert_int_eq(how, now ? FAILOVER_THAWED : FAILOVER_NOT_FROZEN);
 	ck_assert_uint_eq(thawed, before + now);
 	ck_assert(frozen_on_disk() != good);
 }
@@ -337,20 +387,116 @@ START_TEST(one_that_stays_frozen_is_thawed_later)
 }
 END_TEST
 
-/* What was frozen in its memory is gone with that. */
-START_TEST(one_that_has_ended_is_not_frozen)
+static void set_hangs(bool hangs)
+{
+	THREAD_LOCKED(&agent.lock);
+	agent.hangs = hangs;
+}
+
+/* It is waited for within bounds, and asked again only when it has answered. */
+START_TEST(an_agent_that_never_answers_is_not_waited_for)
 {
 	struct err e = ERR_INIT;
 	struct failover_opts o = plain();
-	MEM_AUTO char *runs = in_dir("runs");
+	enum failover_thawed how;
+	json_t *report = NULL;
+	const int64_t start = clock_mono_ns();
+
+	set_hangs(true);
+	o.thaw_within_ns = 20 * NS_PER_MS;
+	(void)vm_store_put(store, "quiesced", "memory", NULL, NULL, 0);
+	ck_assert_msg(failover_run(store, &o, &report, &e) == 0, "%s", e.text);
+	assert_state("promoted", 4);
+	MEM_AUTO char *findings = json_dumps(json_object_get(report, "findings"), 0);
+	ck_assert_msg(strstr(findings, "virsh domfsthaw web1") != NULL, "%s", findings);
+	json_decref(report);
+	for (int i = 0; i < 2; i++) {
+		/* Nor is it waited for again: whoever asks holds the VM's turn. */
+		ck_assert_int_eq(failover_thaw(&records, &ops, NULL, 60 * NS_PER_S, &how, &e), -1);
+		ck_assert_ptr_nonnull(strstr(e.text, "not answered yet"));
+		ck_assert(frozen_on_disk());
+	}
+	ck_assert_int_lt(clock_mono_ns() - start, 20 * NS_PER_S);
+	ck_assert_uint_eq(agent_count(&agent.asked), 1);
+	ck_assert_uint_eq(agent_count(&agent.kept), 1);
+	set_hangs(false);
+	while (failover_thaw(&records, &ops, NULL, FAILOVER_THAW_NS, &how, &e) < 0)
+		ck_assert_int_lt(clock_mono_ns() - start, 20 * NS_PER_S);
+	ck_assert_int_eq(how, FAILOVER_THAWED);
+	ck_assert(!frozen_on_disk());
+	ck_assert_uint_eq(agent_count(&agent.asked), 2);
+	ck_assert_uint_eq(agent_count(&agent.kept), 0);
+}
+END_TEST
+
+/* And its agent has not answered. */
+static void run_frozen(void)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
 
 	no_agent = true;
 	(void)vm_store_put(store, "quiesced", "memory", NULL, NULL, 0);
 	ck_assert_msg(failover_run(store, &o, NULL, &e) == 0, "%s", e.text);
+}
+
+/* What was frozen in its memory is gone with that. */
+START_TEST(one_that_has_ended_is_not_frozen)
+{
+	MEM_AUTO char *runs = in_dir("runs");
+
+	run_frozen();
 	ck_assert_int_eq(unlink(runs), 0);
-	if (_i)
-		put_file("off", "");
+	put_file("off", "");
 	check_thaw(true, false);
+}
+END_TEST
+
+static bool left_on_disk(void)
+{
+	struct err e = ERR_INIT;
+	json_t *r = records.load(records.ctx, &e);
+	const bool left = failover_left_frozen(r);
+
+	json_decref(r);
+	return left;
+}
+
+/* What the log says while that is done; to be freed. */
+static char *logged_thaw(enum failover_thawed *how)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *path = in_dir("log");
+	const int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), was = dup(STDERR_FILENO);
+
+	log_set_level(LOG_LEVEL_WARN);
+	ck_assert_int_ge(dup2(fd, STDERR_FILENO), 0);
+	const int rc = failover_thaw(&records, &ops, NULL, FAILOVER_THAW_NS, how, &e);
+	ck_assert_int_ge(dup2(was, STDERR_FILENO), 0);
+	close(fd);
+	close(was);
+	ck_assert_msg(rc == 0, "%s", e.text);
+	return file_read_all(path, 1 << 20, NULL, &e);
+}
+
+/* By hand, to where nobody thaws it: said, and kept. */
+START_TEST(one_that_was_moved_away_frozen)
+{
+	enum failover_thawed how;
+	MEM_AUTO char *runs = in_dir("runs");
+
+	run_frozen();
+	ck_assert(!left_on_disk());
+	ck_assert_int_eq(unlink(runs), 0);
+	MEM_AUTO char *said = logged_thaw(&how);
+	ck_assert_int_eq(how, FAILOVER_LEFT_FROZEN);
+	ck_assert_msg(strstr(said, "event=failover_frozen") && strstr(said, "thaw it there: virsh domfsthaw"), "%s",
+		      said);
+	ck_assert(left_on_disk() && !frozen_on_disk());
+	/* Once. */
+	MEM_AUTO char *again = logged_thaw(&how);
+	ck_assert_int_eq(how, FAILOVER_NOT_FROZEN);
+	ck_assert_str_eq(again, "");
 }
 END_TEST
 
@@ -649,6 +795,72 @@ START_TEST(remedies_are_true)
 }
 END_TEST
 
+static atomic_bool heads_full, keeps_full;
+static atomic_int room_made;
+
+static ssize_t full_pwrite(int fd, const void *p, size_t n, off_t at)
+{
+	char link[64], path[256] = "";
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	if (heads_full && readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/heads/")) {
+		errno = ENOSPC;
+		return -1;
+	}
+	return pwrite(fd, p, n, at);
+}
+static void make_room(void *ctx)
+{
+	(void)ctx;
+	room_made++;
+	heads_full = keeps_full;
+}
+static void put_disk_block(const char *id)
+{
+	struct err e = ERR_INIT;
+	const uint8_t data[STORE_BLOCK] = "the latest";
+	struct store_txn *t = store_begin(store, STORE_TXN_POINT, &e);
+	json_t *meta = json_pack("{s:s, s:s}", "id", id, "kind", "memory");
+
+	ck_assert_msg(t != NULL, "%s", e.text);
+	ck_assert_msg(store_txn_block(t, 1, 0, data, &e) == 0, "%s", e.text);
+	ck_assert_msg(store_commit(t, meta, NULL, &e) == 0, "%s", e.text);
+	json_decref(meta);
+}
+
+/* The latest point is committed, and there was no room for it in the images. What is kept back is used for that, and it is gone on with; or nothing is. */
+START_TEST(a_full_disk_at_a_failover)
+{
+	struct err e = ERR_INIT;
+	struct failover_opts o = plain();
+	json_t *report = NULL;
+	const int64_t start = clock_mono_ns();
+
+	ck_assert_msg(store_settle(store, INT64_MAX, &e) == 0, "%s", e.text);
+	o.make_room = make_room;
+	sys.pwrite = full_pwrite;
+	room_made = 0;
+	heads_full = true;
+	keeps_full = _i == 1;
+	put_disk_block("p3");
+	const int rc = failover_run(store, &o, &report, &e);
+	ck_assert_int_eq(room_made, 1);
+	ck_assert_int_lt(clock_mono_ns() - start, 20 * NS_PER_S);
+	if (_i == 0) {
+		ck_assert_msg(rc == 0, "%s", e.text);
+		ck_assert_str_eq(json_string_value(json_object_get(json_object_get(report, "point"), "id")), "p3");
+		assert_state("promoted", 4);
+	} else {
+		ck_assert_int_eq(rc, -1);
+		ck_assert_int_eq(e.errnum, ENOSPC);
+		ck_assert_ptr_nonnull(strstr(e.remedy, "make room"));
+		assert_state("replica", 3);
+		heads_full = false;
+	}
+	json_decref(report);
+}
+END_TEST
+
 START_TEST(start_fails_then_works)
 {
 	struct err e = ERR_INIT;
@@ -864,7 +1076,9 @@ int main(void)
 	tcase_add_test(tc, starts_with_its_host);
 	tcase_add_loop_test(tc, quiesced_point, 0, 4);
 	tcase_add_test(tc, one_that_stays_frozen_is_thawed_later);
-	tcase_add_loop_test(tc, one_that_has_ended_is_not_frozen, 0, 2);
+	tcase_add_test(tc, an_agent_that_never_answers_is_not_waited_for);
+	tcase_add_test(tc, one_that_has_ended_is_not_frozen);
+	tcase_add_test(tc, one_that_was_moved_away_frozen);
 	tcase_add_loop_test(tc, one_whose_agent_died_is_thawed_by_the_next, 0, 2);
 	tcase_add_test(tc, older_point_paused);
 	tcase_add_test(tc, disks_alone);
@@ -873,6 +1087,7 @@ int main(void)
 	tcase_add_test(tc, fencing);
 	tcase_add_test(tc, planned);
 	tcase_add_loop_test(tc, dies_between_hand_over_and_epoch, 0, 2);
+	tcase_add_loop_test(tc, a_full_disk_at_a_failover, 0, 2);
 	tcase_add_loop_test(tc, remedies_are_true, 0, 3);
 	tcase_add_test(tc, start_fails_then_works);
 	tcase_add_test(tc, libvirt_does_not_come_back);

@@ -15,7 +15,8 @@
 static char base[64], dir[96], copy[96];
 static struct sys_calls kernel;
 static atomic_ullong written;
-static atomic_bool full, no_catalogue;
+static atomic_bool full, no_catalogue, no_vm;
+static atomic_int head_writes; /* that still go through when it is full */
 
 static ssize_t counted_write(int fd, const void *p, size_t n)
 {
@@ -31,7 +32,7 @@ static ssize_t counted_pwrite(int fd, const void *p, size_t n, off_t at)
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	const ssize_t len = full ? readlink(link, path, sizeof(path) - 1) : 0;
 	path[len > 0 ? len : 0] = '\0';
-	if (strstr(path, "/heads/")) {
+	if (strstr(path, "/heads/") && head_writes-- <= 0) {
 		errno = ENOSPC;
 		return -1;
 	}
@@ -41,7 +42,7 @@ static ssize_t counted_pwrite(int fd, const void *p, size_t n, off_t at)
 
 static int checked_rename(const char *from, const char *to)
 {
-	if (no_catalogue && strstr(to, "catalogue.log")) {
+	if ((no_catalogue && strstr(to, "catalogue.log")) || (no_vm && strstr(to, "vm.json"))) {
 		errno = ENOSPC;
 		return -1;
 	}
@@ -56,7 +57,8 @@ static void set_up(void)
 	sys.pwrite = counted_pwrite;
 	sys.rename = checked_rename;
 	written = 0;
-	full = no_catalogue = false;
+	full = no_catalogue = no_vm = false;
+	head_writes = 0;
 	model_folder(base);
 	snprintf(dir, sizeof(dir), "%s/web1", base);
 	snprintf(copy, sizeof(copy), "%s/copy", base);
@@ -251,7 +253,10 @@ static void compare_copy(const struct model *m, const struct model_state *also)
 		v = store_view_newest(s, &e);
 		model_compare(&m->now, v);
 		store_view_close(v);
-		settle(s);
+		if (no_catalogue || no_vm)
+			wait_applied(s);
+		else
+			settle(s);
 	}
 	OK(store_verify(s, NULL, NULL, &e), e);
 	store_close(s);
@@ -468,6 +473,98 @@ START_TEST(a_store_of_format_1_is_converted)
 }
 END_TEST
 
+/* A transaction is half in the heads, and there is no room for the rest: all that is whole is verified, and damage is found. */
+START_TEST(verified_while_it_waits_for_space)
+{
+	struct err e = ERR_INIT;
+	struct store *s = created();
+
+	point(s, 0, 200, 1);
+	point(s, 3, 200, 2);
+	settle(s);
+	head_writes = 3; /* then it is full */
+	full = true;
+	point(s, 5, 200, 3);
+	ck_assert_int_eq(store_settle(s, clock_mono_ns() + 20 * NS_PER_S, &e), -1);
+	ck_assert_int_eq(e.errnum, ENOSPC);
+	ck_assert_int_le(head_writes, 0);
+	OK(store_verify(s, NULL, NULL, &e), e);
+	/* Of a block that it does not touch; and of its own, once they are there. */
+	MEM_AUTO char *head = mem_printf("%s/heads/00000001.raw", dir);
+	const int fd = open(head, O_RDWR | O_CLOEXEC);
+	char was = 0;
+	ck_assert_int_eq(pread(fd, &was, 1, (3 + 7) * STORE_BLOCK), 1);
+	const char other = (char)(was + 1);
+	ck_assert_int_eq(pwrite(fd, &other, 1, (3 + 7) * STORE_BLOCK), 1);
+	ck_assert_int_eq(store_verify(s, NULL, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_CORRUPT);
+	ck_assert_int_eq(pwrite(fd, &was, 1, (3 + 7) * STORE_BLOCK), 1);
+	full = false;
+	settle(s);
+	OK(store_verify(s, NULL, NULL, &e), e);
+	ck_assert_int_eq(pwrite(fd, &other, 1, (5 + 7) * STORE_BLOCK), 1);
+	ck_assert_int_eq(store_verify(s, NULL, NULL, &e), -1);
+	close(fd);
+	store_close(s);
+}
+END_TEST
+
+static int format_in(const char *folder)
+{
+	struct err e = ERR_INIT;
+	MEM_AUTO char *path = mem_printf("%s/vm.json", folder);
+	MEM_AUTO char *text = file_read_all(path, 1 << 20, NULL, &e);
+
+	ck_assert_msg(text != NULL, "%s", e.text);
+	return strstr(text, "\"format\":1") ? 1 : strstr(text, "\"format\":2") ? 2 : 0;
+}
+
+/* There is no room for what would convert it: it is opened, read, verified and written to all the same, and loses nothing in a crash. */
+START_TEST(a_store_of_format_1_on_a_full_disk)
+{
+	struct err e = ERR_INIT;
+	struct model m;
+	struct store *s = created();
+
+	model_init(&m, 5);
+	for (int i = 0; i < 6; i++)
+		OK(model_txn(&m, s, i == 2 ? STORE_TXN_PART : STORE_TXN_POINT, &e), e);
+	store_close(s);
+	make_format_1(false);
+	no_catalogue = _i == 0;
+	no_vm = _i == 1;
+	for (int i = 0; i < 2; i++) {
+		s = store_open(dir, NULL, &e);
+		ck_assert_msg(s != NULL, "%s", e.text);
+		ck_assert(!err_is_set(&e));
+		model_compare_all(&m, s);
+		OK(store_verify(s, NULL, NULL, &e), e);
+		OK(model_txn(&m, s, STORE_TXN_POINT, &e), e);
+		wait_applied(s);
+		crash();
+		store_close(s);
+		ck_assert_int_eq(format_in(dir), 1);
+		compare_copy(&m, NULL);
+		ck_assert_int_eq(format_in(copy), 1);
+	}
+	s = store_open(dir, NULL, &e);
+	ck_assert_msg(s != NULL, "%s", e.text);
+	OK(model_txn(&m, s, STORE_TXN_POINT, &e), e);
+	ck_assert_int_eq(store_settle(s, clock_mono_ns() + 100 * NS_PER_MS, &e), -1);
+	ck_assert_int_eq(e.errnum, ENOSPC);
+	/* Now there is: the next checkpoint does it. */
+	no_catalogue = no_vm = false;
+	settle(s);
+	ck_assert_int_eq(format_in(dir), 2);
+	crash();
+	compare_copy(&m, NULL);
+	store_close(s);
+	MEM_AUTO char *old = mem_printf("%s/catalogue.json", dir);
+	ck_assert_int_ne(access(old, F_OK), 0);
+	model_fini(&m);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("store points");
@@ -479,10 +576,12 @@ int main(void)
 	tcase_add_test(t, before_images_are_merged_cheaply);
 	tcase_add_loop_test(t, what_is_applied_and_not_saved, 0, 4);
 	tcase_add_test(t, a_torn_catalogue_on_a_full_disk);
+	tcase_add_test(t, verified_while_it_waits_for_space);
 	tcase_add_test(t, what_was_given_up_stays_so);
 	tcase_add_test(t, a_head_that_is_given_away_is_left_alone);
 	tcase_add_loop_test(t, a_point_given_up_early_comes_back_whole, 0, 8);
 	tcase_add_loop_test(t, a_store_of_format_1_is_converted, 0, 2);
+	tcase_add_loop_test(t, a_store_of_format_1_on_a_full_disk, 0, 2);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

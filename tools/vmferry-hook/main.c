@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "config/config.h"
 #include "replicator/epoch.h"
+#include "replicator/folders.h"
 #include "replicator/may_start.h"
 
 #include <errno.h>
@@ -78,33 +79,54 @@ static void leave_stamp(const char *run_dir)
 	close(fd);
 }
 
-static int judge(const char *vm, const struct config *c, struct err *e)
+static int nobody_knows(const char *vm, const struct err *why, struct err *e)
+{
+	err_set(e, ERR_REFUSED,
+		"where the records of this host's protected VMs are cannot be told, and so not whether VM %.80s has "
+		"gone on "
+		"at another host: %.600s",
+		vm, why->text);
+	return err_remedy(e, "'vmferryd --check-config' says what is wrong with " CONFIG_DEFAULT_PATH
+			     "; where no VM is protected, that file may be moved away");
+}
+
+/* Where the configuration says, and where the agent last had them: it may have been changed since, or be unreadable now. What is in neither is nowhere only
+ * if there is no configuration at all, or a good one. */
+static int judge(const char *vm, const struct config *c, const struct err *why, struct err *e)
 {
 	MEM_AUTO char *boot_id = line_of(BOOT_ID);
+	struct folders noted = { 0 };
+	struct err ignored = ERR_INIT;
 	char uuid[UUID_LEN + 1];
 
-	if (!read_uuid(STDIN_FILENO, uuid)) {
-		err_set(e, ERR_REFUSED, "libvirt's definition of VM %.80s has no UUID: nobody can tell whose it is", vm);
-		return -1;
-	}
-	return may_start(c ? c->state_dir : "/var/lib/vmferry",
-			 c ? c->replication.replica_dir : "/var/lib/vmferry/replicas", uuid, boot_id, e);
+	if (!read_uuid(STDIN_FILENO, uuid))
+		return err_set(e, ERR_REFUSED,
+			       "libvirt's definition of VM %.80s has no UUID: nobody can tell whose it is", vm);
+	const bool known = folders_noted(FOLDERS_PATH, &noted, &ignored) == 0;
+	int rc = known ? may_start(noted.state_dir, noted.replica_dir, uuid, boot_id, e) : 0;
+	folders_fini(&noted);
+	if (rc == 0 && c)
+		rc = may_start(c->state_dir, c->replication.replica_dir, uuid, boot_id, e);
+	else if (rc == 0 && !known && why->errnum == ENOENT)
+		rc = may_start("/var/lib/vmferry", "/var/lib/vmferry/replicas", uuid, boot_id, e);
+	else if (rc == 0 && !known)
+		rc = nobody_knows(vm, why, e);
+	return rc;
 }
 
 int main(int argc, char **argv)
 {
-	struct err e = ERR_INIT, ignored = ERR_INIT;
+	struct err e = ERR_INIT, why = ERR_INIT;
 
 	if (argc < 4) {
 		fprintf(stderr, "vmferry-hook is started by libvirt, see vmferryd(8)\n");
 		return 2;
 	}
-	/* One that cannot be read counts as the defaults: a slip in it must not keep every VM of the host from starting. */
-	struct config *c = config_load(CONFIG_DEFAULT_PATH, NULL, NULL, &ignored);
+	struct config *c = config_load(CONFIG_DEFAULT_PATH, NULL, NULL, &why);
 	leave_stamp(c ? c->run_dir : "/run/vmferry");
 	int rc = 0;
 	if (strcmp(argv[2], "prepare") == 0 && strcmp(argv[3], "begin") == 0)
-		rc = judge(argv[1], c, &e);
+		rc = judge(argv[1], c, &why, &e);
 	config_free(c);
 	if (rc == 0)
 		return EXIT_MAY;

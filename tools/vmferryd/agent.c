@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "replicator/folders.h"
 #include "tools/vmferryd/boot_host.h"
 #include "tools/vmferryd/catalogue.h"
 #include "tools/vmferryd/control.h"
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -115,6 +117,17 @@ static int make_folders(const struct config *c, struct err *e)
 		return err_remedy(e,
 				  "run as root, or let state_dir and run_dir name folders that this user may write to");
 	return 0;
+}
+
+/* For libvirt's hook, which reads the configuration of that name alone. Not for want of this there is no agent. */
+static void note_folders(const struct agent *a, const struct config *c)
+{
+	struct err e = ERR_INIT;
+
+	if (strcmp(settings_path(a->settings), CONFIG_DEFAULT_PATH) != 0)
+		return;
+	if (folders_note(FOLDERS_PATH, c->state_dir, c->replication.replica_dir, &e) < 0)
+		log_warn("folders_not_noted", "msg=%s", LOG_Q(e.text));
 }
 
 /* A protection's capture and a migration cannot be in one QEMU at a time; the protection waits. */
@@ -235,6 +248,7 @@ static int start_parts(struct agent *a, const struct config *c, struct err *e)
 	a->lock_fd = lock_state(c->state_dir, e);
 	if (a->lock_fd < 0)
 		return -1;
+	note_folders(a, c);
 	a->outbox = open_outbox(c->state_dir, e);
 	if (!a->outbox)
 		return -1;

@@ -12,7 +12,7 @@
 
 /* An event of this agent: "protection.*" change that protection's state. data is borrowed. What cannot be kept is logged. */
 void catalogue_event(struct outbox *o, const char *host, const char *type, const char *uuid, const json_t *data);
-/* Points that were committed here, or are gone: at once, or not at all. */
+/* Points that were committed here, or are gone: at once, or one by one where that fails. */
 void catalogue_points(struct outbox *o, const char *uuid, const struct replica_news *news, size_t n);
 
 #endif

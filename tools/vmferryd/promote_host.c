@@ -12,6 +12,7 @@
 #include "snapshot/image.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -23,6 +24,7 @@
 #define NVRAM "/var/lib/libvirt/qemu/nvram/%s_VARS.fd"
 
 struct promote_host {
+	atomic_uint refs;
 	/* fixed */
 	struct virt *virt;
 	char *run_dir, *qemu_group, *image_dir;
@@ -60,6 +62,7 @@ struct promote_host *promote_host_new(const struct promote_host_opts *o, struct 
 {
 	struct promote_host *p = mem_alloc(sizeof(*p));
 
+	p->refs = 1;
 	p->run_dir = mem_strdup(o->run_dir);
 	p->qemu_group = mem_strdup(o->qemu_group);
 	p->image_dir = mem_strdup(o->image_dir && *o->image_dir ? o->image_dir : DEFAULT_IMAGES);
@@ -76,7 +79,7 @@ struct promote_host *promote_host_new(const struct promote_host_opts *o, struct 
 
 void promote_host_free(struct promote_host *p)
 {
-	if (!p)
+	if (!p || atomic_fetch_sub(&p->refs, 1) > 1)
 		return;
 	virt_free(p->virt);
 	free_rules(p->networks, p->n_networks);
@@ -281,6 +284,17 @@ static int thaw(void *ctx, const char *uuid, struct err *e)
 	return rc < 0 ? -1 : 0;
 }
 
+static void keep(void *ctx)
+{
+	struct promote_host *p = ctx;
+	atomic_fetch_add(&p->refs, 1);
+}
+
+static void let_go(void *ctx)
+{
+	promote_host_free(ctx);
+}
+
 /* A definition that a cold start left stays: it is off, and the next try replaces it. */
 static int clear(void *ctx, const char *uuid, struct err *e)
 {
@@ -322,6 +336,8 @@ const struct promote_ops promote_host_ops = {
 	.where = where,
 	.settle = settle,
 	.thaw = thaw,
+	.keep = keep,
+	.let_go = let_go,
 	.clear = clear,
 	.autostart = autostart,
 };

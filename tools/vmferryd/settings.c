@@ -82,6 +82,11 @@ void settings_free(struct settings *s)
 	free(s);
 }
 
+const char *settings_path(const struct settings *s)
+{
+	return s->path;
+}
+
 const struct settings_view *settings_get(struct settings *s)
 {
 	THREAD_LOCKED(&s->lock);

@@ -19,7 +19,8 @@ struct settings_view {
 
 /* Loads file and certificates; says every problem of the file through report (may be NULL). */
 struct settings *settings_new(const char *path, config_report report, void *ctx, struct err *e);
-void settings_free(struct settings *s); /* no view may be out */
+void settings_free(struct settings *s);              /* no view may be out */
+const char *settings_path(const struct settings *s); /* as given */
 
 /* Never NULL; give it back with settings_put. */
 const struct settings_view *settings_get(struct settings *s);

@@ -188,6 +188,12 @@ static void note(void *ctx, json_t *n)
 
 /* ---- failover ---- */
 
+static void make_room(void *ctx)
+{
+	struct takeover *t = ctx;
+	replicas_make_room(t->replicas, true);
+}
+
 static int lost_point(const json_t *said, const json_t *newest, const char *from, struct err *e)
 {
 	char then[32] = "", now[32] = "none is";
@@ -281,6 +287,8 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 				   .host = c->name,
 				   .paused = json_is_true(json_object_get(args, "paused")),
 				   .fence_within_ns = c->replication.fencing_timeout,
+				   .thaw_within_ns = FAILOVER_THAW_NS,
+				   .make_room = make_room,
 				   .note = note,
 				   .ctx = t,
 				   .ops = &promote_host_ops,
@@ -314,7 +322,7 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 		err_remedy(e, "try again in a moment; if %s is really gone, --yes goes on from the last point", t->from);
 		goto end;
 	}
-	replicas_make_room(t->replicas);
+	replicas_make_room(t->replicas, false);
 	rc = failover_run(t->store, &o, result, e);
 	if (rc == 0)
 		json_object_set_new(*result, "planned", json_boolean(o.hand_over != NULL));
@@ -405,23 +413,34 @@ static void tell_thaw(const struct takeover *t, const char *type, const char *re
 		    json_pack("{s:s, s:s, s:s*}", "vm", text_of(t->record, "vm"), "from", t->from, "reason", reason));
 }
 
+static void tell_frozen(const struct takeover *t, const char *why, const char *remedy)
+{
+	MEM_AUTO char *reason = mem_printf("the guest's file systems may be frozen, as they were at the point: %s; %s",
+					   why, remedy);
+	tell_thaw(t, "failover.frozen", reason);
+}
+
 int takeover_thaw(struct agent *a, const char *uuid, struct err *e)
 {
 	json_t *args = json_pack("{s:s}", "vm", uuid);
 	struct takeover t;
 	int rc = begin(&t, a, NULL, args, e);
-	bool thawed = false;
+	enum failover_thawed how = FAILOVER_NOT_FROZEN;
 
 	if (rc == 0)
 		rc = take_turn(&t, e);
 	if (rc == 0) {
 		const struct failover_records records = { .load = load, .change = change, .ctx = &t };
-		rc = failover_thaw(&records, &promote_host_ops, t.host, &thawed, e);
+		rc = failover_thaw(&records, &promote_host_ops, t.host, FAILOVER_THAW_NS, &how, e);
 		if (rc < 0 && failover_say_frozen(&records))
-			tell_thaw(&t, "failover.frozen", e->text);
+			tell_frozen(&t, e->text,
+				    "it is asked again and again; 'virsh domfsthaw' does it by hand, and a reset "
+				    "of the VM if that does not end either");
 		else if (rc < 0)
 			err_clear(e);
-		if (thawed) {
+		else if (how == FAILOVER_LEFT_FROZEN)
+			tell_frozen(&t, "it is not on this host any more", "'virsh domfsthaw' where it runs");
+		if (how == FAILOVER_THAWED) {
 			log_info("failover_thawed", "vm=%s uuid=%s", LOG_Q(text_of(t.record, "vm")), t.uuid);
 			tell_thaw(&t, "failover.thawed", NULL);
 		}
