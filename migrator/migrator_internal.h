@@ -45,6 +45,7 @@ struct migrator {
 	struct job *jobs;
 	struct incoming *incoming;
 	struct way *ways; /* ways.h */
+	unsigned dialing; /* data links that are being made */
 	bool stopping;
 	struct migrator_tuning tuning; /* image_dir is the migrator's own */
 };
