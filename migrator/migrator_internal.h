@@ -10,6 +10,7 @@
 
 struct virt;
 struct incoming;
+struct warm;
 struct way;
 
 #define MIGRATOR_UUID_LEN 37 /* with NUL */
@@ -35,6 +36,7 @@ struct migrator {
 	/* fixed after start; strings are the migrator's own */
 	struct migrator_opts opts;
 	struct virt *virt;
+	struct warm *warm;
 	pthread_t janitor;
 
 	pthread_mutex_t lock;
@@ -43,6 +45,7 @@ struct migrator {
 	struct job *jobs;
 	struct incoming *incoming;
 	struct way *ways; /* ways.h */
+	unsigned dialing; /* data links that are being made */
 	bool stopping;
 	struct migrator_tuning tuning; /* image_dir is the migrator's own */
 };

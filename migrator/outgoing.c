@@ -14,6 +14,8 @@
 #include <string.h>
 
 #define MAX_CHANNELS 16
+/* Of all migrations. A door lets in no more than 24 newcomers of an address (tools/vmferryd/door.h), and those are not all ours. */
+#define MAX_DIALING 8
 #define BEGIN_NS (60 * NS_PER_S) /* creating images can take a while */
 #define END_NS (40 * NS_PER_S)
 #define ASK_NS (5 * NS_PER_S)
@@ -151,13 +153,79 @@ static int ask_begin(struct outgoing *o, const struct outgoing_spec *spec, unsig
 	return rc;
 }
 
-static struct link *connect_one(struct outgoing *o, const char *direction, unsigned index, struct err *e)
+/* A data link that is being made. */
+struct dial {
+	struct outgoing *o;
+	const char *direction;
+	unsigned index;
+	struct link *link; /* NULL: why says why not */
+	struct err why;
+	pthread_t thread;
+	bool threaded;
+};
+
+static void dial_begins(struct migrator *m)
 {
-	if (fault_point(FAULT_CHANNEL_CONNECT, e) != 0)
+	THREAD_LOCKED(&m->lock);
+	while (m->dialing >= MAX_DIALING)
+		thread_cond_wait_until(&m->changed, &m->lock, INT64_MAX);
+	m->dialing++;
+}
+
+static void dial_ends(struct migrator *m)
+{
+	THREAD_LOCKED(&m->lock);
+	m->dialing--;
+	pthread_cond_broadcast(&m->changed);
+}
+
+static void *dial(void *arg)
+{
+	struct dial *d = arg;
+	struct migrator *m = d->o->m;
+
+	if (fault_point(FAULT_CHANNEL_CONNECT, &d->why) != 0)
 		return NULL;
-	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "data", "session", o->session, "direction",
-				  direction, "index", (int)index);
-	return o->m->opts.connect_data(o->m->opts.ctx, o->host, hello, e);
+	json_t *hello = json_pack("{s:s, s:s, s:s, s:i}", "purpose", "data", "session", d->o->session, "direction",
+				  d->direction, "index", (int)d->index);
+	dial_begins(m);
+	d->link = m->opts.connect_data(m->opts.ctx, d->o->host, hello, &d->why);
+	dial_ends(m);
+	return NULL;
+}
+
+/* At the same time: each link takes three round trips, and the way may be long. */
+static int connect_links(struct outgoing *o, struct link **out, unsigned channels, struct link **in, struct err *e)
+{
+	struct dial d[MAX_CHANNELS + 1] = { 0 };
+	int rc = 0;
+
+	for (unsigned i = 0; i <= channels; i++) {
+		struct err ignored = ERR_INIT;
+		d[i] = (struct dial){ .o = o, .direction = "forward", .index = i };
+		if (i == channels) {
+			d[i].direction = "backward";
+			d[i].index = 0;
+		}
+		d[i].threaded = i > 0 && thread_start(&d[i].thread, "dial", dial, &d[i], &ignored) == 0;
+	}
+	for (unsigned i = 0; i <= channels; i++) {
+		if (d[i].threaded)
+			pthread_join(d[i].thread, NULL);
+		else
+			dial(&d[i]);
+		if (!d[i].link && rc == 0) {
+			*e = d[i].why;
+			rc = -1;
+		}
+	}
+	for (unsigned i = 0; i <= channels; i++) {
+		if (rc != 0)
+			link_free(d[i].link);
+		else
+			*(i < channels ? &out[i] : in) = d[i].link;
+	}
+	return rc;
 }
 
 static int start_relay(struct outgoing *o, const struct outgoing_spec *spec, unsigned channels, struct err *e)
@@ -165,14 +233,8 @@ static int start_relay(struct outgoing *o, const struct outgoing_spec *spec, uns
 	struct link *out[MAX_CHANNELS] = { NULL }, *in = NULL;
 	char libvirt_path[128], mig_path[128];
 
-	for (unsigned i = 0; i < channels; i++) {
-		out[i] = connect_one(o, "forward", i, e);
-		if (!out[i])
-			goto fail;
-	}
-	in = connect_one(o, "backward", 0, e);
-	if (!in)
-		goto fail;
+	if (connect_links(o, out, channels, &in, e) != 0)
+		return -1;
 	snprintf(libvirt_path, sizeof libvirt_path, "%s/relay.sock", o->dir);
 	snprintf(mig_path, sizeof mig_path, "%s/mig.sock", o->dir);
 	snprintf(o->nbd_path, sizeof o->nbd_path, "%s/nbd.sock", o->dir);
@@ -196,10 +258,6 @@ static int start_relay(struct outgoing *o, const struct outgoing_spec *spec, uns
 	struct gate_opts go = { .listen_path = gate_path, .upstream_path = libvirt_path, .hold = true, .name = o->name };
 	o->gate = gate_start(&go, e);
 	return o->gate ? 0 : -1;
-fail:
-	for (unsigned i = 0; i < channels; i++)
-		link_free(out[i]);
-	return -1;
 }
 
 struct outgoing *outgoing_begin(struct migrator *m, const struct outgoing_spec *spec, struct err *e)

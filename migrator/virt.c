@@ -17,6 +17,7 @@ struct virt {
 	char *uri; /* fixed */
 	pthread_mutex_t lock;
 	virConnectPtr conn; /* lock; NULL until first used, or after it died */
+	uint64_t opened;    /* lock; how many there have been */
 };
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -103,7 +104,7 @@ virConnectPtr virt_open(const char *uri, struct err *e)
 	return conn;
 }
 
-virConnectPtr virt_get(struct virt *v, struct err *e)
+virConnectPtr virt_get_opened(struct virt *v, uint64_t *opened, struct err *e)
 {
 	THREAD_LOCKED(&v->lock);
 
@@ -113,12 +114,21 @@ virConnectPtr virt_get(struct virt *v, struct err *e)
 		v->conn = virt_open(v->uri, e);
 		if (!v->conn)
 			return NULL;
+		v->opened++;
 	}
 	if (virConnectRef(v->conn) < 0) {
 		(void)virt_err(e, "use the connection to libvirt");
 		return NULL;
 	}
+	*opened = v->opened;
 	return v->conn;
+}
+
+virConnectPtr virt_get(struct virt *v, struct err *e)
+{
+	uint64_t ignored;
+
+	return virt_get_opened(v, &ignored, e);
 }
 
 /* What to do about libvirt's commonest errors; "" when we know nothing better than the text. */

@@ -28,6 +28,8 @@ const char *virt_uri(const struct virt *v);
 /* The connection, opened or opened again when the old one is dead. New reference: the caller virConnectClose()s it
  * (VIRT_CONN_AUTO). Any thread. Failure: ERR_LIBVIRT with the remedy to start libvirtd. */
 virConnectPtr virt_get(struct virt *v, struct err *e);
+/* The same, and which one it is: 1 for the first that was opened, 2 for the one after that died. */
+virConnectPtr virt_get_opened(struct virt *v, uint64_t *opened, struct err *e);
 
 /* Another connection, with keepalive, not shared: the destination of a migration. The caller closes it. */
 virConnectPtr virt_open(const char *uri, struct err *e);

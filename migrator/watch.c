@@ -185,6 +185,11 @@ static void look(struct watch *w)
 	struct converge_advice a = { .eta_ns = -1 };
 	struct jobstats s;
 
+	/* There is nothing left to decide, and the guest waits for what libvirt has to say to this QEMU now. */
+	if (outgoing_ram_end_ns(w->o.session) && !w->r.postcopy) {
+		tell(w, &w->r.last, &a);
+		return;
+	}
 	if (jobstats_get(w->o.dom, 0, &s, &e) != 0 || s.type == VIR_DOMAIN_JOB_NONE)
 		return;
 	w->r.last = s;

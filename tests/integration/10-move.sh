@@ -137,6 +137,20 @@ test_offline_firmware() { # UEFI variables and the TPM's keys are the VM as much
 	in_host host2 virsh -q destroy vm1
 }
 
+test_asked_before() { # what its QEMUs can do takes libvirt a second or two to find out: not while a migration waits for it
+	local caps=/var/cache/libvirt/qemu/capabilities
+	the_hosts
+	lab agent stop host1
+	in_host host1 sh -c "rm -f $caps/*.xml"
+	lab restart host1
+	lab agent start host1
+	eventually 30 "nobody has asked after the agent's start" in_host host1 sh -c "ls $caps/*.xml"
+	lab stop-libvirtd host1
+	in_host host1 sh -c "rm $caps/*.xml"
+	lab start-libvirtd host1
+	eventually 30 "nobody has asked after libvirt came back" in_host host1 sh -c "ls $caps/*.xml"
+}
+
 test_transient() { # stays transient, and is gone from the source
 	the_hosts
 	boot vm1 host1 transient=1

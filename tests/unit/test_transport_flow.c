@@ -530,6 +530,7 @@ START_TEST(window_holds_back)
 
 	start(2, 0, cases[_i].max_raw);
 	pthread_create(&t, NULL, send_until_it_fails, &b);
+	WAIT_FOR(w.batches >= (uint64_t)cases[_i].expected);
 	wait_for_stop(&b);
 	ck_assert_int_eq(b.sent, cases[_i].expected);
 	/* One acknowledged, one more. */
