@@ -14,8 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PROBES     64       /* new connections under way */
-#define PROBE_NS   5000000  /* between two of them */
+#define PROBES     120        /* new connections under way; the guest takes 128 */
+#define PROBE_NS   5000000    /* between two of them */
+#define CROWD      32         /* with so many under way the next ones come half as often: all of them last for a second then */
+#define PATIENCE   1000000000 /* what a probe is given at least: a slow answer is an answer */
 #define ASK_NS     10000000 /* between two questions on the one that stays */
 #define LOG_GAP_NS 50000000
 #define PING       "ping\n"
@@ -94,17 +96,26 @@ static void probe_end(struct probe *p)
 	p->fd = -1;
 }
 
-/* In a free place, or instead of the one that has waited longest. */
-static void probe_start(int64_t now)
+/* In a free place, or instead of the one that has waited longest. A connection attempt that was lost while the guest stood still is repeated by the
+ * kernel a second later: those that come after it must not wait for that. Returns when the next is due. */
+static int64_t probe_start(int64_t now)
 {
-	struct probe *p = &probes[0];
+	struct probe *p = NULL, *oldest = &probes[0];
+	int busy = 0;
 
-	for (int i = 0; i < PROBES && p->fd >= 0; i++)
-		if (probes[i].fd < 0 || probes[i].since < p->since)
+	for (int i = 0; i < PROBES; i++) {
+		if (probes[i].fd < 0)
 			p = &probes[i];
-	if (p->fd >= 0)
-		probe_end(p);
-	*p = (struct probe){.fd = start_connect(), .since = now};
+		else if (++busy == 1 || probes[i].since < oldest->since)
+			oldest = &probes[i];
+	}
+	if (!p && now - oldest->since >= PATIENCE) {
+		probe_end(oldest);
+		p = oldest;
+	}
+	if (p)
+		*p = (struct probe){.fd = start_connect(), .since = now};
+	return now + (busy > CROWD ? 2 * PROBE_NS : PROBE_NS);
 }
 
 static void probe_event(struct probe *p, int64_t now)
@@ -235,10 +246,8 @@ int watch(const struct sockaddr_in *addr, const char *log)
 		int64_t now = now_ns();
 		struct timespec nap = {0};
 
-		if (now >= next_probe) {
-			probe_start(now);
-			next_probe = now + PROBE_NS;
-		}
+		if (now >= next_probe)
+			next_probe = probe_start(now);
 		for (int i = 0; i < PROBES; i++)
 			fds[i] = (struct pollfd){.fd = probes[i].fd, .events = probes[i].asked ? POLLIN : POLLOUT};
 		fds[PROBES] = (struct pollfd){.fd = talk.fd, .events = talk.connected ? POLLIN : POLLOUT};
