@@ -10,7 +10,7 @@
 #include "migrator/probe.h"
 #include "migrator/recover.h"
 #include "migrator/virt.h"
-#include "migrator/warm.h"
+#include "migrator/prime.h"
 #include "migrator/ways.h"
 #include "migrator/where.h"
 
@@ -20,8 +20,8 @@
 
 #define JANITOR_INTERVAL_NS (3 * NS_PER_S)
 #define STOP_GRACE_NS (30 * NS_PER_S)
-#define WARM_LOOK_NS (5 * NS_PER_S)
-#define WARM_AGAIN_NS (600 * NS_PER_S)
+#define PRIME_LOOK_NS (5 * NS_PER_S)
+#define PRIME_AGAIN_NS (600 * NS_PER_S)
 
 /* ---- jobs ---- */
 
@@ -222,7 +222,7 @@ char *migrator_image_dir(struct migrator *m)
 
 struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e)
 {
-	const struct warm_opts wo = { .look_ns = WARM_LOOK_NS, .again_ns = WARM_AGAIN_NS };
+	const struct prime_opts wo = { .look_ns = PRIME_LOOK_NS, .again_ns = PRIME_AGAIN_NS };
 	struct migrator *m = mem_alloc(sizeof *m);
 
 	copy_opts(&m->opts, opts);
@@ -230,9 +230,9 @@ struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e)
 	thread_cond_init(&m->changed);
 	migrator_tune(m, &opts->tuning);
 	m->virt = virt_new(opts->libvirt_uri, e);
-	m->warm = m->virt ? warm_start(m->virt, &wo, e) : NULL;
-	if (!m->warm || thread_start(&m->janitor, "janitor", janitor, m, e) != 0) {
-		warm_stop(m->warm);
+	m->prime = m->virt ? prime_start(m->virt, &wo, e) : NULL;
+	if (!m->prime || thread_start(&m->janitor, "janitor", janitor, m, e) != 0) {
+		prime_stop(m->prime);
 		virt_free(m->virt);
 		free_const(m->tuning.image_dir);
 		free_opts(&m->opts);
@@ -264,7 +264,7 @@ void migrator_free(struct migrator *m)
 		return;
 	bool idle = stop_jobs(m);
 	pthread_join(m->janitor, NULL);
-	warm_stop(m->warm);
+	prime_stop(m->prime);
 	incoming_stop_all(m);
 	if (!idle) {
 		log_warn("stopped_undecided", "msg=%s",

@@ -48,7 +48,7 @@ struct migrator_opts {
 struct migrator;
 
 /* Starts libvirt's event loop, looks at the journal of sessions that an earlier agent left behind (recover.c), and has libvirt find out
- * what its QEMUs can do before that is wanted (warm.h), none of which it waits for. libvirtd may be down:
+ * what its QEMUs can do before that is wanted (prime.h), none of which it waits for. libvirtd may be down:
  * calls then fail with a remedy until it is back. */
 struct migrator *migrator_new(const struct migrator_opts *opts, struct err *e);
 /* Aborts what runs, waits for it. */

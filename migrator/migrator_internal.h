@@ -10,7 +10,7 @@
 
 struct virt;
 struct incoming;
-struct warm;
+struct prime;
 struct way;
 
 #define MIGRATOR_UUID_LEN 37 /* with NUL */
@@ -36,7 +36,7 @@ struct migrator {
 	/* fixed after start; strings are the migrator's own */
 	struct migrator_opts opts;
 	struct virt *virt;
-	struct warm *warm;
+	struct prime *prime;
 	pthread_t janitor;
 
 	pthread_mutex_t lock;

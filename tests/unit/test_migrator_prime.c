@@ -1,7 +1,7 @@
 /* That libvirt's QEMUs are asked after the start, when libvirt comes back, and again; counted, not timed. */
 #include "base/clock.h"
 #include "base/thread.h"
-#include "migrator/warm.h"
+#include "migrator/prime.h"
 
 #include <check.h>
 
@@ -89,40 +89,40 @@ static void teardown(void)
 	virt_free(v);
 }
 
-static struct warm *start(int64_t look_ns, int64_t again_ns)
+static struct prime *start(int64_t look_ns, int64_t again_ns)
 {
-	const struct warm_opts o = { .look_ns = look_ns, .again_ns = again_ns, .ask = ask, .ctx = &world };
+	const struct prime_opts o = { .look_ns = look_ns, .again_ns = again_ns, .ask = ask, .ctx = &world };
 	struct err e = ERR_INIT;
-	struct warm *w = warm_start(v, &o, &e);
+	struct prime *w = prime_start(v, &o, &e);
 	ck_assert_msg(w != NULL, "%s", e.text);
 	return w;
 }
 
 START_TEST(asks_after_the_start)
 {
-	struct warm *w = start(NEVER_NS, NEVER_NS);
+	struct prime *w = start(NEVER_NS, NEVER_NS);
 	wait_for(&world.asked, 1);
-	warm_stop(w);
+	prime_stop(w);
 	ck_assert_uint_eq(times_asked(), 1);
-	warm_stop(NULL);
+	prime_stop(NULL);
 }
 END_TEST
 
 START_TEST(asks_a_connection_once)
 {
-	struct warm *w = start(NS_PER_MS, NEVER_NS);
+	struct prime *w = start(NS_PER_MS, NEVER_NS);
 	wait_for(&world.asked, 1);
 	wait_looks(20);
-	warm_stop(w);
+	prime_stop(w);
 	ck_assert_uint_eq(times_asked(), 1);
 }
 END_TEST
 
 START_TEST(asks_now_and_then)
 {
-	struct warm *w = start(NS_PER_MS, 2 * NS_PER_MS);
+	struct prime *w = start(NS_PER_MS, 2 * NS_PER_MS);
 	wait_for(&world.asked, 3);
-	warm_stop(w);
+	prime_stop(w);
 }
 END_TEST
 
@@ -130,7 +130,7 @@ END_TEST
 START_TEST(asks_when_libvirt_comes)
 {
 	set_world(true, 0);
-	struct warm *w = start(NS_PER_MS, NEVER_NS);
+	struct prime *w = start(NS_PER_MS, NEVER_NS);
 	wait_looks(5);
 	ck_assert_uint_eq(times_asked(), 0);
 	set_world(false, 0);
@@ -142,7 +142,7 @@ START_TEST(asks_when_libvirt_comes)
 	set_world(false, 2);
 	wait_for(&world.asked, 3);
 	wait_looks(5);
-	warm_stop(w);
+	prime_stop(w);
 	ck_assert_uint_eq(times_asked(), 3);
 }
 END_TEST
@@ -153,15 +153,15 @@ START_TEST(failure_is_silent)
 	struct err e = ERR_INIT;
 	VIRT_CONN_AUTO virConnectPtr conn = virt_open("test:///default", &e);
 	ck_assert_ptr_nonnull(conn);
-	warm_ask(NULL, conn);
+	prime_ask(NULL, conn);
 	ck_assert_int_eq(virConnectIsAlive(conn), 1);
 }
 END_TEST
 
 int main(void)
 {
-	Suite *s = suite_create("warm");
-	TCase *tc = tcase_create("warm");
+	Suite *s = suite_create("prime");
+	TCase *tc = tcase_create("prime");
 	tcase_add_checked_fixture(tc, setup, teardown);
 	tcase_add_test(tc, asks_after_the_start);
 	tcase_add_test(tc, asks_a_connection_once);
