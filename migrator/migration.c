@@ -281,9 +281,12 @@ static json_t *report(const struct migration *g)
 			      "iterations", (json_int_t)g->watched.last.iteration, "passthrough", unparsed(g),
 			      "paused_to_finish", (int)g->watched.paused, "postcopy", (int)g->watched.postcopy,
 			      "warnings", warnings);
-	json_t *downtime = json_object_get(g->target, "downtime_ms");
+	/* libvirt counted to the end; the last look from here was before the switch. */
+	json_t *downtime = json_object_get(g->target, "downtime_ms"), *passes = json_object_get(g->target, "iterations");
 	if (downtime)
 		json_object_set(r, "downtime_ms", downtime);
+	if (json_integer_value(passes) > 0)
+		json_object_set(r, "iterations", passes);
 	return r;
 }
 
