@@ -168,7 +168,7 @@ void protection_seed_say_seeding(struct protection *p);
 
 /* ---- protection_points.c ---- */
 /* It is another QEMU, or another machine has had the VM: pauses of before say nothing. */
-void protection_points_forget(struct protection *p);
+void protection_points_forget_locked(struct protection *p);
 /* "when due" and the bandwidth, as the hour says. ship may be NULL. */
 void protection_points_clock(struct protection *p, struct ship *ship);
 /* One capture; 1: the same session can go on with another. 2: the hand-over has to do without one. */

@@ -47,10 +47,11 @@ static bool how_is_free(const struct protection *p)
 #define COLO_AGAIN_NS (15 * 60 * NS_PER_S)
 #define COLO_AGAIN_MOST 64
 
-void protection_points_forget(struct protection *p)
+void protection_points_forget_locked(struct protection *p)
 {
 	p->forced = CAPTURE_AUTO;
 	p->colo_wait_ns = p->colo_again_ns = 0;
+	pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 }
 
 /* Each time costs a first pass and the comparing of all disks: less and less often, unless it went well for as long as it was away. */

@@ -155,7 +155,8 @@ static int64_t after_failure(struct protection *p, const struct err *e)
 	}
 	if (e->errnum == ENOENT && e->cls == ERR_REFUSED) {
 		protection_set_state(p, "waiting", text);
-		protection_points_forget(p);
+		THREAD_LOCKED(&p->lock);
+		protection_points_forget_locked(p);
 		p->failures = 0;
 		return first;
 	}
@@ -211,7 +212,7 @@ static bool wait_for_work(struct protection *p)
 				__atomic_store_n(&p->interrupt, false, __ATOMIC_SEQ_CST);
 				p->idle = false;
 				if (p->was_held)
-					protection_points_forget(p);
+					protection_points_forget_locked(p);
 				p->was_held = false;
 				return true;
 			}
