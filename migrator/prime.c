@@ -30,7 +30,7 @@ void prime_ask(void *ctx, virConnectPtr conn)
 	(void)ctx;
 	(void)facts_qemu_version(conn);
 	/* Of every emulator. */
-	VIRT_STR_AUTO char *caps = virConnectGetCapabilities(conn);
+	free(virConnectGetCapabilities(conn));
 	/* And the CPUs that each kind of guest can have here. */
 	json_decref(cpu_facts(conn));
 }
