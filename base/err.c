@@ -91,6 +91,11 @@ bool err_passes(const struct err *e)
 	return e->cls == ERR_SYS && e->errnum == EMFILE;
 }
 
+bool err_is_full(const struct err *e)
+{
+	return e->cls == ERR_SYS && (e->errnum == ENOSPC || e->errnum == EDQUOT);
+}
+
 int err_wrap(struct err *e, const char *fmt, ...)
 {
 	char inner[sizeof(e->text)];

@@ -50,6 +50,8 @@ int err_sys(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2
 int err_open(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A file could not be opened, for a reason that may pass. */
 bool err_passes(const struct err *e);
+/* A disk, or a quota, is full. */
+bool err_is_full(const struct err *e);
 
 /* Put "text: " in front of what is there. Returns -1. */
 int err_wrap(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

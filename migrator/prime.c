@@ -17,7 +17,7 @@ struct prime {
 	pthread_t thread;
 
 	/* the thread's */
-	uint64_t asked_of; /* virt_opened() of the connection that was asked last; 0: none */
+	uint64_t asked_of; /* the connection that was asked last, as virt_get_opened counts; 0: none */
 	int64_t asked_ns;
 
 	pthread_mutex_t lock;

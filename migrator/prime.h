@@ -3,7 +3,7 @@
  *
  * libvirt asks each QEMU once, when its capabilities are first wanted after QEMU, libvirt, the kernel or the host's
  * boot have changed: about a second and a half a host, which the first plan or migration would spend at its source, and then
- * again at its target. A thread asks after the start, after libvirt came back, and now and then, for a QEMU that was upgraded
+ * again at its target, and a failover while everything stands still. A thread asks after the start, after libvirt came back, and now and then, for a QEMU that was upgraded
  * meanwhile. Nobody waits for it, and what fails is left to whoever really wants to know.
  */
 #ifndef VMFERRY_MIGRATOR_PRIME_H

@@ -82,11 +82,6 @@ static struct promote_spec spec_of(struct failover *f)
 
 /* ---- look ---- */
 
-static bool is_full(const struct err *e)
-{
-	return e->cls == ERR_SYS && (e->errnum == ENOSPC || e->errnum == EDQUOT);
-}
-
 /* The latest point is in the heads. On a full disk there is, once, what was kept back for this. */
 static int settle(struct failover *f, struct err *e)
 {
@@ -97,7 +92,7 @@ static int settle(struct failover *f, struct err *e)
 		struct err why = ERR_INIT;
 		if (store_settle(f->store, until, &why) == 0)
 			return 0;
-		if (is_full(&why) && f->o->make_room && !f->made_room) {
+		if (err_is_full(&why) && f->o->make_room && !f->made_room) {
 			f->made_room = true;
 			f->o->make_room(f->o->ctx);
 			continue;
@@ -107,7 +102,7 @@ static int settle(struct failover *f, struct err *e)
 			continue;
 		}
 		*e = why;
-		return !is_full(e) ? -1
+		return !err_is_full(e) ? -1
 				   : err_remedy(e, "make room on the disk of the replicas: the latest point is there, "
 						   "and goes into the images then");
 	}

@@ -337,7 +337,7 @@ int replica_update(struct replica *p, const json_t *changes, struct err *e)
 	json_object_update(record, copy);
 	json_decref(copy);
 	int rc = epoch_save_replica(r->replica_dir, record, e);
-	if (rc < 0 && (e->errnum == ENOSPC || e->errnum == EDQUOT) && replica_reserve_give(r)) {
+	if (rc < 0 && err_is_full(e) && replica_reserve_give(r)) {
 		err_clear(e);
 		rc = epoch_save_replica(r->replica_dir, record, e);
 	}

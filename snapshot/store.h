@@ -83,7 +83,7 @@ void store_txn_make_part(struct store_txn *t);
 /* As if it had never been. NULL is fine. */
 void store_abort(struct store_txn *t);
 /* Waits until everything committed is applied to the heads, and makes that durable: opening the store again does not write to them. What waits for space, or
- * for a file that cannot be opened just now, is tried at once; if that fails again, so does this (ENOSPC, EDQUOT; err_passes), and may be called again. */
+ * for a file that cannot be opened just now, is tried at once; if that fails again, so does this (err_is_full, err_passes), and may be called again. */
 int store_settle(struct store *s, int64_t deadline_ns, struct err *e);
 
 /* ---- points ---- */

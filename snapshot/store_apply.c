@@ -186,7 +186,7 @@ static int apply(struct store *s, struct store_pending *p, struct err *e)
 
 bool store_may_pass(const struct err *e)
 {
-	return err_passes(e) || (e->cls == ERR_SYS && (e->errnum == ENOSPC || e->errnum == EDQUOT));
+	return err_passes(e) || err_is_full(e);
 }
 
 /* Under lock. Waits for a reason to try again. */

@@ -47,20 +47,7 @@ static void set_up(void)
 static void tear_down(void)
 {
 	sys = kernel;
-	MEM_AUTO char *command = mem_printf("rm -rf %s", base);
-	ck_assert_int_eq(system(command), 0);
-}
-
-static void wait_applied(struct store *s)
-{
-	struct err e = ERR_INIT;
-	struct store_usage u;
-	const int64_t until = clock_mono_ns() + 20 * NS_PER_S;
-
-	do {
-		OK(store_usage(s, &u, &e), e);
-	} while (u.pending_txns > 0 && clock_mono_ns() < until);
-	ck_assert_uint_eq(u.pending_txns, 0);
+	model_remove_folder(base);
 }
 
 /* Points and a file of which the catalogue does not know. */
@@ -73,7 +60,7 @@ static struct store *unsaved(struct model *m)
 	model_init(m, 11);
 	while (m->now.file == 0 || m->n_points < 2)
 		OK(model_txn(m, s, STORE_TXN_POINT, &e), e);
-	wait_applied(s);
+	model_wait_applied(s);
 	files_synced = heads_synced = catalogue_at = 0;
 	return s;
 }
@@ -182,7 +169,7 @@ START_TEST(every_head_is_synced)
 			OK(store_txn_block(t, i, 0, data, &e), e);
 		OK(store_commit(t, NULL, NULL, &e), e);
 	}
-	wait_applied(s);
+	model_wait_applied(s);
 	ck_assert_int_eq(heads_synced, 0);
 	OK(settle(s, &e), e);
 	ck_assert_int_eq(heads_synced, LISTS * STORE_MAX_VOLUMES);

@@ -29,8 +29,7 @@ static void set_up(void)
 
 static void tear_down(void)
 {
-	MEM_AUTO char *command = mem_printf("rm -rf %s", base);
-	ck_assert_int_eq(system(command), 0);
+	model_remove_folder(base);
 	free(doc);
 }
 

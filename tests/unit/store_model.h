@@ -79,6 +79,25 @@ static inline void model_folder(char *out)
 	ck_assert_ptr_nonnull(mkdtemp(out));
 }
 
+static inline void model_remove_folder(const char *folder)
+{
+	MEM_AUTO char *command = mem_printf("rm -rf %s", folder);
+	ck_assert_int_eq(system(command), 0);
+}
+
+/* What is committed is in the heads; no checkpoint need have said so. */
+static inline void model_wait_applied(struct store *s)
+{
+	const int64_t until = clock_mono_ns() + 20 * NS_PER_S;
+	struct err e = ERR_INIT;
+	struct store_usage u;
+
+	do {
+		ck_assert_msg(store_usage(s, &u, &e) == 0, "%s", e.text);
+	} while (u.pending_txns > 0 && clock_mono_ns() < until);
+	ck_assert_uint_eq(u.pending_txns, 0);
+}
+
 /* The folder of a store, made if need be, with nothing in it: quicker than a process that removes it. */
 static inline void model_clear(const char *dir)
 {

@@ -64,6 +64,26 @@ START_TEST(what_could_not_be_opened_may_pass)
 }
 END_TEST
 
+START_TEST(what_is_full_is_told_apart)
+{
+	struct err e = ERR_INIT;
+
+	errno = ENOSPC;
+	err_sys(&e, "write");
+	ck_assert(err_is_full(&e));
+	errno = EDQUOT;
+	err_sys(&e, "write");
+	ck_assert(err_is_full(&e));
+	errno = EIO;
+	err_sys(&e, "write");
+	ck_assert(!err_is_full(&e));
+	/* What a peer says of its own disk is not ours. */
+	err_set(&e, ERR_PEER, "there");
+	e.errnum = ENOSPC;
+	ck_assert(!err_is_full(&e));
+}
+END_TEST
+
 START_TEST(the_innermost_remedy_stays)
 {
 	struct err e = ERR_INIT;
@@ -139,6 +159,7 @@ int main(void)
 	tcase_add_test(t, context_grows_in_front);
 	tcase_add_test(t, set_replaces_everything);
 	tcase_add_test(t, what_could_not_be_opened_may_pass);
+	tcase_add_test(t, what_is_full_is_told_apart);
 	tcase_add_test(t, the_innermost_remedy_stays);
 	tcase_add_test(t, the_text_may_be_its_own_argument);
 	tcase_add_test(t, text_is_one_line);

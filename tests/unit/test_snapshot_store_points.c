@@ -67,27 +67,13 @@ static void set_up(void)
 static void tear_down(void)
 {
 	sys = kernel;
-	MEM_AUTO char *command = mem_printf("rm -rf %s", base);
-	ck_assert_int_eq(system(command), 0);
+	model_remove_folder(base);
 }
 
 static void settle(struct store *s)
 {
 	struct err e = ERR_INIT;
 	OK(store_settle(s, clock_mono_ns() + 20 * NS_PER_S, &e), e);
-}
-
-/* What is applied, without a checkpoint. */
-static void wait_applied(struct store *s)
-{
-	struct err e = ERR_INIT;
-	struct store_usage u;
-	const int64_t until = clock_mono_ns() + 20 * NS_PER_S;
-
-	do {
-		OK(store_usage(s, &u, &e), e);
-	} while (u.pending_txns > 0 && clock_mono_ns() < until);
-	ck_assert_uint_eq(u.pending_txns, 0);
 }
 
 #define DISK_BLOCKS 4096u
@@ -254,7 +240,7 @@ static void compare_copy(const struct model *m, const struct model_state *also)
 		model_compare(&m->now, v);
 		store_view_close(v);
 		if (no_catalogue || no_vm)
-			wait_applied(s);
+			model_wait_applied(s);
 		else
 			settle(s);
 	}
@@ -275,7 +261,7 @@ START_TEST(what_is_applied_and_not_saved)
 		if (i % 10 == 4)
 			settle(s);
 	}
-	wait_applied(s);
+	model_wait_applied(s);
 	crash();
 	compare_copy(&m, NULL);
 	model_compare_all(&m, s);
@@ -329,7 +315,7 @@ START_TEST(a_point_given_up_early_comes_back_whole)
 		OK(model_txn(&m, s, i == 1 ? STORE_TXN_POINT : STORE_TXN_PART, &e), e);
 		OK(store_prune(s, model_keep, &m, &e), e);
 	}
-	wait_applied(s);
+	model_wait_applied(s);
 	crash();
 	compare_copy(&m, &early);
 	store_close(s);
@@ -346,7 +332,7 @@ START_TEST(a_head_that_is_given_away_is_left_alone)
 
 	for (uint32_t tag = 1; tag <= 3; tag++)
 		point(s, tag, 3, tag);
-	wait_applied(s);
+	model_wait_applied(s);
 	struct store_view *v = store_view_open(s, 0, &e);
 	ck_assert_msg(v != NULL, "%s", e.text);
 	MEM_AUTO char *path = store_view_head_path(v, 0, &e);
@@ -540,7 +526,7 @@ START_TEST(a_store_of_format_1_on_a_full_disk)
 		model_compare_all(&m, s);
 		OK(store_verify(s, NULL, NULL, &e), e);
 		OK(model_txn(&m, s, STORE_TXN_POINT, &e), e);
-		wait_applied(s);
+		model_wait_applied(s);
 		crash();
 		store_close(s);
 		ck_assert_int_eq(format_in(dir), 1);

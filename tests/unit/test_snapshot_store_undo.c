@@ -31,8 +31,7 @@ static void set_up(void)
 static void tear_down(void)
 {
 	sys = kernel;
-	MEM_AUTO char *command = mem_printf("rm -rf %s", base);
-	ck_assert_int_eq(system(command), 0);
+	model_remove_folder(base);
 }
 
 static void run(const char *command)

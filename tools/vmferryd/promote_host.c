@@ -90,15 +90,6 @@ void promote_host_free(struct promote_host *p)
 	free(p);
 }
 
-void promote_host_warm(struct promote_host *p)
-{
-	struct err e = ERR_INIT;
-	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, &e);
-	VIRT_STR_AUTO char *caps = conn ? virConnectGetDomainCapabilities(conn, NULL, NULL, NULL, NULL, 0) : NULL;
-
-	log_debug("promote_warm", "done=%s", caps ? "yes" : "no");
-}
-
 static char *disk_dir(void *ctx, const char *xml, const char *target, struct err *e)
 {
 	const struct promote_host *p = ctx;

@@ -23,8 +23,6 @@ struct promote_host;
 struct promote_host *promote_host_new(const struct promote_host_opts *o, struct err *e);
 /* NULL is fine. A question to a guest's agent that is not answered yet keeps it until it is. */
 void promote_host_free(struct promote_host *p);
-/* libvirt looks at a QEMU once, for seconds, before it starts the first VM with it: better before there is haste. Best effort. */
-void promote_host_warm(struct promote_host *p);
 /* Their ctx is the struct promote_host. */
 extern const struct promote_ops promote_host_ops;
 

@@ -8,7 +8,6 @@
 #include "replicator/replicator.h"
 #include "tools/vmferryd/agent.h"
 #include "tools/vmferryd/probe.h"
-#include "tools/vmferryd/promote_host.h"
 #include "tools/vmferryd/takeover.h"
 
 #include <string.h>
@@ -125,19 +124,6 @@ static void *recover_main(void *arg)
 	return NULL;
 }
 
-static void *warm_main(void *arg)
-{
-	struct agent *a = arg;
-	struct err e = ERR_INIT;
-	struct promote_host *p = takeover_host(a, &e);
-
-	if (p)
-		promote_host_warm(p);
-	promote_host_free(p);
-	__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
-	return NULL;
-}
-
 static bool in_background(struct agent *a, const char *name, void *(*fn)(void *arg))
 {
 	struct err e = ERR_INIT;
@@ -168,14 +154,9 @@ void recovery_again(struct agent *a)
 void recovery_start(struct agent *a)
 {
 	const struct settings_view *view = settings_get(a->settings);
-	bool keeps_replicas = false;
 
-	for (size_t n = 0; n < view->config->n_peers; n++)
-		keeps_replicas = keeps_replicas || (view->config->peers[n].roles & ROLE_REPLICATE_IN);
 	restore_virt_clean_up(view->config->run_dir);
 	settings_put(a->settings, view);
 	if (!recover_all(a, false))
 		recovery_again(a);
-	if (keeps_replicas)
-		(void)in_background(a, "warm", warm_main);
 }
