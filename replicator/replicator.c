@@ -207,6 +207,16 @@ int replicator_status(struct replicator *r, const json_t *args, json_t **result,
 	return 0;
 }
 
+/* Of a VM that is protected from here the points are at the other host; a replica that is here as well is what an earlier failover has left. That
+ * host asks nobody in turn. */
+static bool kept_here(struct replicator *r, const json_t *args)
+{
+	const char *vm = field_text(args, "vm");
+
+	return json_is_true(json_object_get(args, "kept")) ||
+	       (!replicator_protects(r, vm, NULL) && replicas_has(r->replicas, vm));
+}
+
 /* The same call at the host that keeps the replica. */
 static int ask_peer(struct replicator *r, const char *method, const char *vm, json_t **result, struct err *e)
 {
@@ -217,7 +227,7 @@ static int ask_peer(struct replicator *r, const char *method, const char *vm, js
 		return err_remedy(e, "'vmferry status' shows what is protected, and where to");
 	}
 	struct rpc *rpc = r->opts.connect_peer(r->opts.ctx, field_text(record, "host"), e);
-	const int rc = rpc ? rpc_call(rpc, method, json_pack("{s:s}", "vm", field_text(record, "uuid")),
+	const int rc = rpc ? rpc_call(rpc, method, json_pack("{s:s,s:b}", "vm", field_text(record, "uuid"), "kept", true),
 				      clock_mono_ns() + FORWARD_NS, NULL, NULL, NULL, result, e)
 			   : -1;
 	rpc_unref(rpc);
@@ -227,20 +237,16 @@ static int ask_peer(struct replicator *r, const char *method, const char *vm, js
 
 int replicator_points(struct replicator *r, const json_t *args, json_t **result, struct err *e)
 {
-	const char *vm = field_text(args, "vm");
-
-	return replicas_has(r->replicas, vm) ? replicas_points(r->replicas, args, result, e)
-					     : ask_peer(r, "points", vm, result, e);
+	return kept_here(r, args) ? replicas_points(r->replicas, args, result, e)
+				  : ask_peer(r, "points", field_text(args, "vm"), result, e);
 }
 
 int replicator_verify(struct replicator *r, const json_t *args,
 		      bool (*progress)(void *ctx, uint64_t done, uint64_t total), void *ctx, json_t **result,
 		      struct err *e)
 {
-	const char *vm = field_text(args, "vm");
-
-	return replicas_has(r->replicas, vm) ? replicas_verify(r->replicas, args, progress, ctx, result, e)
-					     : ask_peer(r, "verify", vm, result, e);
+	return kept_here(r, args) ? replicas_verify(r->replicas, args, progress, ctx, result, e)
+				  : ask_peer(r, "verify", field_text(args, "vm"), result, e);
 }
 
 int replicator_hold_vm(struct replicator *r, const char *vm, const char *why, struct err *e)

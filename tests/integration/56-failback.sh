@@ -28,6 +28,14 @@ protected_guest() {
 protect() { # FROM TO
 	vmferry_at "$1" protect g1 --to "$2" --rpo 1s
 	eventually 90 "g1 is not protected from $1 to $2" has_points "$1" 2
+	# The points that the source shows are these, not what an earlier failover may have left there.
+	local here there
+	here=$(point_ids "$1") there=$(point_ids "$2")
+	grep -qxF "${here:-none}" <<<"$there" || fail "$1 shows the points $here, $2 keeps $there"
+}
+
+point_ids() { # HOST
+	in_host "$1" vmferry --json points g1 | python3 -c 'import json, sys; print("\n".join(p["id"] for p in json.load(sys.stdin)["points"]))'
 }
 
 state_at() { # HOST ROLE: state, points, epoch. A machine with much else to do holds no RPO: that counts as protected here
