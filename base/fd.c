@@ -1,10 +1,12 @@
 #include "base/fd.h"
 
+#include "base/clock.h"
 #include "base/sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,6 +35,27 @@ ssize_t fd_read_some(int fd, void *buf, size_t len, struct err *e)
 			return n;
 		if (errno != EINTR)
 			return err_sys(e, "read");
+	}
+}
+
+void fd_read_out(int fd, int64_t idle_ns)
+{
+	char ignored[64 << 10];
+	int64_t until = clock_mono_ns() + idle_ns;
+
+	for (;;) {
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+		const int ready = poll(&p, 1, clock_poll_ms(until));
+		if (ready == 0 || (ready < 0 && errno != EINTR))
+			return;
+		/* It may have been read by another meanwhile. */
+		const ssize_t n = recv(fd, ignored, sizeof ignored, MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
+			return;
+		if (n > 0)
+			until = clock_mono_ns() + idle_ns;
+		else if (clock_mono_ns() >= until)
+			return;
 	}
 }
 

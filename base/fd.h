@@ -8,6 +8,7 @@
 #include "base/err.h"
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -22,6 +23,9 @@ int fd_write_full(int fd, const void *buf, size_t len, struct err *e);
 int fd_writev_full(int fd, struct iovec *iov, size_t n, struct err *e);
 /* Up to len bytes; 0 is EOF; retries EINTR; -1 with the error set. */
 ssize_t fd_read_some(int fd, void *buf, size_t len, struct err *e);
+
+/* Reads a socket to its end and throws away what comes: until EOF, an error, or idle_ns without a byte. */
+void fd_read_out(int fd, int64_t idle_ns);
 
 int fd_set_nonblock(int fd, bool on, struct err *e);
 

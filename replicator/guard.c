@@ -23,6 +23,7 @@
 #define REOPEN_NS (200 * NS_PER_MS)
 #define RELOCK_NS (20 * NS_PER_MS)
 #define RESEND_NS (100 * NS_PER_MS)
+#define READ_OUT_IDLE_NS (60 * NS_PER_S)
 #define LONG_RESCUE_NS (5 * NS_PER_S)
 
 enum vm_state {
@@ -45,11 +46,12 @@ struct guard_vm {
 	bool suspends;
 	int64_t deadline_ns; /* INT64_MAX: not armed */
 	int held;            /* our end of its state stream, or -1 */
+	bool read_on;        /* ... which is never to be broken */
 	bool again;          /* WATCH has come (again) and waits for its answer */
 	bool gone;           /* UNWATCH has come, or the agent's end: the thread ends when it has nothing to do */
 	bool go;             /* it is to be let go, by order */
 	struct guard_order order;
-	bool untold;         /* FREED could not be sent yet, with how */
+	bool untold; /* FREED could not be sent yet, with how */
 	enum guardian_end how;
 	int64_t rescue_since_ns; /* 0: none, or said already that it takes long */
 	bool ended;              /* the thread has nothing more to do but return */
@@ -189,10 +191,11 @@ static void vm_rescue(struct guard_vm *v, void **vm)
 	const int rc = g->ops->free_guest(g->ops->ctx, vm, v->uuid, &order, &runs, &e);
 	const long long ms = (long long)((clock_mono_ns() - since) / NS_PER_MS);
 	if (rc == 0)
-		log_warn("guardian_freed", "vm=%s cause=%s armed=%d ms=%lld", v->name, guard_cause_name(order.cause), order.armed, ms);
+		log_warn("guardian_freed", "vm=%s cause=%s armed=%d ms=%lld", v->name, guard_cause_name(order.cause),
+			 order.armed, ms);
 	else
-		log_error("guardian_failed", "vm=%s cause=%s runs=%d ms=%lld msg=%s", v->name, guard_cause_name(order.cause), runs, ms,
-			  LOG_Q(e.text));
+		log_error("guardian_failed", "vm=%s cause=%s runs=%d ms=%lld msg=%s", v->name,
+			  guard_cause_name(order.cause), runs, ms, LOG_Q(e.text));
 	pthread_mutex_lock(&g->lock);
 	v->rescue_since_ns = 0;
 	v->deadline_ns = INT64_MAX;
@@ -332,6 +335,7 @@ static void take(struct guard *g, const struct guardian_msg *m, int *held)
 			break;
 		fd_close(&v->held);
 		v->held = *held;
+		v->read_on = m->value & GUARDIAN_HOLD_READ_ON;
 		*held = -1;
 		break;
 	case GUARDIAN_BEAT:
@@ -364,9 +368,44 @@ static void drain(struct guard *g)
 				log_warn("guardian_agent_gone", "vms=%zu", g->n);
 		} else if (!g->said_stray) {
 			g->said_stray = true;
-			log_warn("guardian_stray_message", "msg=%s", LOG_Q("ignored, and others after it without a word"));
+			log_warn("guardian_stray_message", "msg=%s",
+				 LOG_Q("ignored, and others after it without a word"));
 		}
 	}
+}
+
+static void *read_out(void *arg)
+{
+	int *held = arg;
+
+	fd_read_out(*held, READ_OUT_IDLE_NS);
+	fd_close(held);
+	free(held);
+	return NULL;
+}
+
+/* Under the lock. By a thread that nobody waits for: while the stream is being read QEMU may answer libvirt nothing, and what the rescue waits for, the end of
+ * QEMU's migration, is its end too. */
+static void end_stream(struct guard_vm *v)
+{
+	struct err e = ERR_INIT;
+	pthread_t reader;
+
+	if (v->held < 0)
+		return;
+	if (v->read_on) {
+		int *held = mem_alloc(sizeof *held);
+		*held = v->held;
+		if (thread_start(&reader, "guard-stream", read_out, held, &e) == 0) {
+			pthread_detach(reader);
+			v->held = -1;
+			return;
+		}
+		free(held);
+		log_error("guardian_thread", "vm=%s msg=%s", v->name, LOG_Q(e.text));
+	}
+	shutdown(v->held, SHUT_RDWR);
+	fd_close(&v->held);
 }
 
 /* `now` was read before what had come in was taken: a guardian that was itself stopped or late must not hold messages that it had not read
@@ -388,9 +427,7 @@ static void judge(struct guard *g, int64_t now)
 			v->deadline_ns = INT64_MAX;
 			/* At once: a QEMU that is writing to a reader that does not read may hold its own big lock, and then
 			 * answers no one before this. */
-			if (v->held >= 0)
-				shutdown(v->held, SHUT_RDWR);
-			fd_close(&v->held);
+			end_stream(v);
 			pthread_cond_signal(&v->changed);
 		}
 		if (g->eof && !v->gone) {
@@ -461,7 +498,8 @@ unsigned guard_run(int fd, int lock_fd, int64_t silence_ns, const struct guard_o
 		/* Silence goes on: its VMs have been let go, there is nothing to do about it twice. */
 		if (next <= now)
 			next = now + RESEND_NS;
-		struct pollfd p[2] = { { .fd = g->wake, .events = POLLIN }, { .fd = g->eof ? -1 : fd, .events = POLLIN } };
+		struct pollfd p[2] = { { .fd = g->wake, .events = POLLIN },
+				       { .fd = g->eof ? -1 : fd, .events = POLLIN } };
 		if (poll(p, 2, clock_poll_ms(next)) < 0)
 			assert(errno == EINTR);
 		uint64_t n;

@@ -38,10 +38,11 @@ struct guard_ops {
 	void *(*open)(void *ctx, const uint8_t uuid[16], struct err *e);
 	/* Every 2 s while nothing happens: 0 if it is still good, -1: close and open again. */
 	int (*check)(void *vm, struct err *e);
-	/* The stream that the agent gave to hold has been shut already. Makes the VM run again, unless a user paused it, and takes back what was set in QEMU. vm may be NULL: open failed so far; *vm may be
+	/* The stream that the agent gave to hold has been shut already, or is being read to its end. Makes the VM run again, unless a user paused it, and takes back what was set in QEMU. vm may be NULL: open failed so far; *vm may be
 	 * replaced. Bounded in time by itself. 0: done, or there is no such VM any more; -1: neither known nor done. *runs is set as soon as it
 	 * runs, also when what follows fails. */
-	int (*free_guest)(void *ctx, void **vm, const uint8_t uuid[16], const struct guard_order *order, bool *runs, struct err *e);
+	int (*free_guest)(void *ctx, void **vm, const uint8_t uuid[16], const struct guard_order *order, bool *runs,
+			  struct err *e);
 	void (*close)(void *vm); /* NULL is fine */
 	void *ctx;
 };

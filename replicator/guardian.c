@@ -38,6 +38,7 @@ struct entry {
 	bool parted;    /* UNWATCHED has come */
 	int64_t deadline_ns;
 	int held; /* -1: none */
+	bool read_on;
 };
 
 struct guardian {
@@ -139,8 +140,9 @@ static void tell_all(struct guardian *g)
 		if (n->parting)
 			continue;
 		if (guardian_msg_send(g->fd, GUARDIAN_WATCH, n->uuid, flags) != 0 ||
-		    (n->held >= 0 && guardian_msg_send_hold(g->fd, n->uuid, n->held) != 0) ||
-		    (n->deadline_ns != INT64_MAX && guardian_msg_send(g->fd, GUARDIAN_ARM, n->uuid, (uint64_t)n->deadline_ns) != 0)) {
+		    (n->held >= 0 && guardian_msg_send_hold(g->fd, n->uuid, n->held, n->read_on) != 0) ||
+		    (n->deadline_ns != INT64_MAX &&
+		     guardian_msg_send(g->fd, GUARDIAN_ARM, n->uuid, (uint64_t)n->deadline_ns) != 0)) {
 			g->broken = true;
 			return;
 		}
@@ -193,8 +195,9 @@ static void bury_child(struct guardian *g)
 	/* It is asked no questions: it holds nothing that a new one would not be told, and a stopped one would not hear them. */
 	kill(pid, SIGKILL);
 	child_wait(pid, INT64_MAX, &status, &e);
-	log_warn("guardian_died", "pid=%d signal=%d status=%d msg=%s", (int)pid, WIFSIGNALED(status) ? WTERMSIG(status) : 0,
-		 WIFEXITED(status) ? WEXITSTATUS(status) : -1, LOG_Q("it is started again; VMs go on"));
+	log_warn("guardian_died", "pid=%d signal=%d status=%d msg=%s", (int)pid,
+		 WIFSIGNALED(status) ? WTERMSIG(status) : 0, WIFEXITED(status) ? WEXITSTATUS(status) : -1,
+		 LOG_Q("it is started again; VMs go on"));
 }
 
 /* ---- entries, under the lock ---- */
@@ -450,7 +453,7 @@ void guardian_arm(struct guardian *g, const char *uuid, int64_t deadline_ns)
 	say(g, GUARDIAN_ARM, n->uuid, (uint64_t)deadline_ns);
 }
 
-int guardian_hold(struct guardian *g, const char *uuid, int fd, struct err *e)
+int guardian_hold(struct guardian *g, const char *uuid, int fd, bool read_on, struct err *e)
 {
 	THREAD_LOCKED(&g->lock);
 	struct entry *n = find_name(g, uuid);
@@ -462,7 +465,8 @@ int guardian_hold(struct guardian *g, const char *uuid, int fd, struct err *e)
 		return err_sys(e, "guardian: duplicate the stream of VM %s", uuid);
 	fd_close(&n->held);
 	n->held = held;
-	if (g->fd >= 0 && !g->broken && guardian_msg_send_hold(g->fd, n->uuid, held) != 0) {
+	n->read_on = read_on;
+	if (g->fd >= 0 && !g->broken && guardian_msg_send_hold(g->fd, n->uuid, held, read_on) != 0) {
 		g->broken = true;
 		wake(g);
 	}

@@ -33,8 +33,8 @@
 
 enum guardian_end {
 	GUARDIAN_END_FREED = 0, /* it runs (or is as its user left it, or gone); nothing of ours is set in QEMU */
-	GUARDIAN_END_UNTIDY,    /* it runs; QEMU would not let x-colo be taken back: capture_clean_up before anything else */
-	GUARDIAN_END_FAILED,    /* not known, not done: look at it */
+	GUARDIAN_END_UNTIDY, /* it runs; QEMU would not let x-colo be taken back: capture_clean_up before anything else */
+	GUARDIAN_END_FAILED, /* not known, not done: look at it */
 };
 
 struct guardian_opts {
@@ -63,8 +63,9 @@ void guardian_arm(struct guardian *g, const char *uuid, int64_t deadline_ns);
 /* Our end of the VM's state stream (a socket): the guardian gets a duplicate, and shuts it down first of all when it lets the VM go. Without it a
  * VM cannot be helped while QEMU writes to an agent that does not read: it does so under its big lock, and answers no monitor
  * command until someone reads or the stream is broken. So: right after the socket pair is made, before `migrate'. Since it is a duplicate, an
- * agent that wants QEMU to see the end calls shutdown(2), not close(2) alone. fd stays the caller's; dropped at unwatch or `freed`. */
-int guardian_hold(struct guardian *g, const char *uuid, int fd, struct err *e);
+ * agent that wants QEMU to see the end calls shutdown(2), not close(2) alone. read_on: it is read to its end instead, for QEMU never lets go of the
+ * memory of a VM whose background snapshot broke. fd stays the caller's; dropped at unwatch or `freed`. */
+int guardian_hold(struct guardian *g, const char *uuid, int fd, bool read_on, struct err *e);
 void guardian_disarm(struct guardian *g, const char *uuid);
 /* The capture is over and QEMU is as it was. Also after `freed`. Unknown VMs are fine. */
 void guardian_unwatch(struct guardian *g, const char *uuid);

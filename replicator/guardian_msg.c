@@ -83,10 +83,10 @@ int guardian_msg_send(int fd, enum guardian_kind kind, const uint8_t uuid[16], u
 	return send_packet(fd, kind, uuid, value, -1);
 }
 
-int guardian_msg_send_hold(int fd, const uint8_t uuid[16], int held)
+int guardian_msg_send_hold(int fd, const uint8_t uuid[16], int held, bool read_on)
 {
 	assert(held >= 0);
-	return send_packet(fd, GUARDIAN_HOLD, uuid, 0, held);
+	return send_packet(fd, GUARDIAN_HOLD, uuid, read_on ? GUARDIAN_HOLD_READ_ON : 0, held);
 }
 
 /* The first descriptor that came; the others are closed. */
@@ -120,7 +120,10 @@ int guardian_msg_recv(int fd, struct guardian_msg *out, int *held)
 	*held = -1;
 	for (;;) {
 		struct iovec iov = { .iov_base = packet, .iov_len = sizeof packet };
-		struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room };
+		struct msghdr m = { .msg_iov = &iov,
+				    .msg_iovlen = 1,
+				    .msg_control = control.room,
+				    .msg_controllen = sizeof control.room };
 		const ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 		/* ECONNRESET: the other side is gone and had not read all of ours. What it had said before is still there. */
 		if (n < 0 && (errno == EINTR || errno == ECONNRESET))

@@ -15,7 +15,8 @@
  *	  4 UNWATCH  the capture is over, and has cleaned up; value: bit 0, say UNWATCHED. With that bit it takes nothing back that was begun: FREED is
  *	             the answer then (once more, if it was said before).
  *	  5 BEAT     value: a number that rises. Sent every GUARDIAN_BEAT_NS while the agent is able to.
- *	  6 HOLD     comes with a descriptor (SCM_RIGHTS): our end of the VM's state stream, which is shut first of all when the VM is let go
+ *	  6 HOLD     comes with a descriptor (SCM_RIGHTS): our end of the VM's state stream, which is shut first of all when the VM is let go; value:
+ *	             bit 0, it is read to its end instead
  *	guardian -> agent
  *	 16 ACK      value: that of the BEAT
  *	 17 WATCHING
@@ -36,6 +37,7 @@
 #define GUARDIAN_BEAT_NS INT64_C(500000000)
 #define GUARDIAN_WATCH_SUSPENDS UINT64_C(1)
 #define GUARDIAN_UNWATCH_ANSWER UINT64_C(1)
+#define GUARDIAN_HOLD_READ_ON UINT64_C(1)
 
 enum guardian_kind {
 	GUARDIAN_WATCH = 1,
@@ -61,7 +63,7 @@ int guardian_msg_decode(const void *packet, size_t len, struct guardian_msg *out
 /* One packet, at once or not at all. 0, or -1 with errno (EAGAIN: the other side does not read; EPIPE: it is gone). */
 int guardian_msg_send(int fd, enum guardian_kind kind, const uint8_t uuid[16] /* NULL: none */, uint64_t value);
 /* HOLD, with the descriptor, which stays the caller's. */
-int guardian_msg_send_hold(int fd, const uint8_t uuid[16], int held);
+int guardian_msg_send_hold(int fd, const uint8_t uuid[16], int held, bool read_on);
 /* One packet without waiting: 1 and *out; 0 nothing there; -1 the end (or an error, which is the end too); -2 a packet that is none of ours.
  * *held: the descriptor that came with a HOLD, the caller's from now on; else -1. Others that came are closed. */
 int guardian_msg_recv(int fd, struct guardian_msg *out, int *held);

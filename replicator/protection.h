@@ -65,7 +65,7 @@ struct protection_opts {
 	 * would look after it, so there is none ("auto" goes on with disks alone). hold: our end of its stream. arm: the guest may stand
 	 * still until then (monotonic); 0: it runs. unwatch: the capture is over. */
 	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
-	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
+	int (*hold)(void *ctx, const char *uuid, int fd, bool read_on, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
 	/* The VM stands still for good: 0 once nobody will let it run any more; -1: somebody has, or may have. */

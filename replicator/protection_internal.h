@@ -132,7 +132,7 @@ void protection_event(struct protection *p, const char *type, const char *reason
 /* ---- protection_watch.c ---- */
 /* For capture_opts; ctx is the protection. */
 void protection_watch_arm(void *ctx, bool on, int64_t expect_ns);
-int protection_watch_hold(void *ctx, int fd, struct err *e);
+int protection_watch_hold(void *ctx, int fd, bool read_on, struct err *e);
 /* The guardian looks after the VM from here on; a capture that never pauses it needs none. */
 int protection_watch_begin(struct protection *p, enum capture_mode chosen, struct err *e);
 /* The capture has been freed. Waits for what the guardian says, if the VM stood still for too long. */

@@ -59,11 +59,11 @@ void protection_watch_arm(void *ctx, bool on, int64_t expect_ns)
 		p->opts.arm(p->opts.ctx, p->uuid, deadline_ns);
 }
 
-int protection_watch_hold(void *ctx, int fd, struct err *e)
+int protection_watch_hold(void *ctx, int fd, bool read_on, struct err *e)
 {
 	const struct protection *p = ctx;
 
-	return p->opts.hold && p->watched ? p->opts.hold(p->opts.ctx, p->uuid, fd, e) : 0;
+	return p->opts.hold && p->watched ? p->opts.hold(p->opts.ctx, p->uuid, fd, read_on, e) : 0;
 }
 
 int protection_watch_begin(struct protection *p, enum capture_mode chosen, struct err *e)

@@ -40,7 +40,7 @@ struct replicator_opts {
 	struct guest *(*open_guest)(void *ctx, const char *vm, struct err *e);
 	/* The guardian: see protection.h. May be NULL. */
 	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
-	int (*hold)(void *ctx, const char *uuid, int fd, struct err *e);
+	int (*hold)(void *ctx, const char *uuid, int fd, bool read_on, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);
 	int (*part)(void *ctx, const char *uuid, struct err *e);

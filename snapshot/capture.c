@@ -342,7 +342,9 @@ static int start_memory(struct capture *c, const struct capture_sink *sink, stru
 			return rc;
 		capture_migration_end(c);
 		capture_let_run(c);
+		pthread_mutex_lock(&c->lock);
 		c->mode = CAPTURE_BACKGROUND;
+		pthread_mutex_unlock(&c->lock);
 		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %.200s",
 			 e->text);
 		err_clear(e);
@@ -564,7 +566,8 @@ void capture_abort(struct capture *c)
 		guest_watch_abort(c->watch);
 	if (c->disks)
 		disk_points_abort(c->disks);
-	if (c->sock >= 0)
+	/* A background snapshot's stream is read to its end: capture_background_read_on. */
+	if (c->sock >= 0 && c->mode != CAPTURE_BACKGROUND)
 		(void)shutdown(c->sock, SHUT_RDWR);
 }
 

@@ -45,8 +45,8 @@ struct capture_opts {
 	 * does not delay it. */
 	void (*arm)(void *ctx, bool on, int64_t expect_ns);
 	/* Our end of QEMU's state stream (a socket, ours), before QEMU is told to write to it: for the guardian, which keeps a duplicate until the capture is
-	 * over. -1: the capture fails with that error. May be NULL. */
-	int (*hold)(void *ctx, int fd, struct err *e);
+	 * over. read_on: a background snapshot's, to be read to its end and never broken. -1: the capture fails with that error. May be NULL. */
+	int (*hold)(void *ctx, int fd, bool read_on, struct err *e);
 	void *ctx;
 };
 

@@ -5,6 +5,7 @@
 #include "snapshot/capture_internal.h"
 
 #include "base/clock.h"
+#include "base/fd.h"
 #include "base/mem.h"
 #include "base/thread.h"
 #include "base/xxh3.h"
@@ -20,7 +21,8 @@
 #define PAUSE_LIMIT_NS (20 * NS_PER_S)
 #define EXPECT_NS \
 	NS_PER_S /* the devices' state, the disks' transaction where there are disks; and a second for 4 GiB, to protect them */
-#define ZERO_PAGE 1u /* in place of a hash; 0: never given */
+#define READ_ON_IDLE_NS (10 * NS_PER_S) /* a QEMU that writes nothing for so long is not waited for */
+#define ZERO_PAGE 1u                    /* in place of a hash; 0: never given */
 
 static void free_hashes(struct capture *c)
 {
@@ -78,8 +80,6 @@ static void *let_go(void *arg)
 	if (go->rc == 0) {
 		capture_disarm(c);
 		capture_thaw(c);
-	} else {
-		(void)shutdown(c->sock, SHUT_RDWR);
 	}
 	return NULL;
 }
@@ -102,7 +102,7 @@ static int has_let_go(struct capture *c, int rc, struct err *e)
 	if (!c->go.started)
 		return rc;
 	if (rc)
-		(void)shutdown(c->sock, SHUT_RDWR);
+		capture_background_read_on(c);
 	pthread_join(c->go.thread, NULL);
 	c->go.started = false;
 	if (c->go.rc)
@@ -186,6 +186,11 @@ static int read_stream(struct capture *c, struct err *e)
 	return ram_reader_rest(c->reader, CAPTURE_MAX_DEVICE, &c->device, e);
 }
 
+void capture_background_read_on(struct capture *c)
+{
+	fd_read_out(c->sock, READ_ON_IDLE_NS);
+}
+
 /* Everything into the stage. */
 static int snapshot(struct capture *c, bool stop_first, struct capture_point *out, struct err *e)
 {
@@ -211,6 +216,8 @@ static int snapshot(struct capture *c, bool stop_first, struct capture_point *ou
 	int rc = has_let_go(c, read_stream(c, e), e);
 	if (rc)
 		return capture_migration_why(c, e);
+	if (capture_check(c, e)) /* an abort lets the stream run out */
+		return -1;
 	if (capture_migration_wait(c, clock_mono_ns() + PAUSE_LIMIT_NS, status, sizeof(status), e))
 		return -1;
 	if (strcmp(status, "completed") != 0) {

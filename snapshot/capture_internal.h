@@ -39,7 +39,7 @@ struct capture {
 	bool quiesce;
 	char *folder;
 	void (*arm)(void *ctx, bool on, int64_t expect_ns);
-	int (*hold)(void *ctx, int fd, struct err *e);
+	int (*hold)(void *ctx, int fd, bool read_on, struct err *e);
 	void *arm_ctx;
 	enum capture_mode asked;
 
@@ -50,7 +50,7 @@ struct capture {
 	int sock;                  /* the same; our end of QEMU's stream, -1: none */
 
 	/* capture's thread */
-	enum capture_mode mode;
+	enum capture_mode mode; /* changed under lock: capture_abort looks */
 	char reason[400];
 	enum capture_phase phase;
 	bool armed;
@@ -137,6 +137,10 @@ int capture_colo_let_go(struct capture *c, struct err *e);
 int capture_background_start(struct capture *c, const struct capture_sink *sink, struct err *e);
 /* Stages; capture_take gives. */
 int capture_background_take(struct capture *c, struct capture_point *out, struct err *e);
+/* Nobody wants what is left of a snapshot that QEMU has begun: it is read to its end nevertheless. QEMU (7.2 and 10.0) takes the write protection of
+ * the memory back when a background snapshot is complete, and never when it was cancelled or its stream broke: vCPUs and main loop then stop for good at
+ * the first protected page that they write to. */
+void capture_background_read_on(struct capture *c);
 void capture_background_free(struct capture *c);
 
 #endif

@@ -110,7 +110,7 @@ int capture_migration_open(struct capture *c, struct err *e)
 	pthread_mutex_unlock(&c->lock);
 	ram_reader_free(c->reader);
 	c->reader = ram_reader_new(c->sock);
-	if (capture_check(c, e) || (c->hold && c->hold(c->arm_ctx, c->sock, e)))
+	if (capture_check(c, e) || (c->hold && c->hold(c->arm_ctx, c->sock, c->mode == CAPTURE_BACKGROUND, e)))
 		return -1;
 	return c->g->ops->qmp(c->g->ctx, "getfd", json_pack("{s:s}", "fdname", FD_NAME), theirs, NULL, e);
 }
@@ -190,6 +190,8 @@ void capture_migration_end(struct capture *c)
 {
 	if (c->sock >= 0 && !c->migrating)
 		guest_watch_try(c->g, "closefd", json_pack("{s:s}", "fdname", FD_NAME));
+	if (c->sock >= 0 && c->migrating && c->mode == CAPTURE_BACKGROUND)
+		capture_background_read_on(c);
 	pthread_mutex_lock(&c->lock);
 	if (c->sock >= 0) {
 		/* Not closed alone: the guardian has a duplicate. */
@@ -213,7 +215,10 @@ int capture_migration_why(struct capture *c, struct err *e)
 	struct err ignored = ERR_INIT, was = *e;
 	json_t *r = NULL;
 	/* QEMU may be writing to it under its big lock, and would answer no question then. */
-	(void)shutdown(c->sock, SHUT_RDWR);
+	if (c->mode == CAPTURE_BACKGROUND)
+		capture_background_read_on(c);
+	else
+		(void)shutdown(c->sock, SHUT_RDWR);
 	if (guest_watch_check(c->watch, &ignored)) {
 		*e = ignored;
 		return -1;

@@ -113,7 +113,8 @@ static int expect_message(uint32_t m)
 	if (fd_read_full(sock, bytes, sizeof bytes, &e) != 0)
 		return -1;
 	if (bytes[0] || bytes[1] || bytes[2] || bytes[3] != m) {
-		fprintf(stderr, "guardian-agent: QEMU said %u %u %u %u, not %u\n", bytes[0], bytes[1], bytes[2], bytes[3], m);
+		fprintf(stderr, "guardian-agent: QEMU said %u %u %u %u, not %u\n", bytes[0], bytes[1], bytes[2],
+			bytes[3], m);
 		return -1;
 	}
 	return 0;
@@ -144,20 +145,22 @@ static void start_migration(void)
 {
 	int pair[2];
 
-	must("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-colo\",\"state\":true}]}}");
-	must("{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-checkpoint-delay\":4000000000,\"max-bandwidth\":1099511627776,"
+	must("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-colo\","
+	     "\"state\":true}]}}");
+	must("{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"x-checkpoint-delay\":4000000000,\"max-"
+	     "bandwidth\":1099511627776,"
 	     "\"downtime-limit\":2000}}");
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
 		die("socketpair");
 	sock = pair[0];
 	char *answer = NULL;
-	if (virDomainQemuMonitorCommandWithFiles(dom, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"vmferry\"}}", 1, &pair[1], NULL, NULL,
-						 &answer, 0) != 0)
+	if (virDomainQemuMonitorCommandWithFiles(dom, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"vmferry\"}}",
+						 1, &pair[1], NULL, NULL, &answer, 0) != 0)
 		die("getfd");
 	free(answer);
 	close(pair[1]);
 	struct err e = ERR_INIT;
-	if (!getenv("NO_HOLD") && guardian_hold(guardian, uuid, sock, &e) != 0) {
+	if (!getenv("NO_HOLD") && guardian_hold(guardian, uuid, sock, false, &e) != 0) {
 		fprintf(stderr, "guardian-agent: %s\n", e.text);
 		exit(1);
 	}
@@ -224,7 +227,8 @@ static int first_pass(const char *phase, const char *action)
 	atomic_store(&draining, false);
 	pthread_join(reader, NULL);
 	if (clock_mono_ns() >= until) {
-		char *migration = qmp("{\"execute\":\"query-migrate\"}"), *status = qmp("{\"execute\":\"query-status\"}");
+		char *migration = qmp("{\"execute\":\"query-migrate\"}"),
+		     *status = qmp("{\"execute\":\"query-status\"}");
 		printf("no COLO after 20 s: %s %s\n", migration, status);
 		free(migration);
 		free(status);
@@ -271,7 +275,8 @@ static void stop_colo(void)
 	must("{\"execute\":\"x-colo-lost-heartbeat\"}");
 	while (says("{\"execute\":\"query-migrate\"}", "\"status\":\"colo\"") && clock_mono_ns() < until)
 		poll(NULL, 0, 5);
-	must("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-colo\",\"state\":false}]}}");
+	must("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"x-colo\","
+	     "\"state\":false}]}}");
 	guardian_unwatch(guardian, uuid);
 	guardian_stop(guardian);
 	printf("ended\n");
@@ -281,7 +286,10 @@ static int capture(const char *phase, const char *action, bool forever)
 {
 	struct err e = ERR_INIT;
 	MEM_AUTO char *program = mem_strdup(getenv("GUARDIAN"));
-	const struct guardian_opts opts = { .program = program, .uri = "qemu:///system", .lock_path = "/run/vmferry/guardian.lock", .silence_ns = 2 * NS_PER_S,
+	const struct guardian_opts opts = { .program = program,
+					    .uri = "qemu:///system",
+					    .lock_path = "/run/vmferry/guardian.lock",
+					    .silence_ns = 2 * NS_PER_S,
 					    .freed = on_freed };
 
 	guardian = guardian_start(&opts, &e);
@@ -347,11 +355,12 @@ static int look(double seconds)
 	if (clock_mono_ns() - since > longest)
 		longest = clock_mono_ns() - since;
 	static const char ask[] = "{\"execute\":\"query-migrate-capabilities\"}";
-	const bool colo = says(ask, "\"state\":true,\"capability\":\"x-colo\"") || says(ask, "\"capability\":\"x-colo\",\"state\":true");
+	const bool colo = says(ask, "\"state\":true,\"capability\":\"x-colo\"") ||
+			  says(ask, "\"capability\":\"x-colo\",\"state\":true");
 	char *status = qmp("{\"execute\":\"query-status\"}");
 	char *migration = qmp("{\"execute\":\"query-migrate\"}");
-	printf("longest_ms=%lld changes=%u runs=%d x_colo=%d status=%.60s migration=%.90s\n", (long long)(longest / NS_PER_MS), seen, !stands, colo,
-	       status, migration);
+	printf("longest_ms=%lld changes=%u runs=%d x_colo=%d status=%.60s migration=%.90s\n",
+	       (long long)(longest / NS_PER_MS), seen, !stands, colo, status, migration);
 	free(status);
 	free(migration);
 	return 0;

@@ -35,7 +35,7 @@ enum fake_where {
 	FAKE_BEFORE_RESUME, /* of a checkpoint: after LOADED was read */
 	FAKE_WHERE_COUNT,
 };
-enum fake_what { FAKE_CLOSE, FAKE_HANG, FAKE_GARBAGE };
+enum fake_what { FAKE_CLOSE, FAKE_HANG, FAKE_GARBAGE, FAKE_SLOW };
 
 struct fake {
 	struct guest guest;
@@ -154,6 +154,13 @@ static const char fake_device[] = "\4\0\0\0\5\5timer\0\0\0\0\0\0\0\2state\x7e\0\
 static bool fake_send(struct fake *f, enum fake_where here, struct buf *b)
 {
 	struct err e = ERR_INIT;
+	if (f->where == here && f->what == FAKE_SLOW) {
+		bool broken = fd_write_full(f->fd, b->data, b->len / 2, &e) != 0;
+		usleep(500 * 1000);
+		broken = broken || fd_write_full(f->fd, b->data + b->len / 2, b->len - b->len / 2, &e) != 0;
+		buf_reset(b);
+		return broken;
+	}
 	if (f->where == here && f->what == FAKE_GARBAGE)
 		b->data[b->len / 2] ^= 0xff, b->data[0] ^= 0xff;
 	if (f->where == here && f->what != FAKE_GARBAGE)
@@ -297,6 +304,9 @@ static void *fake_snapshot(void *arg)
 	buf_put_u8(&b, 6);
 	buf_put_be32(&b, 7);
 	buf_append(&b, "{\"a\":1}", 7);
+	if (f->where != FAKE_NOWHERE && f->what == FAKE_GARBAGE)
+		for (unsigned i = 0; i < 64; i++) /* more than a socket takes unread */
+			fake_put_all(&b, f->version);
 	over = over || fake_send(f, FAKE_IN_FIRST_DEVICE, &b);
 	fd_close(&f->fd);
 	fake_status(f, over ? "failed" : "completed");

@@ -90,7 +90,8 @@ static void fake_close(void *vm)
 	f->closed++;
 }
 
-static int fake_free(void *ctx, void **vm, const uint8_t uuid[16], const struct guard_order *order, bool *runs, struct err *e)
+static int fake_free(void *ctx, void **vm, const uint8_t uuid[16], const struct guard_order *order, bool *runs,
+		     struct err *e)
 {
 	struct fixture *f = ctx;
 	(void)vm;
@@ -125,7 +126,9 @@ static struct fixture *begin(int64_t silence_ns, int lock_fd)
 	f->its = pair[1];
 	f->silence_ns = silence_ns;
 	f->lock_fd = lock_fd;
-	f->ops = (struct guard_ops){ .open = fake_open, .check = fake_check, .free_guest = fake_free, .close = fake_close, .ctx = f };
+	f->ops = (struct guard_ops){
+		.open = fake_open, .check = fake_check, .free_guest = fake_free, .close = fake_close, .ctx = f
+	};
 	pthread_mutex_init(&f->lock, NULL);
 	ck_assert_int_eq(thread_start(&f->thread, "guard", run, f, &e), 0);
 	return f;
@@ -316,12 +319,12 @@ START_TEST(nonsense_is_ignored)
 		packet[7] = kinds[i];
 		ck_assert_int_eq(send(f->fd, packet, 32, 0), 32);
 	}
-	say(f, GUARDIAN_WATCH, vm, 0x8000);    /* a flag that is not known */
-	say(f, GUARDIAN_HOLD, vm, 0);          /* and nothing to hold */
-	say(f, GUARDIAN_FREED, vm, 0);         /* not the agent's to say */
+	say(f, GUARDIAN_WATCH, vm, 0x8000); /* a flag that is not known */
+	say(f, GUARDIAN_HOLD, vm, 0);       /* and nothing to hold */
+	say(f, GUARDIAN_FREED, vm, 0);      /* not the agent's to say */
 	uint8_t other[16];
 	make_uuid(other, GOOD, 2);
-	say(f, GUARDIAN_ARM, other, 0);        /* not watched */
+	say(f, GUARDIAN_ARM, other, 0); /* not watched */
 	say(f, GUARDIAN_UNWATCH, other, 0);
 	expect_nothing(f, 100 * MS);
 	say(f, GUARDIAN_ARM, vm, 0); /* it still hears: late since ever */
@@ -414,8 +417,8 @@ START_TEST(the_stream_is_shut_first)
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), 0);
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, kept), 0);
 	watch_another(f, other, GOOD, 2);
-	ck_assert_int_eq(guardian_msg_send_hold(f->fd, vm, stream[0]), 0);
-	ck_assert_int_eq(guardian_msg_send_hold(f->fd, other, kept[0]), 0);
+	ck_assert_int_eq(guardian_msg_send_hold(f->fd, vm, stream[0], false), 0);
+	ck_assert_int_eq(guardian_msg_send_hold(f->fd, other, kept[0], false), 0);
 	say(f, GUARDIAN_UNWATCH, other, 0);
 	say(f, GUARDIAN_ARM, vm, 0);
 	const int64_t until = clock_mono_ns() + SLACK;
@@ -433,6 +436,28 @@ START_TEST(the_stream_is_shut_first)
 		fd_close(&stream[i]);
 		fd_close(&kept[i]);
 	}
+	finish(f);
+}
+END_TEST
+
+/* More than the socket takes: written whole only if somebody reads, and never to an end that is shut. */
+START_TEST(a_stream_to_be_read_on_is_not_shut)
+{
+	static char much[4 << 20];
+	uint8_t vm[16];
+	struct fixture *f = begin_with(vm, STUCK);
+	struct err e = ERR_INIT;
+	int stream[2];
+
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), 0);
+	ck_assert_int_eq(guardian_msg_send_hold(f->fd, vm, stream[0], true), 0);
+	fd_close(&stream[0]);
+	say(f, GUARDIAN_ARM, vm, 0);
+	ck_assert_msg(fd_write_full(stream[1], much, sizeof much, &e) == 0, "%s", e.text);
+	expect(f, GUARDIAN_FREED, vm, GUARDIAN_END_FREED, 1200 * MS + SLACK);
+	ck_assert_msg(fd_write_full(stream[1], much, sizeof much, &e) == 0, "%s", e.text);
+	fd_close(&stream[1]);
+	ck_assert_uint_eq(agent_ends(f), 0);
 	finish(f);
 }
 END_TEST
@@ -467,7 +492,8 @@ END_TEST
 
 START_TEST(packets_are_exact)
 {
-	static const uint8_t good[32] = { 'v', 'm', 'G', '1', 0, 0, 0, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 0, 0, 0, 0, 0, 1, 2 };
+	static const uint8_t good[32] = { 'v', 'm', 'G', '1', 0,  0,  0,  2,  1, 2, 3, 4, 5, 6, 7, 8,
+					  9,   10,  11,  12,  13, 14, 15, 16, 0, 0, 0, 0, 0, 0, 1, 2 };
 	struct guardian_msg m;
 	uint8_t packet[33] = { 0 };
 	int pair[2];
@@ -527,7 +553,9 @@ static struct agent *agent(void)
 	int fd = mkstemp(a->diary);
 	ck_assert_int_ge(fd, 0);
 	fd_close(&fd);
-	const struct guardian_opts opts = { .program = self, .uri = a->diary, .silence_ns = 2 * NS_PER_S, .freed = on_freed, .ctx = a };
+	const struct guardian_opts opts = {
+		.program = self, .uri = a->diary, .silence_ns = 2 * NS_PER_S, .freed = on_freed, .ctx = a
+	};
 	a->g = guardian_start(&opts, &e);
 	ck_assert_msg(a->g != NULL, "%s", e.text);
 	return a;
@@ -769,10 +797,11 @@ static int diary_free(void *ctx, void **vm, const uint8_t u[16], const struct gu
 	char line[128];
 	FD_AUTO int fd = open(ctx, O_WRONLY | O_APPEND | O_CLOEXEC);
 	(void)vm;
-	const int n = snprintf(line, sizeof line,
-			       "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x %s armed=%d suspends=%d\n", u[0], u[1], u[2],
-			       u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15], guard_cause_name(o->cause),
-			       o->armed, o->suspends);
+	const int n = snprintf(
+		line, sizeof line,
+		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x %s armed=%d suspends=%d\n", u[0],
+		u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15],
+		guard_cause_name(o->cause), o->armed, o->suspends);
 	*runs = true;
 	return fd_write_full(fd, line, (size_t)n, e);
 }
@@ -784,7 +813,9 @@ static void diary_close(void *vm)
 
 static int be_guardian(char **argv)
 {
-	const struct guard_ops ops = { .open = diary_open, .free_guest = diary_free, .close = diary_close, .ctx = argv[1] };
+	const struct guard_ops ops = {
+		.open = diary_open, .free_guest = diary_free, .close = diary_close, .ctx = argv[1]
+	};
 
 	return guard_run(0, -1, strtoll(argv[2], NULL, 10) * NS_PER_MS, &ops) == 0 ? 0 : 1;
 }
@@ -808,6 +839,7 @@ int main(int argc, char **argv)
 	tcase_add_test(t, a_capture_after_a_rescue);
 	tcase_add_test(t, a_vm_that_is_not_there_is_not_confirmed);
 	tcase_add_test(t, the_stream_is_shut_first);
+	tcase_add_test(t, a_stream_to_be_read_on_is_not_shut);
 	tcase_add_test(t, one_guardian_at_a_time);
 	tcase_add_test(t, packets_are_exact);
 	suite_add_tcase(s, t);

@@ -312,6 +312,37 @@ START_TEST(background_torn)
 }
 END_TEST
 
+/* QEMU never takes back the protection of a memory whose background snapshot was broken off: the guest would stand still for good. */
+START_TEST(background_is_read_to_its_end)
+{
+	static const struct {
+		enum fake_what what;
+		enum fake_where where;
+	} cases[] = {
+		{ FAKE_GARBAGE, FAKE_IN_HEAD },   { FAKE_GARBAGE, FAKE_IN_FIRST_RAM }, { FAKE_SLOW, FAKE_IN_HEAD },
+		{ FAKE_SLOW, FAKE_IN_FIRST_RAM }, { FAKE_SLOW, FAKE_IN_FIRST_DEVICE },
+	};
+	set_up();
+	struct capture_point p;
+	pthread_t t;
+	struct capture *c = begin(CAPTURE_BACKGROUND);
+	ok(capture_start(c, &sink, &e));
+	fake.where = cases[_i].where;
+	fake.what = cases[_i].what;
+	if (fake.what == FAKE_SLOW)
+		ok(thread_start(&t, "abort", abort_later, c, &e));
+	ck_assert_int_eq(capture_take(c, &sink, &p, &e), -1);
+	if (fake.what == FAKE_SLOW) {
+		pthread_join(t, NULL);
+		ck_assert_int_eq(e.cls, ERR_CANCELLED);
+	}
+	ck_assert_str_eq(fake.status, "completed");
+	ck_assert(fake.running && !fake.background);
+	ck_assert_uint_eq(fake.cancels, 0);
+	tear_down(c);
+}
+END_TEST
+
 /* Who asks for memory gets no disks alone; "auto" may, and says so. */
 START_TEST(memory_or_nothing)
 {
@@ -603,6 +634,7 @@ int main(void)
 	tcase_add_test(tc, completes_without_colo);
 	tcase_add_loop_test(tc, background_gives_what_changed, 0, 2);
 	tcase_add_loop_test(tc, background_torn, FAKE_IN_HEAD, FAKE_BEFORE_REQUEST);
+	tcase_add_loop_test(tc, background_is_read_to_its_end, 0, 5);
 	tcase_add_test(tc, memory_or_nothing);
 	tcase_add_loop_test(tc, user_pause_is_respected, 0, 2);
 	tcase_add_loop_test(tc, file_systems_are_frozen_at_the_instant_alone, 0, 2);

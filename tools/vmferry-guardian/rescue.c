@@ -29,10 +29,10 @@ struct rescue {
 	const struct guard_order *order;
 	virDomainPtr dom;
 	int64_t since_ns;
-	bool known;          /* the next two are */
-	bool by_user;        /* a user had paused it before: so it shall be afterwards */
-	bool cancelled;      /* the first pass, which has no COLO yet, was cancelled */
-	bool colo_said_go;   /* x-colo-lost-heartbeat was accepted */
+	bool known;        /* the next two are */
+	bool by_user;      /* a user had paused it before: so it shall be afterwards */
+	bool cancelled;    /* the first pass, which has no COLO yet, was cancelled */
+	bool colo_said_go; /* x-colo-lost-heartbeat was accepted */
 	int64_t colo_go_ns;
 };
 
@@ -134,9 +134,10 @@ static int order(virDomainPtr dom, const char *command, bool *accepted, struct e
 /* *off: QEMU has taken it; it does not while a migration is on. */
 static int capability_off(virDomainPtr dom, const char *name, bool *off, struct err *e)
 {
-	MEM_AUTO char *command = mem_printf("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":["
-					    "{\"capability\":\"%s\",\"state\":false}]}}",
-					    name);
+	MEM_AUTO char *command =
+		mem_printf("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":["
+			   "{\"capability\":\"%s\",\"state\":false}]}}",
+			   name);
 
 	return order(dom, command, off, e);
 }
@@ -152,7 +153,8 @@ static int learn(struct rescue *r, struct err *e)
 		return 0;
 	if (virDomainGetState(r->dom, &state, &reason, 0) != 0)
 		return virt_error(e, "state of the VM");
-	r->by_user = state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_USER && !(r->order->armed && r->order->suspends);
+	r->by_user = state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_USER &&
+		     !(r->order->armed && r->order->suspends);
 	r->known = true;
 	return 0;
 }
@@ -169,15 +171,14 @@ static int libvirt_job(virDomainPtr dom, bool *on, struct err *e)
 	return 0;
 }
 
-/* A migration that is neither in COLO nor over: the first pass, whose reader is gone or does not read. It is ours when x-colo (or background-snapshot) is set and
- * libvirt knows nothing of it: one that the user began meanwhile is left alone. */
+/* A migration that is neither in COLO nor over: the first pass, whose reader is gone or does not read. It is ours when x-colo is set and
+ * libvirt knows nothing of it: one that the user began meanwhile is left alone. So is a background snapshot, which is never cancelled
+ * (snapshot/capture_internal.h): its stream is being read to its end. */
 static int cancel_first_pass(struct rescue *r, struct err *e)
 {
 	static const char *const ours[] = {
 		"\"state\":true,\"capability\":\"x-colo\"",
 		"\"capability\":\"x-colo\",\"state\":true",
-		"\"state\":true,\"capability\":\"background-snapshot\"",
-		"\"capability\":\"background-snapshot\",\"state\":true",
 	};
 	MEM_AUTO char *capabilities = NULL;
 	bool mine = false, theirs = false;
@@ -198,8 +199,8 @@ static int cancel_first_pass(struct rescue *r, struct err *e)
 /* The states in which only we can have left it, or in which nobody is going to let it go on. */
 static bool held_by_capture(const struct rescue *r, const char *status)
 {
-	if (has(status, "\"status\":\"colo\"") || has(status, "\"status\":\"finish-migrate\"") || has(status, "\"status\":\"postmigrate\"") ||
-	    has(status, "\"status\":\"save-vm\""))
+	if (has(status, "\"status\":\"colo\"") || has(status, "\"status\":\"finish-migrate\"") ||
+	    has(status, "\"status\":\"postmigrate\"") || has(status, "\"status\":\"save-vm\""))
 		return true;
 	return has(status, "\"status\":\"paused\"") && !r->by_user && r->order->armed;
 }
@@ -220,8 +221,8 @@ static int step(struct rescue *r, bool *runs, bool *over, struct err *e)
 	if (ask(r->dom, "{\"execute\":\"query-migrate\"}", &migration, e) != 0)
 		return -1;
 	const bool colo = has(migration, "\"status\":\"colo\"");
-	*over = !has(migration, "\"status\":") || has(migration, "\"status\":\"completed\"") || has(migration, "\"status\":\"failed\"") ||
-		has(migration, "\"status\":\"cancelled\"");
+	*over = !has(migration, "\"status\":") || has(migration, "\"status\":\"completed\"") ||
+		has(migration, "\"status\":\"failed\"") || has(migration, "\"status\":\"cancelled\"");
 	if (!colo && !*over && !r->colo_said_go && cancel_first_pass(r, e) != 0)
 		return -1;
 	if (ask(r->dom, "{\"execute\":\"query-status\"}", &status, e) != 0)
@@ -242,12 +243,14 @@ static int take_back(struct rescue *r, bool *off, struct err *e)
 	bool ignored = false; /* not every QEMU has it */
 	int state = 0, reason = 0;
 
-	if (capability_off(r->dom, "x-colo", off, e) != 0 || capability_off(r->dom, "background-snapshot", &ignored, e) != 0)
+	if (capability_off(r->dom, "x-colo", off, e) != 0 ||
+	    capability_off(r->dom, "background-snapshot", &ignored, e) != 0)
 		return -1;
 	if (!*off || !r->by_user)
 		return 0;
 	/* QEMU starts the VM at the end of COLO whatever a user had wished. */
-	if (virDomainGetState(r->dom, &state, &reason, 0) == 0 && state == VIR_DOMAIN_RUNNING && virDomainSuspend(r->dom) != 0)
+	if (virDomainGetState(r->dom, &state, &reason, 0) == 0 && state == VIR_DOMAIN_RUNNING &&
+	    virDomainSuspend(r->dom) != 0)
 		return virt_error(e, "pause the VM again, as its user had");
 	return 0;
 }
@@ -276,7 +279,8 @@ static int attempt(struct rescue *r, bool *runs, struct err *e)
 	return off ? 1 : 0;
 }
 
-static int free_guest(void *ctx, void **arg, const uint8_t uuid[16], const struct guard_order *why, bool *runs, struct err *e)
+static int free_guest(void *ctx, void **arg, const uint8_t uuid[16], const struct guard_order *why, bool *runs,
+		      struct err *e)
 {
 	struct rescue r = { .order = why, .since_ns = clock_mono_ns() };
 	int64_t pause_ns = FIRST_PAUSE_NS;
@@ -305,7 +309,8 @@ static int free_guest(void *ctx, void **arg, const uint8_t uuid[16], const struc
 				*e = last;
 			else
 				err_set(e, ERR_LIBVIRT, "QEMU does not leave the migration");
-			return err_remedy(e, "look at `virsh qemu-monitor-command VM --hmp info migrate'; `virsh resume VM' may help");
+			return err_remedy(e, "look at `virsh qemu-monitor-command VM --hmp info migrate'; `virsh "
+					     "resume VM' may help");
 		}
 		sleep_ns(pause_ns);
 		if (pause_ns < LONGEST_PAUSE_NS && clock_mono_ns() - r.since_ns > 50 * pause_ns)
@@ -323,6 +328,8 @@ int rescue_init(const char *uri, struct guard_ops *out, struct err *e)
 	virSetErrorFunc(NULL, ignore_error);
 	if (virInitialize() < 0)
 		return virt_error(e, "initialise libvirt's client library");
-	*out = (struct guard_ops){ .open = vm_open, .check = vm_check, .free_guest = free_guest, .close = vm_close, .ctx = u.out };
+	*out = (struct guard_ops){
+		.open = vm_open, .check = vm_check, .free_guest = free_guest, .close = vm_close, .ctx = u.out
+	};
 	return 0;
 }

@@ -187,10 +187,10 @@ static int watch(void *ctx, const char *uuid, bool suspends, struct err *e)
 	return guard_watch(a->guard, uuid, suspends, e);
 }
 
-static int hold(void *ctx, const char *uuid, int fd, struct err *e)
+static int hold(void *ctx, const char *uuid, int fd, bool read_on, struct err *e)
 {
 	const struct agent *a = ctx;
-	return guard_hold(a->guard, uuid, fd, e);
+	return guard_hold(a->guard, uuid, fd, read_on, e);
 }
 
 static void arm(void *ctx, const char *uuid, int64_t deadline_ns)

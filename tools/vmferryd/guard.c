@@ -55,7 +55,8 @@ void guard_tell(struct guard *g, struct replicator *r)
 
 static int missing(const struct guard *g, struct err *e)
 {
-	err_set(e, ERR_REFUSED, "no guardian would let the VM run if this agent failed while it is paused: %.400s", g->why.text);
+	err_set(e, ERR_REFUSED, "no guardian would let the VM run if this agent failed while it is paused: %.400s",
+		g->why.text);
 	return err_remedy(e, "%s", g->why.remedy);
 }
 
@@ -64,9 +65,9 @@ int guard_watch(struct guard *g, const char *uuid, bool suspends, struct err *e)
 	return g->guardian ? guardian_watch(g->guardian, uuid, suspends, e) : missing(g, e);
 }
 
-int guard_hold(struct guard *g, const char *uuid, int fd, struct err *e)
+int guard_hold(struct guard *g, const char *uuid, int fd, bool read_on, struct err *e)
 {
-	return g->guardian ? guardian_hold(g->guardian, uuid, fd, e) : missing(g, e);
+	return g->guardian ? guardian_hold(g->guardian, uuid, fd, read_on, e) : missing(g, e);
 }
 
 void guard_arm(struct guard *g, const char *uuid, int64_t deadline_ns)
