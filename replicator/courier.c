@@ -37,7 +37,7 @@ struct courier {
 	struct store_volume volumes[STORE_MAX_VOLUMES];
 	size_t n_volumes;
 	json_t *last;
-	int64_t space_bytes; /* atomic */
+	int64_t space_bytes, points; /* atomic */
 };
 
 static int call_noted(const struct courier_opts *o, const char *method, json_t *args, int64_t within_ns,
@@ -133,13 +133,19 @@ static int ask_hashes(void *ctx, const struct store_volume *v, const struct ship
 	return rc;
 }
 
+static void note_number(const json_t *answer, const char *key, int64_t *out)
+{
+	const json_t *n = json_object_get(answer, key);
+
+	if (json_is_integer(n) && json_integer_value(n) >= 0)
+		__atomic_store_n(out, json_integer_value(n), __ATOMIC_SEQ_CST);
+}
+
 /* Of an answer; older agents do not say. */
 static void note_space(struct courier *c, const json_t *answer)
 {
-	const json_t *n = json_object_get(answer, "space_bytes");
-
-	if (json_is_integer(n) && json_integer_value(n) >= 0)
-		__atomic_store_n(&c->space_bytes, json_integer_value(n), __ATOMIC_SEQ_CST);
+	note_number(answer, "space_bytes", &c->space_bytes);
+	note_number(answer, "points", &c->points);
 }
 
 static int ask_commit(void *ctx, const char *id, bool point, const json_t *meta, uint64_t *seq, struct err *e)
@@ -278,7 +284,7 @@ struct courier *courier_open(const struct courier_opts *o, struct err *e)
 
 	c->opts = *o;
 	c->epoch = o->epoch;
-	c->space_bytes = -1;
+	c->space_bytes = c->points = -1;
 	c->host = mem_strdup(o->host);
 	c->rpc = o->ways.connect_peer(o->ways.ctx, o->host, e);
 	if (!c->rpc || ask_begin(c, channels, e) < 0 || start_ship(c, channels, e) < 0) {
@@ -346,6 +352,11 @@ struct ship *courier_ship(struct courier *c)
 const json_t *courier_last(const struct courier *c)
 {
 	return c->last;
+}
+
+int64_t courier_points(const struct courier *c)
+{
+	return __atomic_load_n(&c->points, __ATOMIC_SEQ_CST);
 }
 
 int64_t courier_space_bytes(const struct courier *c)

@@ -69,5 +69,7 @@ struct ship *courier_ship(struct courier *c);
 const json_t *courier_last(const struct courier *c);
 /* What the replica takes at the peer, as it said last; -1: it does not say. Any thread. */
 int64_t courier_space_bytes(const struct courier *c);
+/* How many points the peer keeps, as it last said; -1: it has not. */
+int64_t courier_points(const struct courier *c);
 
 #endif

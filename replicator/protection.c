@@ -70,7 +70,7 @@ struct protection *protection_start(const struct protection_opts *opts, const js
 	p->record = json_deep_copy(record);
 	p->idle = true;
 	p->progress_ns = INT64_MAX;
-	p->space_bytes = -1;
+	p->space_bytes = p->kept = -1;
 	pthread_mutex_init(&p->updating, NULL);
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->changed);
@@ -374,7 +374,10 @@ static void add_traffic_locked(struct protection *p, json_t *o)
 
 	if (p->courier)
 		ship_stats(courier_ship(p->courier), &os);
-	json_object_set_new(o, "throughput", json_integer((json_int_t)p->throughput));
+	json_object_set_new(o, "throughput",
+			    json_integer(!p->courier       ? 0
+					 : p->committed_ns ? (json_int_t)p->throughput
+							   : (json_int_t)os.rate));
 	json_object_set_new(o, "wire_rate", json_integer((json_int_t)os.rate));
 	json_object_set_new(o, "dirty_bytes", json_integer((json_int_t)p->dirty_bytes));
 	json_object_set_new(o, "sent_bytes", json_integer((json_int_t)p->sent_bytes));
@@ -409,6 +412,8 @@ json_t *protection_status(struct protection *p)
 	json_object_set_new(o, "autostart", json_boolean(json_is_true(json_object_get(p->record, "autostart"))));
 	if (p->space_bytes >= 0)
 		json_object_set_new(o, "space_bytes", json_integer(p->space_bytes));
+	if (p->kept >= 0)
+		json_object_set_new(o, "points_kept", json_integer(p->kept));
 	json_object_set_new(o, "space_limit_bytes", json_integer(field_int(p->keep, "max_bytes", 0)));
 	add_traffic_locked(p, o);
 	return o;

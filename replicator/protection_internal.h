@@ -66,8 +66,9 @@ struct protection {
 	int64_t point_mono_ns;    /* 0: before this agent started */
 	uint64_t points, dirty_bytes, sent_bytes, wire_bytes;
 	uint64_t lag_bytes;
-	int64_t space_bytes; /* what the replica takes at the peer; -1: not known */
-	double throughput;   /* sent bytes per second of the last transaction */
+	int64_t space_bytes, kept; /* what the replica takes at the peer, and its points; -1: not known */
+	int64_t committed_ns;      /* when the last point of this session was, monotonic clock; 0: there was none */
+	double throughput; /* on the wire, bytes per second: of the last point, over the time since the one before */
 	struct pace pace;
 	bool degraded_said;
 

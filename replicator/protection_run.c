@@ -29,6 +29,11 @@ static int open_guest(struct protection_session *s, struct err *e)
 	if (!s->guest) {
 		if (e->cls == ERR_REFUSED)
 			e->errnum = ENOENT; /* nothing is wrong: it is not there */
+		if (e->cls == ERR_CONFIG)
+			err_set(e, ERR_REFUSED,
+				"%s is not on this host: if it has moved, 'vmferry protect' it where it runs now, and "
+				"'vmferry unprotect' it here",
+				p->vm);
 		return -1;
 	}
 	if (!p->cleaned) {
@@ -109,6 +114,8 @@ static int run_session(struct protection_session *s, struct err *e)
 		THREAD_LOCKED(&p->lock);
 		p->courier = s->courier;
 		p->space_bytes = courier_space_bytes(s->courier);
+		p->kept = courier_points(s->courier);
+		p->committed_ns = 0;
 		if (p->interrupt)
 			return err_set(e, ERR_CANCELLED, "interrupted");
 	}

@@ -117,8 +117,10 @@ static void note_committed(struct protection_session *s, const char *id, const s
 		p->wire_bytes += t->wire_bytes;
 		p->lag_bytes = 0;
 		p->space_bytes = courier_space_bytes(s->courier);
-		const int64_t took = now - pt->instant_mono_ns;
-		p->throughput = took > 0 ? (double)t->sent_bytes * 1e9 / (double)took : 0;
+		p->kept = courier_points(s->courier);
+		const int64_t took = now - (p->committed_ns ? p->committed_ns : pt->instant_mono_ns);
+		p->throughput = took > 0 ? (double)t->wire_bytes * 1e9 / (double)took : 0;
+		p->committed_ns = now;
 		s->due_ns = pt->instant_mono_ns + pace_interval_ns(&p->pace);
 	}
 	protection_note_point(p, id, pt->instant_ns, pt->instant_mono_ns);

@@ -345,8 +345,9 @@ int replicas_commit(struct replicas *r, struct rpc *rpc, const json_t *args, jso
 		if (point)
 			note_commit(s, meta, seq);
 		THREAD_LOCKED(&r->lock);
-		*result = json_pack("{s:I, s:I, s:I}", "seq", (json_int_t)seq, "committed_ns",
-				    (json_int_t)clock_wall_ns(), "space_bytes", (json_int_t)s->replica->space_bytes);
+		*result = json_pack("{s:I, s:I, s:I, s:I}", "seq", (json_int_t)seq, "committed_ns",
+				    (json_int_t)clock_wall_ns(), "space_bytes", (json_int_t)s->replica->space_bytes,
+				    "points", (json_int_t)s->replica->points);
 	}
 	give_back(s);
 	return rc;

@@ -301,6 +301,7 @@ START_TEST(the_doctor)
 	ck_assert_str_eq(status_of(result, "agent", "node1"), "ok");
 	ck_assert_str_eq(status_of(result, "libvirt", "9.0.0"), "ok");
 	ck_assert_str_eq(status_of(result, "certificate", "host.pem is good for 7"), "ok");
+	ck_assert_str_eq(status_of(result, "replica_dir", "replicas has "), "ok");
 	ck_assert_str_eq(status_of(result, "peer", "node2 answers"), "ok");
 	ck_assert_str_eq(status_of(result, "peer", "node3"), "fail");
 	json_decref(result);

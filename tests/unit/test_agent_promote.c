@@ -11,12 +11,16 @@
 #include <unistd.h>
 
 #define UUID "11111111-2222-3333-4444-555555555555"
-#define FIRMWARE(nvram) "<domain type='kvm'><name>web1</name><uuid>" UUID "</uuid><os><type>hvm</type>" nvram "</os><devices>" \
-	"<disk type='file' device='disk'><source file='/etc/vms/web1.img'/><target dev='vda'/></disk></devices></domain>"
+#define FIRMWARE(nvram)                                                                                        \
+	"<domain type='kvm'><name>web1</name><uuid>" UUID "</uuid><os><type>hvm</type>" nvram "</os><devices>" \
+	"<disk type='file' device='disk'><source file='/etc/vms/web1.img'/><target "                           \
+	"dev='vda'/></disk></devices></domain>"
 
 static struct promote_host *host(void)
 {
-	const struct promote_host_opts o = { .libvirt_uri = "test:///default", .run_dir = "/run", .image_dir = "/images" };
+	const struct promote_host_opts o = { .libvirt_uri = "test:///default",
+					     .run_dir = "/run",
+					     .image_dir = "/images" };
 	struct err e = ERR_INIT;
 	struct promote_host *p = promote_host_new(&o, &e);
 	ck_assert_msg(p != NULL, "%s", e.text);
@@ -34,7 +38,9 @@ START_TEST(variables)
 	/* And QEMU is told the same. */
 	MEM_AUTO char *xml = promote_host_ops.map(p, &s, NULL, &e);
 	ck_assert_ptr_null(xml); /* its disk is not among the replica's */
-	const struct promote_disk disk = { .target = "vda", .path = (char[]){ "/images/web1-vda.qcow2" }, .format = "qcow2" };
+	const struct promote_disk disk = { .target = "vda",
+					   .path = (char[]){ "/images/web1-vda.qcow2" },
+					   .format = "qcow2" };
 	s.disks = &disk;
 	s.n_disks = 1;
 	err_clear(&e);
@@ -118,6 +124,32 @@ START_TEST(last_point)
 }
 END_TEST
 
+/* A VM that was moved on to a third host is not started from its replica besides. */
+START_TEST(elsewhere)
+{
+	static const struct {
+		const char *uuid, *state;
+		int rc;
+	} cases[] = { { UUID, "running", -1 },
+		      { UUID, "paused", -1 },
+		      { UUID, "shutoff", 0 },
+		      { "11111111-2222-3333-4444-555555555556", "running", 0 } };
+	struct err e = ERR_INIT;
+	json_t *vms = json_pack("{s:[{s:s, s:s, s:s}, {s:s, s:s, s:s}]}", "vms", "name", "other", "uuid",
+				"00000000-2222-3333-4444-555555555555", "state", "running", "name", "web1", "uuid",
+				cases[_i].uuid, "state", cases[_i].state);
+
+	ck_assert_int_eq(takeover_check_elsewhere(vms, UUID, "host3", &e), cases[_i].rc);
+	if (cases[_i].rc < 0) {
+		ck_assert_int_eq(e.cls, ERR_REFUSED);
+		ck_assert_ptr_nonnull(strstr(e.text, "web1 is on host3"));
+	}
+	json_decref(vms);
+	err_clear(&e);
+	ck_assert_int_eq(takeover_check_elsewhere(NULL, UUID, "host3", &e), 0); /* it has not answered */
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("agent/promote");
@@ -125,6 +157,7 @@ int main(void)
 	tcase_add_test(tc, variables);
 	tcase_add_test(tc, images);
 	tcase_add_test(tc, last_point);
+	tcase_add_loop_test(tc, elsewhere, 0, 4);
 	suite_add_tcase(s, tc);
 	SRunner *sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);

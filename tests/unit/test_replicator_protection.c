@@ -375,6 +375,15 @@ START_TEST(an_unreadable_record_is_said)
 }
 END_TEST
 
+/* Those that are kept, not all that were ever made. */
+static bool fewer_points(json_int_t *most)
+{
+	const json_int_t n = number("points_kept");
+
+	*most = n > *most ? n : *most;
+	return n > 0 && n < *most;
+}
+
 /* An operator at the source sees what its replica takes, and what it may. */
 START_TEST(what_the_replica_takes)
 {
@@ -389,6 +398,8 @@ START_TEST(what_the_replica_takes)
 	for (uint64_t i = 0; i < 8; i++)
 		write_some(100 + i);
 	EVENTUALLY(number("space_bytes") != before);
+	json_int_t most = 0;
+	EVENTUALLY(fewer_points(&most));
 }
 END_TEST
 

@@ -112,6 +112,16 @@ static void print_stayed(const json_t *stayed)
 	}
 }
 
+static void print_warnings(const json_t *vm)
+{
+	char name[200], text[900];
+	const json_t *w;
+	size_t i;
+	json_array_foreach (json_object_get(vm, "warnings"), i, w)
+		printf("%s: warning: %s\n", cli_clean(cli_str(vm, "vm", "?"), name, sizeof(name)),
+		       cli_clean(json_string_value(w) ? json_string_value(w) : "", text, sizeof(text)));
+}
+
 static void print(const struct drain *d, const json_t *result)
 {
 	static const char *const headings[] = { "VM", "TO", ">TOTAL", ">DOWNTIME", ">ON THE WIRE", NULL };
@@ -132,6 +142,8 @@ static void print(const struct drain *d, const json_t *result)
 	}
 	size_t n = table_rows(t);
 	table_print(t);
+	json_array_foreach (moved, i, vm)
+		print_warnings(vm);
 	if (json_array_size(stayed))
 		print_stayed(stayed);
 	else if (n == 0)

@@ -67,8 +67,9 @@ static void add_row(struct table *t, const json_t *p, bool wide)
 		units_format_rate((uint64_t)cli_int(p, "throughput", 0), rate, sizeof(rate));
 	if (cli_real(p, "ratio", -1) > 0)
 		snprintf(ratio, sizeof(ratio), "%.1fx", cli_real(p, "ratio", 0));
-	if (cli_int(p, "points", -1) >= 0)
-		snprintf(points, sizeof(points), "%lld", (long long)cli_int(p, "points", 0));
+	const json_int_t kept = cli_int(p, "points_kept", cli_int(p, "points", -1));
+	if (kept >= 0)
+		snprintf(points, sizeof(points), "%lld", (long long)kept);
 	const char *const name = cli_str(p, "vm", "?"), *const state = cli_str(p, "state", "?");
 	replication_peer(p, peer, sizeof(peer));
 	replication_pause(p, pause, sizeof(pause));

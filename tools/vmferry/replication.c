@@ -186,8 +186,9 @@ void replication_details(const json_t *p, struct buf *out)
 		buf_printf(out, "\n");
 	}
 	add_traffic(p, out);
-	if (cli_int(p, "points", -1) >= 0) {
-		buf_printf(out, LABEL "%lld", "points", (long long)cli_int(p, "points", 0));
+	const json_int_t kept = cli_int(p, "points_kept", cli_int(p, "points", -1));
+	if (kept >= 0) {
+		buf_printf(out, LABEL "%lld", "points", (long long)kept);
 		if (cli_int(p, "space_bytes", -1) >= 0)
 			buf_printf(out, " in %s",
 				   units_format_size((uint64_t)cli_int(p, "space_bytes", 0), a, sizeof(a)));

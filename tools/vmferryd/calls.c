@@ -61,6 +61,24 @@ static int call_plan(struct agent *a, struct rpc_call *call, const json_t *args,
 	return rc;
 }
 
+/* A VM that has moved is protected no more, and its replica gets older: said where it was moved. */
+static void tell_left_behind(struct agent *a, const char *vm, json_t *report)
+{
+	json_t *record = NULL, *warnings = json_object_get(report, "warnings");
+
+	if (!replicator_protects(a->replicator, vm, &record))
+		return;
+	if (!json_is_array(warnings)) {
+		warnings = json_array();
+		json_object_set_new(report, "warnings", warnings);
+	}
+	json_array_append_new(warnings, json_sprintf("its protection to %s has stayed behind and makes no points: "
+						     "'vmferry unprotect %s "
+						     "--forget' here, then 'vmferry protect' it where it runs now",
+						     json_string_value(json_object_get(record, "host")), vm));
+	json_decref(record);
+}
+
 static int call_migrate(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	struct job_caller caller = { .agent = a, .call = call };
@@ -74,6 +92,8 @@ static int call_migrate(struct agent *a, struct rpc_call *call, const json_t *ar
 	json_decref(full);
 	if (vm)
 		replicator_release_vm(a->replicator, vm);
+	if (vm && rc == 0)
+		tell_left_behind(a, vm, *result);
 	return rc;
 }
 
@@ -95,7 +115,8 @@ static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args
 {
 	struct job_caller caller = { .agent = a, .call = call };
 	const struct job_ctl ctl = { .note = caller_note, .cancelled = caller_cancelled, .ctx = &caller };
-	json_t *full = json_copy((json_t *)(uintptr_t)args);
+	json_t *full = json_copy((json_t *)(uintptr_t)args), *moved;
+	size_t i;
 	json_object_set_new(full, "to", drain_targets(a, args));
 	json_object_set_new(full, "options", with_defaults(a, json_object_get(args, "options")));
 	int rc = -1;
@@ -105,6 +126,8 @@ static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args
 	} else {
 		rc = migrator_drain(a->migrator, full, &ctl, result, e);
 	}
+	json_array_foreach (rc == 0 ? json_object_get(*result, "moved") : NULL, i, moved)
+		tell_left_behind(a, json_string_value(json_object_get(moved, "vm")), moved);
 	json_decref(full);
 	return rc;
 }
@@ -139,7 +162,8 @@ INCOMING_CALL(incoming_define)
 static bool verify_progress(void *ctx, uint64_t done, uint64_t total)
 {
 	const struct job_caller *c = ctx;
-	caller_note(ctx, json_pack("{s:s, s:I, s:I}", "phase", "verify", "done", (json_int_t)done, "total", (json_int_t)total));
+	caller_note(ctx, json_pack("{s:s, s:I, s:I}", "phase", "verify", "done", (json_int_t)done, "total",
+				   (json_int_t)total));
 	return !rpc_cancelled(c->call) && !agent_stopping(c->agent);
 }
 
@@ -149,18 +173,18 @@ static int call_verify(struct agent *a, struct rpc_call *call, const json_t *arg
 	return replicator_verify(a->replicator, args, verify_progress, &caller, result, e);
 }
 
-#define REPLICATOR_CALL(name)                                                                                         \
-	static int call_repl_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,      \
-				    struct err *e)                                                                    \
-	{                                                                                                             \
-		(void)call;                                                                                           \
-		return replicator_##name(a->replicator, args, result, e);                                             \
+#define REPLICATOR_CALL(name)                                                                                    \
+	static int call_repl_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, \
+				    struct err *e)                                                               \
+	{                                                                                                        \
+		(void)call;                                                                                      \
+		return replicator_##name(a->replicator, args, result, e);                                        \
 	}
-#define REPLICA_CALL(name)                                                                                            \
-	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,           \
-			       struct err *e)                                                                         \
-	{                                                                                                             \
-		return replicator_##name(a->replicator, rpc_connection(call), args, result, e);                       \
+#define REPLICA_CALL(name)                                                                                  \
+	static int call_##name(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, \
+			       struct err *e)                                                               \
+	{                                                                                                   \
+		return replicator_##name(a->replicator, rpc_connection(call), args, result, e);             \
 	}
 
 static int call_repl_protect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
@@ -169,7 +193,8 @@ static int call_repl_protect(struct agent *a, struct rpc_call *call, const json_
 	return declarer_allows(a, args, e) < 0 ? -1 : declarer_protect(a, args, result, e);
 }
 
-static int call_repl_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+static int call_repl_unprotect(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result,
+			       struct err *e)
 {
 	return declarer_allows(a, args, e) < 0 ? -1 : leftover_unprotect(a, call, args, result, e);
 }
@@ -238,7 +263,7 @@ enum {
 	X(FAILOVER, "failover", takeover_failover, OP, CHANGES)                                       \
 	X(UNPROTECT_LOOK, "unprotect.look", leftover_unprotect_look, OP, 0)                           \
 	X(FAILBACK, "failback", failback_run, OP, CHANGES)                                            \
-	X(REPLICA_ADOPT, "replica.adopt", leftover_adopt_call, RIN, CHANGES)                               \
+	X(REPLICA_ADOPT, "replica.adopt", leftover_adopt_call, RIN, CHANGES)                          \
 	X(REPLICA_TAKEOVER, "replica.takeover", failback_takeover, RIN, CHANGES)                      \
 	X(EXPORT, "export", takeover_export, OP, CHANGES)                                             \
 	X(SOURCE_HANDOVER, "source.handover", call_source_handover, ANYONE, CHANGES)
@@ -272,7 +297,10 @@ static int check_roles(struct agent *a, const struct call_entry *entry, const ch
 	if (!p || (entry->any_of && !(p->roles & entry->any_of))) {
 		char needed[64];
 		/* Said in full: the operator who reads this often sits at the other host. */
-		config_roles_format(entry->any_of & IN ? IN : entry->any_of & RIN ? RIN : entry->any_of, needed, sizeof(needed)); /* the lesser one */
+		config_roles_format(entry->any_of & IN    ? IN
+				    : entry->any_of & RIN ? RIN
+							  : entry->any_of,
+				    needed, sizeof(needed)); /* the lesser one */
 		rc = err_set(e, ERR_REFUSED, "%s may not call \"%s\" on %s", peer, entry->name, view->config->name);
 		err_remedy(e,
 			   "give %s the role \"%s\" in `peers' of vmferryd.conf on %s, then systemctl reload vmferryd "

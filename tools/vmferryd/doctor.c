@@ -25,6 +25,7 @@
 #define CERT_WARN_DAYS 30
 #define SKEW_WARN_NS (500 * NS_PER_MS)
 #define STATE_SPACE_MIN (UINT64_C(64) << 20)
+#define REPLICA_SPACE_MIN (UINT64_C(1) << 30) /* replication stops at 64 MiB */
 #define IMAGE_SPACE_MIN (UINT64_C(1) << 30)
 
 enum status { OK, WARN, FAIL };
@@ -250,6 +251,7 @@ static void check_here(struct agent *a, const struct config *c, json_t *checks)
 	check_cert(checks, "certificate", c->tls.cert, c->name);
 	check_cert(checks, "CA", c->tls.ca, NULL);
 	check_space(checks, "state_dir", c->state_dir, STATE_SPACE_MIN, false);
+	check_space(checks, "replica_dir", c->replication.replica_dir, REPLICA_SPACE_MIN, false);
 	if (c->migration.image_dir[0])
 		check_space(checks, "image_dir", c->migration.image_dir, IMAGE_SPACE_MIN, true);
 	check_kafka(a, c, checks);

@@ -12,11 +12,13 @@
 struct probe {
 	struct agent *agent;
 	char *host;
+	const char *method;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	/* under lock */
 	unsigned refs;
-	bool done, there;
+	bool done;
+	json_t *answer;
 };
 
 static void probe_unref(struct probe *p)
@@ -28,6 +30,7 @@ static void probe_unref(struct probe *p)
 		return;
 	pthread_cond_destroy(&p->cond);
 	pthread_mutex_destroy(&p->lock);
+	json_decref(p->answer);
 	free(p->host);
 	free(p);
 }
@@ -38,13 +41,16 @@ static void *probe_main(void *arg)
 	struct agent *a = p->agent;
 	struct err ignored = ERR_INIT;
 	struct rpc *peer = peers_connect(a->peers, p->host, &ignored);
-	bool there = peer && rpc_call(peer, "agent.status", NULL, clock_mono_ns() + ANSWER_NS, NULL, NULL, NULL, NULL,
-				      &ignored) == 0;
+	json_t *answer = NULL;
 
+	if (peer &&
+	    rpc_call(peer, p->method, NULL, clock_mono_ns() + ANSWER_NS, NULL, NULL, NULL, &answer, &ignored) == 0 &&
+	    !answer)
+		answer = json_object();
 	if (peer)
 		rpc_unref(peer);
 	pthread_mutex_lock(&p->lock);
-	p->there = there;
+	p->answer = answer;
 	p->done = true;
 	pthread_cond_broadcast(&p->cond);
 	pthread_mutex_unlock(&p->lock);
@@ -53,15 +59,14 @@ static void *probe_main(void *arg)
 	return NULL;
 }
 
-bool probe_answers(struct agent *a, const char *host, int64_t within_ns)
+struct probe *probe_start(struct agent *a, const char *host, const char *method)
 {
 	struct err e = ERR_INIT;
-	const int64_t until = clock_mono_ns() + within_ns;
 	struct probe *p = mem_alloc(sizeof(*p));
-	bool there = false;
 
 	p->agent = a;
 	p->host = mem_strdup(host);
+	p->method = method;
 	p->refs = 2;
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->cond);
@@ -69,12 +74,31 @@ bool probe_answers(struct agent *a, const char *host, int64_t within_ns)
 	if (thread_start_detached("probe", probe_main, p, &e) < 0) {
 		__atomic_sub_fetch(&a->calls, 1, __ATOMIC_SEQ_CST);
 		p->refs = 1;
-	} else {
+		p->done = true;
+	}
+	return p;
+}
+
+json_t *probe_end(struct probe *p, int64_t until_ns)
+{
+	json_t *answer;
+	{
 		THREAD_LOCKED(&p->lock);
-		while (!p->done && thread_cond_wait_until(&p->cond, &p->lock, until) == 0)
+		while (!p->done && thread_cond_wait_until(&p->cond, &p->lock, until_ns) == 0)
 			;
-		there = p->done && p->there;
+		answer = p->answer;
+		p->answer = NULL;
 	}
 	probe_unref(p);
+	return answer;
+}
+
+bool probe_answers(struct agent *a, const char *host, int64_t within_ns)
+{
+	const int64_t until = clock_mono_ns() + within_ns;
+	json_t *answer = probe_end(probe_start(a, host, "agent.status"), until);
+	const bool there = answer != NULL;
+
+	json_decref(answer);
 	return there;
 }

@@ -276,6 +276,44 @@ static int settle(struct takeover *t, const struct failover_records *records, st
 	return failover_recover(records, &promote_host_ops, t->host, &found, e);
 }
 
+int takeover_check_elsewhere(const json_t *vms, const char *uuid, const char *host, struct err *e)
+{
+	const json_t *vm;
+	size_t i;
+
+	json_array_foreach (json_object_get(vms, "vms"), i, vm) {
+		if (strcmp(text_of(vm, "uuid"), uuid) != 0 || strcmp(text_of(vm, "state"), "shutoff") == 0)
+			continue;
+		err_set(e, ERR_REFUSED, "%.200s is on %s (%.40s): it would run twice", text_of(vm, "name"), host,
+			text_of(vm, "state"));
+		return err_remedy(e, "it has moved: 'vmferry protect' it there once its old protection and this "
+				     "replica are given up "
+				     "('vmferry unprotect'), or end it there first ('virsh destroy')");
+	}
+	return 0;
+}
+
+/* A VM may have been moved on to a host of which neither its protection nor its replica knows. All that may tell us are asked at once; who does not
+ * answer soon is not waited for. */
+static int check_elsewhere(struct takeover *t, const struct config *c, struct err *e)
+{
+	struct probe **asked = mem_alloc_array(c->n_peers ? c->n_peers : 1, sizeof(*asked));
+	int rc = 0;
+
+	for (size_t i = 0; i < c->n_peers; i++)
+		if (strcmp(c->peers[i].name, t->from) != 0)
+			asked[i] = probe_start(t->agent, c->peers[i].name, "vms");
+	const int64_t until = clock_mono_ns() + PROBE_GONE_NS;
+	for (size_t i = 0; i < c->n_peers; i++) {
+		json_t *vms = asked[i] ? probe_end(asked[i], until) : NULL;
+		if (rc == 0)
+			rc = takeover_check_elsewhere(vms, t->uuid, c->peers[i].name, e);
+		json_decref(vms);
+	}
+	free(asked);
+	return rc;
+}
+
 static int run(struct takeover *t, const json_t *args, json_t **result, struct err *e)
 {
 	const struct failover_records records = { .load = load, .change = change, .ctx = t };
@@ -322,6 +360,8 @@ static int run(struct takeover *t, const json_t *args, json_t **result, struct e
 		err_remedy(e, "try again in a moment; if %s is really gone, --yes goes on from the last point", t->from);
 		goto end;
 	}
+	if (!o.hand_over && check_elsewhere(t, c, e) < 0)
+		goto end;
 	replicas_make_room(t->replicas, false);
 	rc = failover_run(t->store, &o, result, e);
 	if (rc == 0)
