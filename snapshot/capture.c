@@ -231,6 +231,12 @@ int capture_possible(const struct guest_info *info, enum capture_mode mode, bool
 		return err_remedy(
 			e, "with --mode auto it is replicated in the way that is possible, and status says which");
 	}
+	size_t disks = 0;
+	for (size_t i = 0; i < info->n_disks; i++)
+		disks += !info->disks[i].readonly;
+	if (mode == CAPTURE_DISK && disks == 0)
+		return err_set(e, ERR_REFUSED,
+			       "it has no disk that could be replicated, and without its memory nothing is left");
 	return 0;
 }
 

@@ -371,6 +371,12 @@ START_TEST(memory_or_nothing)
 	ck_assert_ptr_nonnull(strstr(e.remedy, "--mode auto"));
 	err_clear(&e);
 	ok(capture_possible(&info, CAPTURE_AUTO, false, &e));
+	/* Disks alone of a VM that has none. */
+	ck_assert_int_eq(capture_possible(&info, CAPTURE_DISK, false, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	err_clear(&e);
+	info.disks = mem_alloc(sizeof(*info.disks));
+	info.n_disks = 1;
 	ok(capture_possible(&info, CAPTURE_DISK, false, &e));
 	/* Background snapshots are memory, too. */
 	info.lock_manager = info.kvm = false;
