@@ -43,6 +43,7 @@ struct incoming {
 	char dir[108];
 	const struct rpc *owner; /* compared, never followed */
 	uint32_t slots;
+	bool autostart;
 	json_t *record; /* as journalled; "images" is what was made */
 
 	/* migrator.lock */
@@ -172,6 +173,7 @@ static int parse_begin(struct incoming *in, const json_t *args, struct err *e)
 		return err_set(e, ERR_PROTOCOL, "migrate.begin: a value is missing or out of range");
 	snprintf(in->uuid, sizeof in->uuid, "%s", uuid);
 	snprintf(in->name, sizeof in->name, "%s", name);
+	in->autostart = json_is_true(json_object_get(args, "autostart"));
 	in->slots = (uint64_t)slots < ours ? (uint32_t)slots : (uint32_t)ours;
 	in->forward.want = (size_t)forward;
 	in->backward.want = (size_t)backward;
@@ -195,9 +197,10 @@ static int prepare(struct incoming *in, const json_t *args, struct err *e)
 	json_t *planned = json_array();
 	json_array_foreach (disks, i, disk)
 		json_array_append(planned, json_object_get(disk, "path"));
-	in->record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:o}", "session", in->session, "direction", "in",
-			       "uuid", in->uuid, "name", in->name, "peer", in->peer, "started",
-			       (json_int_t)clock_wall_ns(), "dir", in->dir, "images", planned);
+	in->record = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:o, s:b}", "session", in->session, "direction",
+			       "in", "uuid", in->uuid, "name", in->name, "peer", in->peer, "started",
+			       (json_int_t)clock_wall_ns(), "dir", in->dir, "images", planned, "autostart",
+			       (int)in->autostart);
 	if (sessions_save(m->opts.state_dir, in->record, e) != 0)
 		return -1;
 	if (fault_point(FAULT_BEGIN_TARGET, e) != 0)
@@ -362,8 +365,23 @@ static int settle(struct migrator *m, const char *uuid, int64_t deadline_ns, enu
 	}
 }
 
+/* libvirt leaves it behind. True: the host starts it from now on. */
+static bool set_autostart(struct migrator *m, const char *uuid)
+{
+	struct err e = ERR_INIT;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(m->virt, &e);
+	VIRT_DOM_AUTO virDomainPtr dom = conn ? virDomainLookupByUUIDString(conn, uuid) : NULL;
+
+	if (dom && virDomainSetAutostart(dom, 1) == 0)
+		return true;
+	if (conn)
+		virt_err(&e, "let the host start VM %s", uuid);
+	log_warn("autostart", "uuid=%s msg=%s", uuid, LOG_Q(e.text));
+	return false;
+}
+
 /* What is left of a session whose connections are all closed, put in order by what libvirt says. 0, or 1: try again later. */
-static int clean_up(struct migrator *m, const json_t *record, enum where *out)
+static int clean_up(struct migrator *m, const json_t *record, bool done, enum where *out)
 {
 	const char *uuid = json_string_value(json_object_get(record, "uuid"));
 	const char *name = json_string_value(json_object_get(record, "name"));
@@ -381,6 +399,10 @@ static int clean_up(struct migrator *m, const json_t *record, enum where *out)
 			  LOG_Q("libvirt still holds a VM whose migration ended; its images are kept"));
 		return 1;
 	}
+	/* When the source's word is lost: one that runs has come by this session, one that is shut off may have been here before. */
+	if (!done && (*out == WHERE_RUNNING || *out == WHERE_PAUSED) &&
+	    json_is_true(json_object_get(record, "autostart")))
+		set_autostart(m, uuid);
 	/* A domain of that UUID, running or only defined, may use them. */
 	if (*out == WHERE_ABSENT)
 		images_remove(json_object_get(record, "images"));
@@ -416,7 +438,7 @@ static enum where wind_up(struct incoming *in, bool done)
 	in->relay = NULL;
 	child_stop(in->export);
 	if (in->record)
-		clean_up(m, in->record, &w);
+		clean_up(m, in->record, done, &w);
 	else if (in->dir[0])
 		session_remove_dir(in->dir);
 	log_info("incoming_end", "session=%s vm=%s from=%s outcome=%s state=%s", in->session, in->name, in->peer,
@@ -481,11 +503,14 @@ int migrator_incoming_end(struct migrator *m, struct rpc *rpc, const json_t *arg
 		return err_set(e, ERR_REFUSED, "no such session of %s", rpc_peer_name(rpc));
 	char uuid[MIGRATOR_UUID_LEN];
 	memcpy(uuid, in->uuid, sizeof uuid);
+	const bool autostart = in->autostart;
 	bool done = outcome && strcmp(outcome, "done") == 0;
 	enum where w = wind_up(in, done);
 	if (done && w == WHERE_PAUSED && json_is_true(json_object_get(args, "resume")))
 		w = resume_here(m, uuid);
 	*result = json_pack("{s:s}", "state", where_name(w));
+	if (done && autostart)
+		json_object_set_new(*result, "autostart", json_boolean(set_autostart(m, uuid)));
 	if (done)
 		add_statistics(m, uuid, *result);
 	return 0;
@@ -600,7 +625,7 @@ int incoming_recover(struct migrator *m, const json_t *record)
 	enum where w;
 	const char *name = json_string_value(json_object_get(record, "name"));
 
-	if (clean_up(m, record, &w) != 0)
+	if (clean_up(m, record, false, &w) != 0)
 		return 1;
 	log_info("incoming_recovered", "vm=%s state=%s", name, where_name(w));
 	return 0;

@@ -36,7 +36,7 @@ struct migration {
 	virDomainPtr dom;
 	char name[256], uuid[MIGRATOR_UUID_LEN];
 	enum where was;
-	bool persistent;
+	bool persistent, autostart;
 	json_t *plan; /* plan.h */
 	struct job *job;
 	struct outgoing *session;
@@ -86,7 +86,14 @@ static int find_vm(struct migration *g, struct err *e)
 	snprintf(g->name, sizeof g->name, "%s", virDomainGetName(g->dom));
 	if (virDomainGetUUIDString(g->dom, g->uuid) != 0)
 		return virt_err(e, "UUID of %s", g->name);
-	return where_is(g->conn, g->uuid, &g->was, &g->persistent, e);
+	if (where_is(g->conn, g->uuid, &g->was, &g->persistent, e) != 0)
+		return -1;
+	int autostart = 0;
+	/* A transient one has none, and libvirt says so by an error. */
+	if (g->persistent && virDomainGetAutostart(g->dom, &autostart) != 0)
+		return virt_err(e, "ask whether the host starts %s", g->name);
+	g->autostart = autostart != 0;
+	return 0;
 }
 
 /* Refused before the first byte, with every reason at once. */
@@ -266,6 +273,11 @@ static json_t *report(const struct migration *g)
 				      json_string(
 					      "the connection was lost in the last moment; the target confirmed that "
 					      "the VM runs there"));
+	/* libvirt does not move it. An agent of before does not, either. */
+	if (g->autostart && !json_is_true(json_object_get(g->target, "autostart")))
+		json_array_append_new(warnings, json_sprintf("it started with its host, and does not with %s: 'virsh "
+							     "autostart' there",
+							     g->args.host));
 	if (g->was == WHERE_RUNNING && g->there != WHERE_RUNNING)
 		json_array_append_new(
 			warnings,
@@ -282,7 +294,8 @@ static json_t *report(const struct migration *g)
 			      "paused_to_finish", (int)g->watched.paused, "postcopy", (int)g->watched.postcopy,
 			      "warnings", warnings);
 	/* libvirt counted to the end; the last look from here was before the switch. */
-	json_t *downtime = json_object_get(g->target, "downtime_ms"), *passes = json_object_get(g->target, "iterations");
+	json_t *downtime = json_object_get(g->target, "downtime_ms"),
+	       *passes = json_object_get(g->target, "iterations");
 	if (downtime)
 		json_object_set(r, "downtime_ms", downtime);
 	if (json_integer_value(passes) > 0)
@@ -299,6 +312,7 @@ static int begin_session(struct migration *g, struct err *e)
 		.name = g->name,
 		.host = g->args.host,
 		.was = g->was,
+		.autostart = g->autostart,
 		.disks = json_object_get(json_object_get(g->plan, "disks"), "create"),
 		.rate_limit = g->args.bandwidth ? g->args.bandwidth : g->m->opts.rate_limit,
 		.level = g->args.level,

@@ -128,9 +128,9 @@ static int ask_begin(struct outgoing *o, const struct outgoing_spec *spec, unsig
 
 	if (fault_point(FAULT_BEGIN_SOURCE, e) != 0)
 		return -1;
-	args = json_pack("{s:s, s:s, s:I, s:i, s:i, s:O?}", "uuid", spec->uuid, "name", spec->name, "slots",
+	args = json_pack("{s:s, s:s, s:I, s:i, s:i, s:O?, s:b}", "uuid", spec->uuid, "name", spec->name, "slots",
 			 (json_int_t)(slots < UINT32_MAX ? slots : UINT32_MAX - 1), "forward", (int)channels,
-			 "backward", 1, "disks", spec->disks);
+			 "backward", 1, "disks", spec->disks, "autostart", (int)spec->autostart);
 	if (rpc_call(o->rpc, "migrate.begin", args, clock_mono_ns() + BEGIN_NS, NULL, NULL, NULL, &answer, e) != 0)
 		return err_wrap(e, "%s", spec->host);
 	const char *session = json_string_value(json_object_get(answer, "session"));

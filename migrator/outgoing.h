@@ -12,10 +12,11 @@
 
 struct outgoing_spec {
 	const char *uuid, *name, *host;
-	enum where was;       /* at the start: RUNNING, PAUSED, SHUTOFF */
-	const json_t *disks;  /* images for the target to create: [{"path","format","virtual_size"}]; borrowed */
-	uint64_t rate_limit;  /* bytes per second, 0 = none */
-	int level;            /* RELAY_LEVEL_AUTO, CODEC_RAW or zstd's */
+	enum where was;      /* at the start: RUNNING, PAUSED, SHUTOFF */
+	bool autostart;      /* it starts with its host: so it will at the target, once it is there */
+	const json_t *disks; /* images for the target to create: [{"path","format","virtual_size"}]; borrowed */
+	uint64_t rate_limit; /* bytes per second, 0 = none */
+	int level;           /* RELAY_LEVEL_AUTO, CODEC_RAW or zstd's */
 };
 
 struct outgoing;

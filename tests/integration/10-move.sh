@@ -13,12 +13,14 @@ test_memory() { # on storage that both hosts see, there and back
 	assert_same_guest vm1
 }
 
-test_no_disk() {
+test_no_disk() { # and it starts with its host, wherever that is
 	the_hosts
 	boot vm1 host1
 	busy vm1
+	in_host host1 virsh -q autostart vm1
 	move vm1 host2
 	assert_only_at vm1 host2
+	in_host host2 virsh -q dominfo vm1 | grep '^Autostart: *enable'
 	assert_same_guest vm1
 }
 
