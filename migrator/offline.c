@@ -205,7 +205,10 @@ int offline_forget(virConnectPtr conn, const char *uuid, const char *xml, struct
 	if (virDomainIsActive(dom) == 0) {
 		if (fault_point(FAULT_OFFLINE_FORGET, e) != 0)
 			return -1;
-		if (virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) != 0)
+		/* Preflight has refused snapshots and said that checkpoints do not follow. */
+		if (virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA |
+							VIR_DOMAIN_UNDEFINE_KEEP_NVRAM |
+							VIR_DOMAIN_UNDEFINE_KEEP_TPM) != 0)
 			return virt_err(e, "undefine VM %s here", uuid);
 		if (virDomainIsActive(dom) != 1)
 			return 0;

@@ -8,7 +8,9 @@
 
 #include <string.h>
 
-#define UNDEFINE (VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM)
+#define UNDEFINE                                                                       \
+	(VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | \
+	 VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM)
 
 int recover_forget_vm(virConnectPtr conn, const char *uuid, struct err *e)
 {

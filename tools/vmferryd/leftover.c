@@ -20,6 +20,9 @@
 /* A source that has just come back finds out within that time that it was taken over; its first look may meet a peer that is not there yet. */
 #define FENCED_NS (45 * NS_PER_S)
 #define LOOK_US 200000
+#define UNDEFINE                                                                     \
+	(VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | \
+	 VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM)
 
 /* One at a time: a second would find a replica half made. */
 static pthread_mutex_t adopting = PTHREAD_MUTEX_INITIALIZER;
@@ -193,8 +196,12 @@ static int remove_vm(void *ctx, const char *uuid, struct err *e)
 		return -1;
 	/* One that was not persistent went with its QEMU. */
 	VIRT_DOM_AUTO virDomainPtr dom = vm == ADOPTION_OFF ? virDomainLookupByUUIDString(conn, uuid) : NULL;
-	if (!dom || virDomainUndefineFlags(dom, VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | VIR_DOMAIN_UNDEFINE_KEEP_NVRAM |
-							VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0)
+	/* The images stay, and with them what its snapshots hold; libvirt's records of these go, as the VM comes back on other images. */
+	const int n = dom ? virDomainSnapshotNum(dom, 0) : 0;
+	if (n > 0)
+		log_warn("adopt_snapshots", "uuid=%s snapshots=%d msg=%s", uuid, n,
+			 LOG_Q("libvirt's records of the snapshots of the old images are removed; the images stay"));
+	if (!dom || virDomainUndefineFlags(dom, UNDEFINE) == 0)
 		return 0;
 	virt_err(e, "undefine the old VM %s", uuid);
 	if (!virt_err_is(e, VIR_ERR_NO_DOMAIN))
