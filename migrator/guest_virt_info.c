@@ -54,6 +54,7 @@ static int add_disk(struct guest_info *out, const struct domain_disk *d, xmlNode
 	disk->node = mem_strdup(name);
 	disk->size_bytes = (uint64_t)size;
 	disk->readonly = d->readonly;
+	disk->shareable = d->shareable;
 	return 0;
 }
 

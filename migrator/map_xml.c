@@ -131,6 +131,15 @@ static void replace_source(struct map *m, xmlNodePtr disk, const struct map_disk
 		found(m, "disk-source", "disk %s was on storage of another kind; here it is the file %s", to->target,
 		      to->path);
 	}
+	if (xml_child(disk, "shareable")) {
+		/* libvirt starts no VM with a qcow2 image that others may write to. */
+		found(m, "disk-shareable", "disk %s was shared with other VMs; its image here is this VM's alone",
+		      to->target);
+		remove_children(disk, "shareable");
+	}
+	if (xml_child(disk, "transient"))
+		found(m, "disk-transient",
+		      "disk %s forgot at a shutdown what was written to it; its image here does not", to->target);
 	set_attr(disk, "type", "file");
 	set_attr(source, "file", to->path);
 	if (old) {

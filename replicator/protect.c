@@ -273,6 +273,22 @@ static int put_in_place(struct protections *t, const struct guest_info *info, js
 	return protections_start(t, record, e);
 }
 
+/* What other VMs write to a disk is in no dirty bitmap of this one's QEMU: its replica would be made of two times. */
+static int check_disks(const struct guest_info *info, struct err *e)
+{
+	for (size_t i = 0; i < info->n_disks; i++) {
+		const struct guest_disk *d = &info->disks[i];
+		if (!d->shareable || d->readonly)
+			continue;
+		err_set(e, ERR_REFUSED, "disk %s of %s is shared with other VMs: what they write to it is not seen here",
+			d->target, info->name);
+		return err_remedy(e,
+				  "if this VM alone writes to it, take <shareable/> out of its definition and start it "
+				  "anew");
+	}
+	return 0;
+}
+
 /* Who asks for memory has it, or is told at once why not. */
 static int check_mode(const struct guest_info *info, const json_t *record, struct err *e)
 {
@@ -296,7 +312,7 @@ static int protect(struct protections *t, const json_t *args, json_t **result, s
 	(void)protections_have(t, info.uuid, &old);
 	json_t *record = make_record(o, &info, args, old, e);
 	int rc = record ? check_mode(&info, record, e) : -1;
-	if (rc == 0 && !old)
+	if (rc == 0 && !old && (rc = check_disks(&info, e)) == 0)
 		rc = check_fits(o, &info, field_text(args, "host"), &findings, e);
 	if (rc == 0)
 		rc = put_in_place(t, &info, old, record, e);

@@ -22,7 +22,8 @@ struct guest_disk {
 	char *format;    /* "qcow2", "raw" */
 	char *node;      /* QEMU's block node whose contents are what the guest sees */
 	uint64_t size_bytes;
-	bool readonly; /* not replicated */
+	bool readonly;  /* not replicated */
+	bool shareable; /* others write to it as well, which this QEMU does not see */
 };
 
 /* State beside memory and disks that is a file on the host: UEFI variables, a TPM's state. */

@@ -295,7 +295,7 @@ struct fake {
 	pthread_mutex_t lock;
 	struct machine *m;
 	/* Set and looked at by the test while the protection's thread is at work. */
-	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory, busy, crashed, lock_manager;
+	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory, busy, crashed, lock_manager, shareable;
 	atomic_bool no_colo;    /* as of a VM that only background snapshots are possible of */
 	atomic_bool fail_still; /* in the middle of reading it */
 	atomic_uint stills;
@@ -336,6 +336,7 @@ static int fake_info(void *ctx, struct guest_info *out, struct err *e)
 		snprintf(d->target, sizeof(d->target), "%s", i ? "sda" : "vda");
 		d->size_bytes = fake.m->disk_blocks * STORE_BLOCK;
 		d->readonly = i;
+		d->shareable = !i && fake.shareable;
 	}
 	return 0;
 }

@@ -7,17 +7,17 @@
 	"<disk type='file' device='" attributes "'><driver name='qemu' type='qcow2'/><source file='/i/" target \
 	"'/><target dev='" target "' bus='virtio'/>" more "<alias name='" alias "'/></disk>"
 
-static const char xml[] = "<domain type='kvm' id='3'><name>web1</name><uuid>d012657d-73d7-45c8-b8c9-fb46f4fb8a7e</uuid>"
-			  "<memory unit='KiB'>262144</memory><vcpu>1</vcpu>"
-			  "<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type><nvram>/n/web1.fd</nvram></os>"
-			  "<features><kvm><dirty-ring state='on' size='4096'/></kvm></features><devices>"
-			  "<emulator>/usr/bin/qemu-system-x86_64</emulator>" DISK("disk", "vda", "virtio-disk0", "")
-				  DISK("disk", "vdb", "virtio-disk1", "<readonly/>")
-					  DISK("cdrom", "sda", "sata0-0-0", "<readonly/>")
-						  DISK("disk", "vdc", "virtio-disk10",
-						       "") "<channel type='unix'><target type='virtio' "
-							   "name='org.qemu.guest_agent.0' state='connected'/></channel>"
-							   "</devices></domain>";
+static const char xml[] =
+	"<domain type='kvm' id='3'><name>web1</name><uuid>d012657d-73d7-45c8-b8c9-fb46f4fb8a7e</uuid>"
+	"<memory unit='KiB'>262144</memory><vcpu>1</vcpu>"
+	"<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type><nvram>/n/web1.fd</nvram></os>"
+	"<features><kvm><dirty-ring state='on' size='4096'/></kvm></features><devices>"
+	"<emulator>/usr/bin/qemu-system-x86_64</emulator>" DISK("disk", "vda", "virtio-disk0", "")
+		DISK("disk", "vdb", "virtio-disk1", "<readonly/>") DISK("cdrom", "sda", "sata0-0-0", "<readonly/>")
+			DISK("disk", "vdc", "virtio-disk10",
+			     "<shareable/>") "<channel type='unix'><target type='virtio' "
+					     "name='org.qemu.guest_agent.0' state='connected'/></channel>"
+					     "</devices></domain>";
 
 static json_t *block(const char *qdev, const char *node, int size)
 {
@@ -54,6 +54,7 @@ START_TEST(what_the_xml_says)
 	ck_assert_str_eq(i.disks[0].format, "qcow2");
 	ck_assert_str_eq(i.disks[0].node, "libvirt-1-format");
 	ck_assert_uint_eq(i.disks[0].size_bytes, 1 << 20);
+	ck_assert(!i.disks[0].shareable && !i.disks[1].shareable && i.disks[2].shareable);
 	ck_assert(!i.disks[0].readonly && i.disks[1].readonly && !i.disks[2].readonly);
 	ck_assert_str_eq(i.disks[1].node, "libvirt-2-format");
 	ck_assert_str_eq(i.disks[2].node, "libvirt-9-format");

@@ -24,7 +24,7 @@ static const char live[] =
 	"<serial>S1</serial><alias name='virtio-disk0'/>"
 	"<address type='pci' domain='0x0000' bus='0x04' slot='0x00' function='0x0'/></disk>"
 	"<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/vg0/data'/><target "
-	"dev='vdb' bus='virtio'/></disk>"
+	"dev='vdb' bus='virtio'/><shareable/><transient/></disk>"
 	"<disk type='network' device='disk'><driver name='qemu' type='raw'/><auth username='admin'><secret type='ceph' "
 	"usage='c'/></auth>"
 	"<source protocol='rbd' name='pool/image'><host name='mon1' port='6789'/></source><target dev='vdc' "
@@ -95,6 +95,11 @@ START_TEST(disks_become_files_here)
 	ck_assert_ptr_null(strstr(xml, "<auth"));
 	ck_assert_ptr_null(strstr(xml, "virtio-disk0"));
 	ck_assert_ptr_null(strstr(xml, "id=\"3\""));
+	/* Both are what libvirt refuses for an overlay, or what it would do to it. */
+	ck_assert_ptr_null(strstr(xml, "<shareable"));
+	ck_assert_ptr_null(strstr(xml, "<transient"));
+	ck_assert(has_finding(findings, "disk-shareable"));
+	ck_assert(has_finding(findings, "disk-transient"));
 	ck_assert(has_finding(findings, "disk-source"));
 	ck_assert_ptr_null(domain_disk_by_target(d, "sda")->path);
 	ck_assert(has_finding(findings, "drive-empty"));

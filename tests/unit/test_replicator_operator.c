@@ -78,6 +78,12 @@ START_TEST(protect_is_refused_where_it_must_be)
 	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\"}", NULL, &e), -1);
 	HAS(e.text, "shut off");
 	fake.gone = false;
+	fake.shareable = true;
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\"}", NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	HAS(e.text, "disk vda of web1 is shared with other VMs");
+	err_clear(&e);
+	fake.shareable = false;
 	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
 	wait_state("protected");
 	OK(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), e);
