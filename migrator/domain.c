@@ -87,6 +87,29 @@ static void parse_backing(struct domain_disk *disk, xmlNodePtr node)
 	}
 }
 
+static const char *const anywhere[] = { "0.0.0.0", "::", "127.0.0.1", "::1", "localhost" };
+
+static bool is_anywhere(const char *address)
+{
+	for (size_t i = 0; i < sizeof(anywhere) / sizeof(anywhere[0]); i++)
+		if (strcmp(address, anywhere[i]) == 0)
+			return true;
+	return false;
+}
+
+/* Are all the servers of a network disk processes of this host? */
+static bool is_loopback(xmlNodePtr source)
+{
+	xmlNodePtr host = xml_child(source, "host");
+	bool all = host != NULL;
+
+	for (; host; host = xml_next(host, "host")) {
+		MEM_AUTO char *name = xml_attr(host, "name");
+		all = all && (xml_attr_is(host, "transport", "unix") || (name && is_anywhere(name)));
+	}
+	return all;
+}
+
 static void parse_source(struct domain_disk *disk, xmlNodePtr source)
 {
 	const char *type = disk->type;
@@ -98,6 +121,7 @@ static void parse_source(struct domain_disk *disk, xmlNodePtr source)
 		disk->path = xml_attr(source, "dev");
 		disk->source = disk->path ? DOMAIN_SOURCE_BLOCK : DOMAIN_SOURCE_NONE;
 	} else if (strcmp(type, "network") == 0) {
+		disk->here_only = is_loopback(source);
 		MEM_AUTO char *protocol = xml_attr(source, "protocol");
 		MEM_AUTO char *name = xml_attr(source, "name");
 		disk->network = mem_printf("%s %s", protocol ? protocol : "network", name ? name : "");
@@ -110,6 +134,32 @@ static void parse_source(struct domain_disk *disk, xmlNodePtr source)
 	} else {
 		disk->network = mem_printf("%s disk", type);
 		disk->source = source ? DOMAIN_SOURCE_OTHER : DOMAIN_SOURCE_NONE;
+	}
+}
+
+static void parse_secret(struct domain *d, const char *what, xmlNodePtr secret, const char *type)
+{
+	if (!secret)
+		return;
+	d->secrets = grow(d->secrets, &d->n_secrets, sizeof(*d->secrets));
+	struct domain_secret *s = &d->secrets[d->n_secrets - 1];
+	s->what = mem_strdup(what);
+	s->uuid = xml_attr(secret, "uuid");
+	s->usage = xml_attr(secret, "usage");
+	s->type = type ? mem_strdup(type) : xml_attr(secret, "type");
+}
+
+/* Encryption and authentication of a disk are written below it or below its source. */
+static void parse_secrets(struct domain *d, struct domain_disk *disk, xmlNodePtr node)
+{
+	MEM_AUTO char *what = mem_printf("disk %s", disk->target);
+	const xmlNodePtr places[] = { node, xml_child(node, "source") };
+
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		xmlNodePtr encryption = xml_child(places[i], "encryption");
+		disk->encrypted = disk->encrypted || encryption;
+		parse_secret(d, what, xml_child(encryption, "secret"), "volume");
+		parse_secret(d, what, xml_child(xml_child(places[i], "auth"), "secret"), NULL);
 	}
 }
 
@@ -135,11 +185,14 @@ static void parse_disk(struct domain *d, xmlNodePtr node)
 	disk->readonly = xml_child(node, "readonly") || strcmp(disk->device, "cdrom") == 0;
 	disk->shareable = xml_child(node, "shareable") != NULL;
 	disk->transient = xml_child(node, "transient") != NULL;
+	MEM_AUTO char *policy = xml_attr(xml_child(node, "source"), "startupPolicy");
+	disk->optional = policy && strcmp(policy, "mandatory") != 0;
 	disk->mirror = xml_child(node, "mirror") != NULL;
 	parse_source(disk, xml_child(node, "source"));
 	if (!disk->format && disk->source != DOMAIN_SOURCE_NONE)
 		disk->format = mem_strdup("raw");
 	parse_backing(disk, node);
+	parse_secrets(d, disk, node);
 }
 
 static char *pci_text(xmlNodePtr address)
@@ -210,12 +263,13 @@ static void parse_iface(struct domain *d, xmlNodePtr node)
 	iface->type = xml_attr(node, "type");
 	if (!iface->type)
 		iface->type = mem_strdup("ethernet");
-	iface->network = strcmp(iface->type, "network") == 0 ? xml_attr(source, "network") : NULL;
+	iface->network = xml_attr(source, "network");
 	iface->bridge = xml_attr(source, "bridge");
 	iface->dev = strcmp(iface->type, "direct") == 0 ? xml_attr(source, "dev") : NULL;
 	iface->mac = xml_attr(xml_child(node, "mac"), "address");
 	iface->model = xml_attr(xml_child(node, "model"), "type");
 	iface->slot = pci_text(address);
+	iface->filter = xml_attr(xml_child(node, "filterref"), "filter");
 	iface->openvswitch = port && strcmp(port, "openvswitch") == 0;
 	iface->teaming = teaming && strcmp(teaming, "transient") == 0;
 	if (strcmp(iface->type, "hostdev") == 0) {
@@ -226,6 +280,33 @@ static void parse_iface(struct domain *d, xmlNodePtr node)
 	}
 }
 
+static void add_listen(struct domain *d, xmlNodePtr node, char *address, char *network)
+{
+	d->listen = grow(d->listen, &d->n_listen, sizeof(*d->listen));
+	d->listen[d->n_listen - 1] = (struct domain_listen){ mem_strdup((const char *)node->name), address, network };
+}
+
+/* Sockets that libvirt names are in folders which it makes itself. */
+static bool is_libvirts(const char *path)
+{
+	static const char *const folders[] = { "/var/lib/libvirt/qemu/", "/run/libvirt/qemu/",
+					       "/var/run/libvirt/qemu/" };
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++)
+		if (strncmp(path, folders[i], strlen(folders[i])) == 0)
+			return true;
+	return false;
+}
+
+static void add_socket(struct domain *d, const char *name, char *path)
+{
+	MEM_AUTO char *what = mem_printf("%s socket", name);
+	if (path && !is_libvirts(path))
+		add_path(d, what, path, true);
+	else
+		free(path);
+}
+
 static void parse_chardev(struct domain *d, xmlNodePtr node)
 {
 	MEM_AUTO char *type = xml_attr(node, "type");
@@ -234,7 +315,8 @@ static void parse_chardev(struct domain *d, xmlNodePtr node)
 	const char *name = (const char *)node->name;
 	char what[64];
 
-	if (!type)
+	/* The first console is the first serial port under another name. */
+	if (!type || (strcmp(name, "console") == 0 && xml_attr_is(xml_child(node, "target"), "type", "serial")))
 		return;
 	if (strcmp(type, "file") == 0) {
 		snprintf(what, sizeof(what), "%s log", name);
@@ -242,27 +324,25 @@ static void parse_chardev(struct domain *d, xmlNodePtr node)
 	} else if (strcmp(type, "dev") == 0 || strcmp(type, "pipe") == 0) {
 		snprintf(what, sizeof(what), "%s device", name);
 		add_path(d, what, xml_attr(source, "path"), false);
-	} else if (strcmp(type, "unix") == 0 && mode && strcmp(mode, "bind") == 0 && strcmp(name, "channel") != 0) {
-		snprintf(what, sizeof(what), "%s socket", name);
-		add_path(d, what, xml_attr(source, "path"), true);
+	} else if (strcmp(type, "unix") == 0 && mode && strcmp(mode, "bind") == 0) {
+		add_socket(d, name, xml_attr(source, "path"));
+	} else if (strcmp(type, "tcp") == 0 && mode && strcmp(mode, "bind") == 0) {
+		MEM_AUTO char *address = xml_attr(source, "host");
+		if (address && !is_anywhere(address))
+			add_listen(d, node, mem_strdup(address), NULL);
 	}
 }
 
 static void parse_graphics(struct domain *d, xmlNodePtr node)
 {
-	static const char *const anywhere[] = { "0.0.0.0", "::", "127.0.0.1", "::1", "localhost" };
-
 	for (xmlNodePtr l = xml_child(node, "listen"); l; l = xml_next(l, "listen")) {
-		MEM_AUTO char *type = xml_attr(l, "type");
 		MEM_AUTO char *address = xml_attr(l, "address");
-		bool fixed = address && type && strcmp(type, "address") == 0;
-		for (size_t i = 0; fixed && i < sizeof(anywhere) / sizeof(anywhere[0]); i++)
-			fixed = strcmp(address, anywhere[i]) != 0;
-		if (!fixed)
-			continue;
-		d->listen = grow(d->listen, &d->n_listen, sizeof(*d->listen));
-		d->listen[d->n_listen - 1] = address;
-		address = NULL;
+		if (xml_attr_is(l, "type", "network"))
+			add_listen(d, node, NULL, xml_attr(l, "network"));
+		else if (xml_attr_is(l, "type", "socket"))
+			add_socket(d, "graphics", xml_attr(l, "socket"));
+		else if (address && xml_attr_is(l, "type", "address") && !is_anywhere(address))
+			add_listen(d, node, mem_strdup(address), NULL);
 	}
 }
 
@@ -271,6 +351,8 @@ static void parse_filesystem(struct domain *d, xmlNodePtr node)
 	MEM_AUTO char *driver = xml_attr(xml_child(node, "driver"), "type");
 	MEM_AUTO char *target = xml_attr(xml_child(node, "target"), "dir");
 	bool virtiofs = driver && strcmp(driver, "virtiofs") == 0;
+	if (!virtiofs)
+		add_path(d, "shared folder", xml_attr(xml_child(node, "source"), "dir"), false);
 	add_device(d, virtiofs ? "virtiofs" : "9p",
 		   mem_printf("shared folder %s (%s)", target ? target : "?", virtiofs ? "virtiofs" : "9p"));
 }
@@ -283,6 +365,11 @@ static void parse_tpm(struct domain *d, xmlNodePtr node)
 	if (type && strcmp(type, "emulator") == 0) {
 		d->tpm_emulator = true;
 		d->tpm_elsewhere = xml_child(backend, "source") != NULL;
+		xmlNodePtr encryption = xml_child(backend, "encryption");
+		if (encryption) {
+			parse_secret(d, "the TPM", encryption, "vtpm");
+			xml_take(&d->secrets[d->n_secrets - 1].uuid, xml_attr(encryption, "secret"));
+		}
 		free(d->tpm_version);
 		d->tpm_version = xml_attr(backend, "version");
 		return;
@@ -476,6 +563,7 @@ static void free_iface(struct domain_iface *iface)
 	free(iface->mac);
 	free(iface->model);
 	free(iface->slot);
+	free(iface->filter);
 }
 
 static void free_lists(struct domain *d)
@@ -496,8 +584,18 @@ static void free_lists(struct domain *d)
 		free(d->devices[i].kind);
 		free(d->devices[i].text);
 	}
-	for (size_t i = 0; i < d->n_listen; i++)
-		free(d->listen[i]);
+	for (size_t i = 0; i < d->n_listen; i++) {
+		free(d->listen[i].what);
+		free(d->listen[i].address);
+		free(d->listen[i].network);
+	}
+	for (size_t i = 0; i < d->n_secrets; i++) {
+		free(d->secrets[i].what);
+		free(d->secrets[i].uuid);
+		free(d->secrets[i].usage);
+		free(d->secrets[i].type);
+	}
+	free(d->secrets);
 	free(d->disks);
 	free(d->ifaces);
 	free(d->hostdevs);

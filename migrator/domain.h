@@ -43,19 +43,23 @@ struct domain_disk {
 	struct domain_layer *backing; /* top-down, without the image itself; only what the XML lists */
 	size_t n_backing;
 	bool readonly;
+	bool optional;  /* libvirt empties the drive where the image is missing (startupPolicy) */
+	bool here_only; /* a network disk that is reached by a loopback address or a socket of this host */
 	bool shareable;
 	bool transient;
-	bool mirror; /* a block job is under way */
+	bool encrypted; /* by QEMU, below the guest */
+	bool mirror;    /* a block job is under way */
 };
 
 struct domain_iface {
 	char *type;    /* "network", "bridge", "direct", "ethernet", "user", "vhostuser", "vdpa", "hostdev" */
-	char *network; /* of type network */
+	char *network; /* of type network; live XML says "bridge" or "direct" for one that is joined to these */
 	char *bridge;  /* of type bridge; of a live type network: the bridge in use */
 	char *dev;     /* host device of type direct */
 	char *mac;
 	char *model;
-	char *slot; /* guest's PCI address, or NULL */
+	char *slot;   /* guest's PCI address, or NULL */
+	char *filter; /* libvirt's network filter */
 	bool openvswitch;
 	bool teaming; /* a transient device of a failover pair: QEMU unplugs it by itself */
 };
@@ -75,6 +79,19 @@ struct domain_path { /* a file or folder that QEMU opens besides the disks */
 struct domain_device { /* a device that libvirt or QEMU cannot migrate, or only with care */
 	char *kind;    /* "filesystem", "shmem", "sev", "vdpa", "tpm-passthrough", ... (stable) */
 	char *text;    /* for people */
+};
+
+struct domain_listen { /* where the host's network reaches a device; wildcards and loopback are left out */
+	char *what;    /* "graphics", "serial" ... */
+	char *address; /* NULL for */
+	char *network; /* an address of that libvirt network */
+};
+
+struct domain_secret { /* of libvirt's, without which a disk or a TPM's state is not opened */
+	char *what;    /* "disk vda", "tpm" */
+	char *uuid;    /* or by */
+	char *usage;   /* its name among those of */
+	char *type;    /* "ceph", "iscsi", "volume", "vtpm" */
 };
 
 struct domain {
@@ -102,7 +119,9 @@ struct domain {
 	size_t n_paths;
 	struct domain_device *devices;
 	size_t n_devices;
-	char **listen; /* addresses that graphics listen on, wildcards left out */
+	struct domain_secret *secrets;
+	size_t n_secrets;
+	struct domain_listen *listen;
 	size_t n_listen;
 	uint64_t hugepage_bytes; /* 0: normal pages; 1: huge pages of the host's default size */
 	bool memory_locked;

@@ -210,6 +210,20 @@ json_t *facts_networks(virConnectPtr conn)
 	return list;
 }
 
+json_t *facts_filters(virConnectPtr conn)
+{
+	virNWFilterPtr *filters = NULL;
+	int n = virConnectListAllNWFilters(conn, &filters, 0);
+	json_t *list = n < 0 ? json_null() : json_array();
+
+	for (int i = 0; i < n; i++) {
+		json_array_append_new(list, json_string(virNWFilterGetName(filters[i])));
+		virNWFilterFree(filters[i]);
+	}
+	free(filters);
+	return list;
+}
+
 static json_t *net_devices(bool bridges_only)
 {
 	json_t *list = json_array();

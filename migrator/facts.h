@@ -36,6 +36,8 @@ json_t *facts_versions(virConnectPtr conn); /* {"libvirt_version","libvirt","qem
 json_t *facts_vms(virConnectPtr conn);
 json_t *facts_memory(const json_t *vms);
 json_t *facts_networks(virConnectPtr conn);
+/* Names of the network filters; null where libvirt has no driver for them. */
+json_t *facts_filters(virConnectPtr conn);
 json_t *facts_bridges(void);
 json_t *facts_interfaces(void);
 json_t *facts_addresses(void); /* IP addresses of this host, as text */

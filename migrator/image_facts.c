@@ -101,20 +101,43 @@ void image_facts_get(const char *path, struct image_facts *out)
 	out->mtime_ns = st.st_mtim.tv_sec * NS_PER_S + st.st_mtim.tv_nsec;
 }
 
-static int qcow2_size(const char *path, uint64_t *size, struct err *e)
+#define QCOW2_HEAD 72 /* of version 2; later ones add to it */
+
+static int qcow2_head(const char *path, unsigned char head[QCOW2_HEAD], struct err *e)
 {
-	unsigned char head[32];
 	/* A peer named the path: a FIFO of that name must not hold us. */
 	FD_AUTO int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return err_sys(e, "%s", path);
-	if (fd_read_full(fd, head, sizeof(head), e) < 0 || memcmp(head, "QFI\xfb", 4) != 0)
+	if (fd_read_full(fd, head, QCOW2_HEAD, e) < 0 || memcmp(head, "QFI\xfb", 4) != 0)
 		return err_set(e, ERR_CORRUPT, "%s is not a qcow2 image", path);
-	uint64_t value = 0;
-	for (int i = 24; i < 32; i++) /* virtual size, big-endian, at offset 24 */
-		value = value << 8 | head[i];
-	*size = value;
 	return 0;
+}
+
+static uint64_t big_endian(const unsigned char *p, int bytes)
+{
+	uint64_t value = 0;
+	for (int i = 0; i < bytes; i++)
+		value = value << 8 | p[i];
+	return value;
+}
+
+static int qcow2_size(const char *path, uint64_t *size, struct err *e)
+{
+	unsigned char head[QCOW2_HEAD];
+
+	if (qcow2_head(path, head, e) < 0)
+		return -1;
+	*size = big_endian(head + 24, 8);
+	return 0;
+}
+
+unsigned image_facts_snapshots(const char *path)
+{
+	struct err ignored = ERR_INIT;
+	unsigned char head[QCOW2_HEAD];
+
+	return qcow2_head(path, head, &ignored) < 0 ? 0 : (unsigned)big_endian(head + 60, 4);
 }
 
 static int ask_qemu_img(const char *path, const char *format, uint64_t *size, struct err *e)

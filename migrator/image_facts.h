@@ -32,6 +32,9 @@ void image_facts_get(const char *path, struct image_facts *out);
  * when it is not of that format. */
 int image_facts_virtual_size(const char *path, const char *format, uint64_t *size, struct err *e);
 
+/* How many snapshots a qcow2 image has inside; 0 for what is none, or can't be read. */
+unsigned image_facts_snapshots(const char *path);
+
 /* What a block device is, on every host that sees it: its WWN, or the UUID of an LVM volume or multipath map; heap,
  * or NULL when nothing of that kind is known. Partitions are told apart. */
 char *image_facts_device_id(const char *path);

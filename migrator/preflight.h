@@ -20,9 +20,10 @@
  *	memory   memory-short hugepages-short memory-locked
  *	disks    disk-not-shared disk-shared disk-unknown disk-transient disk-unsupported disk-chain-fixed
  *	         disk-flattened image-exists image-size image-format image-in-use image-refused device-missing
- *	         device-assumed-shared space-short space-tight media-missing media-differs cache-unsafe
+ *	         device-assumed-shared space-short space-tight media-missing media-differs cache-unsafe backing-missing
+ *	         backing-differs backing-not-shared image-snapshots disk-encrypted disk-server-here secret-missing
  *	names    name-taken uuid-taken definition-replaced
- *	network  network-missing network-inactive bridge-missing interface-missing listen-address
+ *	network  network-missing network-inactive bridge-missing interface-missing listen-address filter-missing
  *	devices  host-device device-unsupported device-note path-missing tpm-missing nvram
  *	policy   postcopy-unavailable dirty-ring
  */
@@ -68,6 +69,13 @@ int preflight_refuse(const struct preflight_findings *f, const char *vm, const c
 
 /* ---- facts of the source ---- */
 
+struct preflight_layer { /* an image behind a disk's own: domain_disk.backing, in its order */
+	uint64_t size, inode;
+	bool network_fs;
+	char *probe; /* as of preflight_disk */
+	char token[33];
+};
+
 struct preflight_disk {           /* one per disk of the domain, in its order */
 	uint64_t virtual_bytes;   /* as the guest sees it; 0 unknown */
 	uint64_t allocated_bytes; /* what its image and those behind it take here; what a copy moves, about */
@@ -78,6 +86,8 @@ struct preflight_disk {           /* one per disk of the domain, in its order */
 	char *device_id;  /* what a block device is on every host that sees it (WWN, LVM UUID ...), or NULL */
 	char *probe;      /* a file beside the image, made for this check, or NULL */
 	char token[33];   /* what is in it */
+	struct preflight_layer *layers; /* domain_disk.n_backing */
+	unsigned snapshots;             /* inside the image */
 };
 
 struct preflight_source {
@@ -106,7 +116,8 @@ void preflight_source_fini(struct preflight_source *s);
 /* The arguments of preflight.target. New reference.
  *	{"xml","copy_storage","offline","cpu_xml"|null,
  *	 "disks":[{"target","virtual_bytes","probe"|null,"token","inode","size","mtime_ns","network_fs",
- *	           "device_id"|null}]}
+ *	           "device_id"|null,
+ *	           "backing":[{"path","probe"|null,"token","inode","size","network_fs"}]}]}
  */
 json_t *preflight_request(const struct preflight_source *s, const struct migration_args *args);
 
@@ -125,7 +136,9 @@ struct preflight_target_opts {
  *	 "domain_type": bool, "emulator": {"path","usable"}, "machine": {"name","known","newest"|null},
  *	 "cpu": {"verdict","missing":[],"message"} | null, "memory": {facts_memory},
  *	 "disks": [{"target","exists","folder","shared": bool|null,"virtual_bytes"|null,"format_error"|null,
- *	            "fs_id"|null,"fs_free_bytes","refused"|null,"remedy","used_by"|null}],
+ *	            "fs_id"|null,"fs_free_bytes","refused"|null,"remedy","used_by"|null,
+ *	            "backing":[{"path","exists","shared": bool|null,"size"}]}],
+ *	 "secrets": [{"secret": UUID or usage,"known": bool|null}], "filters": [names] | null,
  *	 "paths": [{"path","exists","folder"}],
  *	 "networks","bridges","interfaces","addresses",
  *	 "same_uuid": {"name","state","persistent"} | null, "same_name": {"uuid","state"} | null,

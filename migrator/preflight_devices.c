@@ -7,18 +7,29 @@
 #include "base/mem.h"
 #include "migrator/state_files.h"
 
+static void judge_libvirt_network(const struct judge *j, const char *name, enum preflight_severity severity)
+{
+	const json_t *net = named(json_object_get(j->t, "networks"), "name", name);
+
+	if (!net)
+		preflight_add(j->f, severity, "network-missing",
+			      "define and start it there: virsh net-define, virsh net-start", "%s has no network '%s'",
+			      j->host, name);
+	else if (!is_true(net, "active"))
+		preflight_add(j->f, severity, "network-inactive", "virsh net-start, and net-autostart so that it stays",
+			      "network '%s' of %s is not started", name, j->host);
+}
+
 static void judge_iface(const struct judge *j, const struct domain_iface *iface, enum preflight_severity severity)
 {
+	const json_t *filters = json_object_get(j->t, "filters");
+
+	if (iface->filter && json_is_array(filters) && !has_string(filters, iface->filter))
+		preflight_add(j->f, severity, "filter-missing",
+			      "define it there: virsh nwfilter-dumpxml here, virsh nwfilter-define there",
+			      "%s has no network filter '%s'", j->host, iface->filter);
 	if (iface->network) {
-		const json_t *net = named(json_object_get(j->t, "networks"), "name", iface->network);
-		if (!net)
-			preflight_add(j->f, severity, "network-missing",
-				      "define and start it there: virsh net-define, virsh net-start",
-				      "%s has no network '%s'", j->host, iface->network);
-		else if (!is_true(net, "active"))
-			preflight_add(j->f, severity, "network-inactive",
-				      "virsh net-start, and net-autostart so that it stays",
-				      "network '%s' of %s is not started", iface->network, j->host);
+		judge_libvirt_network(j, iface->network, severity);
 	} else if (strcmp(iface->type, "bridge") == 0 && iface->bridge) {
 		/* Open vSwitch's bridges are no kernel bridges, but they have an interface of their name. */
 		bool there = has_string(json_object_get(j->t, iface->openvswitch ? "interfaces" : "bridges"),
@@ -41,13 +52,19 @@ static void judge_network(const struct judge *j)
 
 	for (size_t i = 0; i < j->dom->n_ifaces; i++)
 		judge_iface(j, &j->dom->ifaces[i], severity);
-	for (size_t i = 0; i < j->dom->n_listen; i++)
-		if (json_is_array(json_object_get(j->t, "addresses")) &&
-		    !has_string(json_object_get(j->t, "addresses"), j->dom->listen[i]))
+	for (size_t i = 0; i < j->dom->n_listen; i++) {
+		const struct domain_listen *l = &j->dom->listen[i];
+		const json_t *addresses = json_object_get(j->t, "addresses");
+		if (l->network)
+			judge_libvirt_network(j, l->network, severity);
+		else if (l->address && json_is_array(addresses) && !has_string(addresses, l->address))
 			preflight_add(j->f, severity, "listen-address",
-				      "let the graphics listen on 0.0.0.0 or on a libvirt network's address",
-				      "the graphics of %s listen on %s, which is not an address of %s", j->dom->name,
-				      j->dom->listen[i], j->host);
+				      strcmp(l->what, "graphics") == 0
+					      ? "let it listen on 0.0.0.0 or on a libvirt network's address"
+					      : "let it listen on 0.0.0.0, and keep others out by a firewall",
+				      "%s of %s listens on %s, which is not an address of %s", l->what, j->dom->name,
+				      l->address, j->host);
+	}
 }
 
 static void judge_hostdevs(const struct judge *j)
@@ -130,6 +147,19 @@ static void judge_paths(const struct judge *j)
 	}
 }
 
+static void judge_secrets(const struct judge *j)
+{
+	for (size_t i = 0; i < j->dom->n_secrets; i++) {
+		const struct domain_secret *s = &j->dom->secrets[i];
+		const char *name = s->uuid ? s->uuid : s->usage;
+		if (name && is_false(named(json_object_get(j->t, "secrets"), "secret", name), "known"))
+			preflight_add(j->f, j->offline ? PREFLIGHT_WARNING : PREFLIGHT_ERROR, "secret-missing",
+				      "define it there too: virsh secret-define, virsh secret-set-value",
+				      "libvirt of %s does not have secret %s, which %s of %s needs", j->host, name,
+				      s->what, j->dom->name);
+	}
+}
+
 static void judge_postcopy(const struct judge *j)
 {
 	if (j->offline || j->args->on_stall != CONVERGE_POSTCOPY)
@@ -146,5 +176,6 @@ void preflight_judge_devices(const struct judge *j)
 	judge_network(j);
 	judge_hostdevs(j);
 	judge_devices(j);
+	judge_secrets(j);
 	judge_postcopy(j);
 }

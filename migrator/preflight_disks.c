@@ -38,7 +38,12 @@ static void judge_media(const struct disk_judge *d)
 
 	if (!d->disk->path)
 		return;
-	if (!is_true(d->there, "exists"))
+	if (!is_true(d->there, "exists") && d->disk->optional)
+		preflight_add(d->f, PREFLIGHT_WARNING, "media-missing", "copy it there, if the guest still needs it",
+			      "%s does not have read-only disk %s: the drive will be empty there, as its startupPolicy "
+			      "says",
+			      d->host, d->label);
+	else if (!is_true(d->there, "exists"))
 		preflight_add(d->f, d->args->offline ? PREFLIGHT_WARNING : PREFLIGHT_ERROR, "media-missing",
 			      "copy it there, or take it out of the drive: virsh change-media VM DISK --eject",
 			      "%s does not have read-only disk %s", d->host, d->label);
@@ -63,6 +68,35 @@ static void judge_cache(const struct disk_judge *d, unsigned long qemu_version)
 			      d->label, cache);
 }
 
+/* The image is the same, but is what lies behind it? A base image of a cloud is often a copy on each host, which is well as long as it is the same. */
+static void judge_backing(const struct disk_judge *d)
+{
+	const json_t *list = json_object_get(d->there, "backing");
+
+	for (size_t i = 0; d->here->layers && json_is_array(list) && i < d->disk->n_backing; i++) {
+		const char *path = d->disk->backing[i].path;
+		const json_t *there = path ? named(list, "path", path) : NULL;
+		const json_t *same = json_object_get(there, "shared");
+		if (!there || json_is_true(same))
+			continue;
+		if (!is_true(there, "exists"))
+			preflight_add(d->f, PREFLIGHT_ERROR, "backing-missing",
+				      "put the backing file where both hosts see it, or copy it there",
+				      "disk %s is an overlay over %s, which %s does not have", d->label, path, d->host);
+		else if (number(there, "size") != d->here->layers[i].size)
+			preflight_add(d->f, PREFLIGHT_ERROR, "backing-differs",
+				      "put the right one there, or onto storage that both hosts see",
+				      "disk %s is an overlay over %s, and %s has another image of that name", d->label,
+				      path, d->host);
+		else
+			preflight_add(
+				d->f, PREFLIGHT_WARNING, "backing-not-shared",
+				"compare the two (sha256sum): if they differ, the guest's file systems break",
+				"disk %s is an overlay over %s, of which %s has a file of its own, of the same size",
+				d->label, path, d->host);
+	}
+}
+
 static void judge_shared(const struct disk_judge *d, unsigned long qemu_version, bool *unsafe)
 {
 	uint64_t size = number(d->there, "virtual_bytes");
@@ -71,6 +105,7 @@ static void judge_shared(const struct disk_judge *d, unsigned long qemu_version,
 	switch (shared(d)) {
 	case SHARED_YES:
 		judge_cache(d, qemu_version);
+		judge_backing(d);
 		/* libvirt goes by the kind of file system alone. */
 		if (d->disk->source == DOMAIN_SOURCE_FILE && !d->here->network_fs)
 			*unsafe = true;
@@ -123,6 +158,15 @@ static void judge_create(const struct disk_judge *d)
 	if (refused) {
 		preflight_add(d->f, PREFLIGHT_ERROR, "image-refused", remedy ? remedy : "",
 			      "%s can't make the image of disk %s: %s", d->host, d->label, refused);
+		return;
+	}
+	/* A raw image that is shut off is copied as it is, with LUKS's header. */
+	if (d->disk->encrypted && !(d->args->offline && strcmp(d->disk->format, "raw") == 0)) {
+		preflight_add(
+			d->f, PREFLIGHT_ERROR, "disk-encrypted",
+			"make an encrypted image of that name and size there, with the same secret, or use shared "
+			"storage",
+			"disk %s is encrypted by QEMU, and an image made for its copy would not be", d->label);
 		return;
 	}
 	if (!d->here->virtual_bytes) {
@@ -201,6 +245,12 @@ static void judge_copy(const struct disk_judge *d, unsigned long qemu_version, b
 		judge_overwrite(d);
 	else
 		judge_create(d);
+	if (d->here->snapshots > 0 && *d->action != PREFLIGHT_LEAVE)
+		preflight_add(
+			d->f, PREFLIGHT_WARNING, "image-snapshots", "keep the old image for as long as they are needed",
+			"the image of disk %s has %u snapshot%s inside (qemu-img snapshot -l), which a copy does not "
+			"have",
+			d->label, d->here->snapshots, d->here->snapshots == 1 ? "" : "s");
 	if (d->disk->n_backing > 0 && *d->action != PREFLIGHT_LEAVE)
 		preflight_add(d->f, PREFLIGHT_INFO, "disk-flattened", "",
 			      "disk %s is an overlay over %zu image%s: the copy will be one image with all of it",
@@ -216,8 +266,16 @@ static void judge_disk(const struct disk_judge *d, unsigned long qemu_version, b
 			      "disk %s is transient, which libvirt does not migrate", d->label);
 		return;
 	}
-	if (d->disk->source == DOMAIN_SOURCE_NETWORK)
-		return; /* both hosts reach it by the network */
+	if (d->disk->source == DOMAIN_SOURCE_NETWORK) {
+		/* Both hosts reach it by the network; a gateway on each may make that true even so. */
+		if (d->disk->here_only)
+			preflight_add(d->f, PREFLIGHT_WARNING, "disk-server-here",
+				      "see that the same storage is served at that address there",
+				      "disk %s is served by this host itself (a loopback address or a socket), and %s "
+				      "would look for it at its own",
+				      d->label, d->host);
+		return;
+	}
 	if (d->disk->source == DOMAIN_SOURCE_OTHER) {
 		preflight_add(d->f, PREFLIGHT_ERROR, "disk-unsupported", "give it as a file or a device instead",
 			      "disk %s is of type %s, which vmferry can't check or copy", d->label, d->disk->type);

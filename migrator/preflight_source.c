@@ -78,6 +78,27 @@ static void get_cpu(struct preflight_source *s, virConnectPtr conn)
 	cpu_result_fini(&here);
 }
 
+static void get_layers(const struct domain_disk *disk, struct preflight_disk *out)
+{
+	struct err ignored = ERR_INIT;
+
+	out->layers = mem_alloc_array(disk->n_backing ? disk->n_backing : 1, sizeof(*out->layers));
+	for (size_t i = 0; i < disk->n_backing; i++) {
+		struct preflight_layer *layer = &out->layers[i];
+		struct image_facts f;
+		if (!disk->backing[i].path)
+			continue;
+		image_facts_get(disk->backing[i].path, &f);
+		/* A copy has the content of the whole chain. */
+		out->allocated_bytes += f.allocated;
+		layer->size = f.size;
+		layer->inode = f.inode;
+		layer->network_fs = f.network_fs;
+		if (f.exists && !f.device)
+			(void)image_facts_make_probe(disk->backing[i].path, &layer->probe, layer->token, &ignored);
+	}
+}
+
 static void get_file(const struct domain_disk *disk, struct preflight_disk *out)
 {
 	struct err ignored = ERR_INIT;
@@ -91,14 +112,8 @@ static void get_file(const struct domain_disk *disk, struct preflight_disk *out)
 	out->mtime_ns = f.mtime_ns;
 	out->network_fs = f.network_fs;
 	out->allocated_bytes = f.allocated;
-	/* A copy has the content of the whole chain. */
-	for (size_t i = 0; i < disk->n_backing; i++) {
-		struct image_facts layer;
-		if (!disk->backing[i].path)
-			continue;
-		image_facts_get(disk->backing[i].path, &layer);
-		out->allocated_bytes += layer.allocated;
-	}
+	get_layers(disk, out);
+	out->snapshots = strcmp(disk->format, "qcow2") == 0 ? image_facts_snapshots(disk->path) : 0;
 	(void)image_facts_virtual_size(disk->path, disk->format, &out->virtual_bytes, &ignored);
 	out->device_id = image_facts_device_id(disk->path);
 	if (!f.device && !disk->readonly)
@@ -159,22 +174,29 @@ int preflight_gather(virConnectPtr conn, virDomainPtr dom, struct preflight_sour
 	return 0;
 }
 
+static void remove_probe(char **probe)
+{
+	if (*probe)
+		(void)unlink(*probe);
+	mem_free_ptr(probe);
+}
+
 void preflight_remove_probes(struct preflight_source *s)
 {
 	for (size_t i = 0; s->disks && i < s->dom->n_disks; i++) {
-		if (!s->disks[i].probe)
-			continue;
-		(void)unlink(s->disks[i].probe);
-		free(s->disks[i].probe);
-		s->disks[i].probe = NULL;
+		remove_probe(&s->disks[i].probe);
+		for (size_t k = 0; s->disks[i].layers && k < s->dom->disks[i].n_backing; k++)
+			remove_probe(&s->disks[i].layers[k].probe);
 	}
 }
 
 void preflight_source_fini(struct preflight_source *s)
 {
 	preflight_remove_probes(s);
-	for (size_t i = 0; s->disks && i < s->dom->n_disks; i++)
+	for (size_t i = 0; s->disks && i < s->dom->n_disks; i++) {
 		free(s->disks[i].device_id);
+		free(s->disks[i].layers);
+	}
 	free(s->disks);
 	free(s->xml);
 	free(s->cpu_xml);
@@ -183,18 +205,38 @@ void preflight_source_fini(struct preflight_source *s)
 	*s = (struct preflight_source){ .job = -1 };
 }
 
+static const char *name_of(const char *probe)
+{
+	const char *slash = probe ? strrchr(probe, '/') : NULL;
+	return slash ? slash + 1 : NULL;
+}
+
+static json_t *backing_json(const struct domain_disk *disk, const struct preflight_disk *d)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; d->layers && i < disk->n_backing; i++)
+		if (disk->backing[i].path)
+			json_array_append_new(list,
+					      json_pack("{s:s,s:s?,s:s,s:I,s:I,s:b}", "path", disk->backing[i].path,
+							"probe", name_of(d->layers[i].probe), "token",
+							d->layers[i].token, "inode", (json_int_t)d->layers[i].inode,
+							"size", (json_int_t)d->layers[i].size, "network_fs",
+							d->layers[i].network_fs));
+	return list;
+}
+
 json_t *preflight_request(const struct preflight_source *s, const struct migration_args *args)
 {
 	json_t *disks = json_array();
 	for (size_t i = 0; i < s->dom->n_disks; i++) {
 		const struct preflight_disk *d = &s->disks[i];
-		const char *slash = d->probe ? strrchr(d->probe, '/') : NULL;
-		json_array_append_new(disks, json_pack("{s:s,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?}", "target",
-						       s->dom->disks[i].target, "virtual_bytes",
-						       (json_int_t)d->virtual_bytes, "probe", slash ? slash + 1 : NULL,
-						       "token", d->token, "inode", (json_int_t)d->inode, "size",
-						       (json_int_t)d->size, "mtime_ns", (json_int_t)d->mtime_ns,
-						       "network_fs", d->network_fs, "device_id", d->device_id));
+		json_array_append_new(disks,
+				      json_pack("{s:s,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?,s:o}", "target",
+						s->dom->disks[i].target, "virtual_bytes", (json_int_t)d->virtual_bytes,
+						"probe", name_of(d->probe), "token", d->token, "inode",
+						(json_int_t)d->inode, "size", (json_int_t)d->size, "mtime_ns",
+						(json_int_t)d->mtime_ns, "network_fs", d->network_fs, "device_id",
+						d->device_id, "backing", backing_json(&s->dom->disks[i], d)));
 	}
 	return json_pack("{s:s,s:b,s:b,s:s?,s:o}", "xml", s->xml, "copy_storage", args->copy_storage, "offline",
 			 args->offline, "cpu_xml", s->cpu_xml, "disks", disks);

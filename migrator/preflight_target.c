@@ -18,6 +18,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MAX_LAYERS 64
+
 struct asked {
 	virConnectPtr conn;
 	const struct preflight_target_opts *opts;
@@ -133,7 +135,7 @@ static char *used_by(const struct asked *q, const char *path)
 }
 
 /* True, false, or null when it can't be told. */
-static json_t *answer_shared(const struct domain_disk *disk, const struct image_facts *f, const json_t *theirs)
+static json_t *answer_shared(const char *path, const struct image_facts *f, const json_t *theirs)
 {
 	const char *probe = str(theirs, "probe");
 	const char *token = str(theirs, "token");
@@ -142,11 +144,11 @@ static json_t *answer_shared(const struct domain_disk *disk, const struct image_
 	if (!f->exists)
 		return json_false();
 	if (f->device) {
-		MEM_AUTO char *here = image_facts_device_id(disk->path);
+		MEM_AUTO char *here = image_facts_device_id(path);
 		return here && id ? json_boolean(strcmp(here, id) == 0) : json_null();
 	}
 	if (probe && token)
-		return json_boolean(image_facts_check_probe(disk->path, probe, token));
+		return json_boolean(image_facts_check_probe(path, probe, token));
 	/* They could not write there: only what file systems made for sharing say is taken, and only if all of it
 	 * fits. */
 	if (f->network_fs && json_is_true(json_object_get(theirs, "network_fs")) &&
@@ -186,6 +188,24 @@ static void answer_creatable(const struct asked *q, const struct domain_disk *di
 	json_decref(one);
 }
 
+/* What lies behind the image, which the XML does not list. The paths are a peer's: looked at, never opened. */
+static json_t *answer_backing(const json_t *theirs)
+{
+	json_t *list = json_array(), *layer;
+	size_t i;
+
+	json_array_foreach (json_object_get(theirs, "backing"), i, layer) {
+		const char *path = str(layer, "path");
+		struct image_facts f;
+		if (!path || i == MAX_LAYERS)
+			break;
+		image_facts_get(path, &f);
+		json_array_append_new(list, json_pack("{s:s,s:b,s:o,s:I}", "path", path, "exists", f.exists, "shared",
+						      answer_shared(path, &f, layer), "size", (json_int_t)f.size));
+	}
+	return list;
+}
+
 static json_t *find_disk(const json_t *request, const char *target)
 {
 	size_t i;
@@ -209,8 +229,9 @@ static json_t *answer_disk(const struct asked *q, const struct domain_disk *disk
 	image_facts_get(disk->path, &f);
 	snprintf(fs_id, sizeof(fs_id), "%" PRIx64, f.fs_id);
 	json_t *out = json_pack("{s:s,s:b,s:b,s:o,s:s?,s:I}", "target", disk->target, "exists", f.exists, "folder",
-				f.folder, "shared", answer_shared(disk, &f, theirs), "fs_id", f.folder ? fs_id : NULL,
-				"fs_free_bytes", (json_int_t)f.fs_free);
+				f.folder, "shared", answer_shared(disk->path, &f, theirs), "fs_id",
+				f.folder ? fs_id : NULL, "fs_free_bytes", (json_int_t)f.fs_free);
+	json_object_set_new(out, "backing", answer_backing(theirs));
 	if (f.exists)
 		answer_image(q, disk, out);
 	else if (q->copy && disk->source == DOMAIN_SOURCE_FILE && domain_disk_copyable(disk))
@@ -235,6 +256,50 @@ static json_t *answer_paths(const struct asked *q)
 		image_facts_get(path, &f);
 		json_array_append_new(list, json_pack("{s:s,s:b,s:b}", "path", path, "exists", access(path, F_OK) == 0,
 						      "folder", f.folder));
+	}
+	return list;
+}
+
+static int usage_type(const char *name)
+{
+	static const struct {
+		const char *name;
+		int type;
+	} types[] = {
+		{ "ceph", VIR_SECRET_USAGE_TYPE_CEPH },     { "iscsi", VIR_SECRET_USAGE_TYPE_ISCSI },
+		{ "volume", VIR_SECRET_USAGE_TYPE_VOLUME }, { "vtpm", VIR_SECRET_USAGE_TYPE_VTPM },
+		{ "tls", VIR_SECRET_USAGE_TYPE_TLS },
+	};
+	for (size_t i = 0; name && i < sizeof(types) / sizeof(types[0]); i++)
+		if (strcmp(types[i].name, name) == 0)
+			return types[i].type;
+	return VIR_SECRET_USAGE_TYPE_NONE;
+}
+
+/* True, false, or null when it can't be told (a libvirt without secrets). */
+static json_t *answer_secret(const struct asked *q, const struct domain_secret *s)
+{
+	struct err e = ERR_INIT;
+	virSecretPtr found = s->uuid ? virSecretLookupByUUIDString(q->conn, s->uuid)
+				     : virSecretLookupByUsage(q->conn, usage_type(s->type), s->usage);
+
+	if (found) {
+		virSecretFree(found);
+		return json_true();
+	}
+	(void)virt_err(&e, "look up a secret");
+	return virt_err_is(&e, VIR_ERR_NO_SECRET) ? json_false() : json_null();
+}
+
+static json_t *answer_secrets(const struct asked *q)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < q->dom->n_secrets; i++) {
+		const struct domain_secret *s = &q->dom->secrets[i];
+		const char *name = s->uuid ? s->uuid : s->usage;
+		if (name)
+			json_array_append_new(list,
+					      json_pack("{s:s,s:o}", "secret", name, "known", answer_secret(q, s)));
 	}
 	return list;
 }
@@ -323,7 +388,9 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 	json_decref(vms);
 	json_object_set_new(answer, "disks", answer_disks(&q));
 	json_object_set_new(answer, "paths", answer_paths(&q));
+	json_object_set_new(answer, "secrets", answer_secrets(&q));
 	json_object_set_new(answer, "networks", facts_networks(conn));
+	json_object_set_new(answer, "filters", facts_filters(conn));
 	json_object_set_new(answer, "bridges", facts_bridges());
 	json_object_set_new(answer, "interfaces", facts_interfaces());
 	json_object_set_new(answer, "addresses", facts_addresses());

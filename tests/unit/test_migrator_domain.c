@@ -39,6 +39,7 @@ static const char full[] = HEAD
 	"<interface type='direct'><source dev='eth1' mode='bridge'/></interface>"
 	"<serial type='pty'><source path='/dev/pts/3'/><target port='0'/></serial>"
 	"<serial type='file'><source path='/var/log/libvirt/web1.console'/><target port='1'/></serial>"
+	"<console type='file'><source path='/var/log/libvirt/web1.console'/><target type='serial' port='1'/></console>"
 	"<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x0000' bus='0x03' slot='0x00' "
 	"function='0x1'/>"
 	"</source></hostdev>"
@@ -146,7 +147,8 @@ START_TEST(the_rest)
 	ck_assert_str_eq(d->devices[0].kind, "launch-security");
 
 	ck_assert_uint_eq(d->n_listen, 1);
-	ck_assert_str_eq(d->listen[0], "192.0.2.7");
+	ck_assert_str_eq(d->listen[0].address, "192.0.2.7");
+	ck_assert_str_eq(d->listen[0].what, "graphics");
 
 	ck_assert_uint_eq(d->n_paths, 4);
 	ck_assert_str_eq(d->paths[0].path, "/boot/vmlinuz");

@@ -134,6 +134,15 @@ static void has_snapshots(struct preflight_source *s)
 {
 	s->snapshots = 2;
 }
+static void has_snapshots_inside(struct preflight_source *s)
+{
+	s->disks[0].snapshots = 2;
+}
+static void has_layers(struct preflight_source *s)
+{
+	s->disks[0].layers = calloc(1, sizeof(*s->disks[0].layers));
+	s->disks[0].layers[0].size = 4096;
+}
 static void has_checkpoints(struct preflight_source *s)
 {
 	s->checkpoints = 1;
@@ -193,6 +202,16 @@ static void fixed_chain(struct preflight_source *s)
 	"{'disks':[{'target':'vda','exists':true,'folder':true,'fs_id':'a','fs_free_bytes':107374182400," rest "}]}"
 #define BLOCK \
 	"-<disk type='block' device='disk'><driver type='raw'/><source dev='/dev/vg/a'/><target dev='vda'/></disk>"
+#define LUKS                                                                                                    \
+	"-<disk type='file' device='disk'><driver type='raw'/><source file='/img/a'><encryption format='luks'>" \
+	"<secret type='passphrase' uuid='1-2'/></encryption></source><target dev='vda'/></disk>"
+#define OVERLAY                                                                                        \
+	"-<disk type='file' device='disk'><driver type='qcow2'/><source file='/img/a'/><backingStore " \
+	"type='file'><format type='raw'/><source file='/img/base'/></backingStore><target dev='vda'/></disk>"
+#define BACKING(rest) THERE("'shared':true,'virtual_bytes':10737418240,'backing':[{'path':'/img/base'," rest "}]")
+#define NBD(host)                                                                                     \
+	"-<disk type='network' device='disk'><source protocol='nbd' name='x'><host name='" host "'/>" \
+	"</source><target dev='vda'/></disk>"
 #define CDROM "<disk type='file' device='cdrom'><source file='/iso/a.iso'/><target dev='sda'/></disk>"
 
 static const struct test_case cases[] = {
@@ -331,11 +350,46 @@ static const struct test_case cases[] = {
 	  "type='file'><format type='raw'/>"
 	  "<source file='/img/base'/></backingStore><target dev='vda'/></disk>",
 	  "{" NOT_THERE "}", 0 },
+	{ "warning image-snapshots", "2 snapshots inside", COPY, 0, 0, "{" NOT_THERE "}", has_snapshots_inside },
+	{ "ok", 0, 0, 0, 0, 0, has_snapshots_inside },
+	{ "error disk-encrypted", "encrypted by QEMU", COPY, 0, LUKS, "{" NOT_THERE "}", 0 },
+	{ "warning image-exists", 0, COPY, 0, LUKS, THERE("'shared':false,'virtual_bytes':10737418240"), 0 },
+	{ "ok", 0, COPY | OFFLINE | OFF, 0, LUKS, "{" NOT_THERE "}", 0 },
+	/* what lies behind a disk that is not copied */
+	{ "ok", 0, 0, 0, OVERLAY, BACKING("'exists':true,'shared':true,'size':1"), has_layers },
+	{ "error backing-missing", "overlay over /img/base", 0, 0, OVERLAY, BACKING("'exists':false,'shared':false"),
+	  has_layers },
+	{ "error backing-differs", "another image of that name", 0, 0, OVERLAY,
+	  BACKING("'exists':true,'shared':false,'size':1"), has_layers },
+	{ "warning backing-not-shared", "sha256sum", 0, 0, OVERLAY, BACKING("'exists':true,'shared':null,'size':4096"),
+	  has_layers },
+	/* secrets */
+	{ "error secret-missing", "secret 1-2, which disk vda", 0, 0, LUKS,
+	  "{'secrets':[{'secret':'1-2','known':false}]}", 0 },
+	{ "ok", 0, 0, 0, LUKS, "{'secrets':[{'secret':'1-2','known':true}]}", 0 },
+	{ "ok", 0, 0, 0, LUKS, "{'secrets':[{'secret':'1-2','known':null}]}", 0 },
+	{ "error secret-missing", "secret c, which disk vda", 0, 0,
+	  "-<disk type='network' device='disk'><auth username='a'><secret type='ceph' usage='c'/></auth><source "
+	  "protocol='rbd' name='p/i'/><target dev='vda'/></disk>",
+	  "{'disks':[],'secrets':[{'secret':'c','known':false}]}", 0 },
+	{ "error secret-missing", "the TPM", 0, 0,
+	  "<tpm><backend type='emulator'><encryption secret='7'/></backend></tpm>",
+	  "{'swtpm':true,'secrets':[{'secret':'7','known':false}]}", 0 },
+	{ "warning disk-server-here", "loopback", 0, 0, NBD("127.0.0.1"), "{'disks':[]}", 0 },
+	{ "ok", 0, 0, 0, NBD("192.0.2.9"), "{'disks':[]}", 0 },
 	{ "error disk-chain-fixed", "backingStore", COPY, 0, 0, "{" NOT_THERE "}", fixed_chain },
 	{ "ok", 0, 0, 0, 0, 0, fixed_chain },
 	/* media */
 	{ "error media-missing", "sda (/iso/a.iso)", 0, 0, CDROM, 0, 0 },
 	{ "warning media-missing", 0, OFFLINE | OFF, 0, CDROM, 0, 0 },
+	{ "warning media-missing", "empty there", 0, 0,
+	  "<disk type='file' device='cdrom'><source file='/iso/a.iso' startupPolicy='optional'/><target "
+	  "dev='sda'/></disk>",
+	  0, 0 },
+	{ "error media-missing", 0, 0, 0,
+	  "<disk type='file' device='cdrom'><source file='/iso/a.iso' startupPolicy='mandatory'/><target "
+	  "dev='sda'/></disk>",
+	  0, 0 },
 	{ "warning media-differs", 0, 0, 0, "-" CDROM,
 	  "{'disks':[{'target':'sda','exists':true,'shared':false,'virtual_bytes':5}]}", 0 },
 	{ "ok", 0, 0, 0, "-" CDROM,
@@ -349,6 +403,15 @@ static const struct test_case cases[] = {
 	  "{'networks':[{'name':'default','active':false}]}", 0 },
 	{ "warning network-missing", 0, OFFLINE | OFF, 0,
 	  "<interface type='network'><source network='lan'/></interface>", 0, 0 },
+	/* what live XML says of a network that is a bridge, or a device for macvtap */
+	{ "error network-missing", "'lan'", 0, 0,
+	  "<interface type='bridge'><source network='lan' bridge='br0'/></interface>", 0, 0 },
+	{ "ok", 0, 0, 0, "<interface type='bridge'><source network='default' bridge='br7'/></interface>", 0, 0 },
+	{ "ok", 0, 0, 0, "<interface type='direct'><source network='default' dev='eth9'/></interface>", 0, 0 },
+	{ "error filter-missing", "'f'", 0, 0,
+	  "<interface type='bridge'><source bridge='br0'/><filterref filter='f'/></interface>", "{'filters':['g']}", 0 },
+	{ "ok", 0, 0, 0, "<interface type='bridge'><source bridge='br0'/><filterref filter='f'/></interface>",
+	  "{'filters':['f']}", 0 },
 	{ "error bridge-missing", "'br7'", 0, 0, "<interface type='bridge'><source bridge='br7'/></interface>", 0, 0 },
 	{ "error bridge-missing", 0, 0, 0, "<interface type='bridge'><source bridge='eth0'/></interface>", 0, 0 },
 	{ "ok", 0, 0, 0, "<interface type='bridge'><source bridge='br0'/></interface>", 0, 0 },
@@ -360,6 +423,11 @@ static const struct test_case cases[] = {
 	{ "error listen-address", "192.0.2.1", 0, 0,
 	  "<graphics type='vnc'><listen type='address' address='192.0.2.1'/></graphics>", 0, 0 },
 	{ "ok", 0, 0, 0, "<graphics type='vnc'><listen type='address' address='192.0.2.2'/></graphics>", 0, 0 },
+	{ "error network-missing", "'lan'", 0, 0,
+	  "<graphics type='vnc'><listen type='network' network='lan'/></graphics>", 0, 0 },
+	{ "error listen-address", "serial of web1 listens on 192.0.2.1", 0, 0,
+	  "<serial type='tcp'><source mode='bind' host='192.0.2.1' service='4555'/></serial>", 0, 0 },
+	{ "ok", 0, 0, 0, "<serial type='tcp'><source mode='connect' host='192.0.2.1' service='4555'/></serial>", 0, 0 },
 	/* devices */
 	{ "error host-device", "PCI device 0000:03:00.0", 0, 0,
 	  "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='3' slot='0' "
@@ -403,6 +471,17 @@ static const struct test_case cases[] = {
 	  "{'paths':[{'path':'/var/log/x/a.log','exists':false,'folder':false}]}", 0 },
 	{ "ok", 0, 0, 0, "<serial type='file'><source path='/var/log/x/a.log'/></serial>",
 	  "{'paths':[{'path':'/var/log/x/a.log','exists':false,'folder':true}]}", 0 },
+	{ "error path-missing", "no folder for the channel socket", 0, 0,
+	  "<channel type='unix'><source mode='bind' path='/run/x/a'/></channel>",
+	  "{'paths':[{'path':'/run/x/a','exists':false,'folder':false}]}", 0 },
+	{ "ok", 0, 0, 0, "<channel type='unix'><source mode='bind' path='/var/lib/libvirt/qemu/channel/x/a'/></channel>",
+	  "{'paths':[{'path':'/var/lib/libvirt/qemu/channel/x/a','exists':false,'folder':false}]}", 0 },
+	{ "error path-missing", "no folder for the graphics socket", 0, 0,
+	  "<graphics type='vnc'><listen type='socket' socket='/run/x/v'/></graphics>",
+	  "{'paths':[{'path':'/run/x/v','exists':false,'folder':false}]}", 0 },
+	{ "error path-missing", "no shared folder /srv", 0, 0,
+	  "<filesystem type='mount'><source dir='/srv'/><target dir='x'/></filesystem>",
+	  "{'paths':[{'path':'/srv','exists':false,'folder':true}]}", 0 },
 	{ "error path-missing", "serial device /dev/ttyS1", 0, 0,
 	  "<serial type='dev'><source path='/dev/ttyS1'/></serial>",
 	  "{'paths':[{'path':'/dev/ttyS1','exists':false,'folder':true}]}", 0 },
