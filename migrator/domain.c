@@ -127,9 +127,10 @@ static void parse_source(struct domain_disk *disk, xmlNodePtr source)
 		disk->network = mem_printf("%s %s", protocol ? protocol : "network", name ? name : "");
 		disk->source = DOMAIN_SOURCE_NETWORK;
 	} else if (strcmp(type, "volume") == 0) {
-		MEM_AUTO char *pool = xml_attr(source, "pool");
-		MEM_AUTO char *volume = xml_attr(source, "volume");
-		disk->network = mem_printf("volume %s of pool %s", volume ? volume : "?", pool ? pool : "?");
+		disk->pool = xml_attr(source, "pool");
+		disk->volume = xml_attr(source, "volume");
+		disk->network = mem_printf("volume %s of pool %s", disk->volume ? disk->volume : "?",
+					   disk->pool ? disk->pool : "?");
 		disk->source = source ? DOMAIN_SOURCE_OTHER : DOMAIN_SOURCE_NONE;
 	} else {
 		disk->network = mem_printf("%s disk", type);
@@ -552,6 +553,8 @@ static void free_disk(struct domain_disk *disk)
 	free(disk->format);
 	free(disk->cache);
 	free(disk->network);
+	free(disk->pool);
+	free(disk->volume);
 }
 
 static void free_iface(struct domain_iface *iface)

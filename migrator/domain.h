@@ -40,6 +40,7 @@ struct domain_disk {
 	char *format;                 /* of the top image: "raw", "qcow2" ... */
 	char *cache;                  /* NULL: the hypervisor's default */
 	char *network;                /* "rbd pool/image" for a network disk; what to call it in messages otherwise */
+	char *pool, *volume;          /* of type volume; where it is, volumes.h finds out */
 	struct domain_layer *backing; /* top-down, without the image itself; only what the XML lists */
 	size_t n_backing;
 	bool readonly;
@@ -163,5 +164,9 @@ struct domain_disk_edit {
  * tap names, block-job state, generated security labels, chain of a live disk) are removed, the given disks are
  * changed. An edit of a disk that is not there is ERR_CONFIG. The result is the caller's (free). */
 char *domain_for_define(const char *xml, const struct domain_disk_edit *edits, size_t n, struct err *e);
+
+/* The same definition, whose disks of these targets (a list of strings) no longer spell out what lies behind their
+ * images. The result is the caller's (free). */
+char *domain_flatten(const char *xml, const json_t *targets, struct err *e);
 
 #endif

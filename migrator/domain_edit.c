@@ -147,3 +147,19 @@ char *domain_for_define(const char *xml, const struct domain_disk_edit *edits, s
 			return NULL;
 	return xml_dump(root);
 }
+
+char *domain_flatten(const char *xml, const json_t *targets, struct err *e)
+{
+	XML_DOC_AUTO xmlDocPtr doc = xml_parse(xml, DOMAIN_XML_MAX, "domain XML", e);
+	xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
+	json_t *target;
+	size_t i;
+
+	if (!doc)
+		return NULL;
+	json_array_foreach (targets, i, target) {
+		xmlNodePtr disk = find_disk(root, json_string_value(target));
+		remove_children(disk, "backingStore");
+	}
+	return xml_dump(root);
+}

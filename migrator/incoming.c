@@ -13,6 +13,7 @@
 #include "migrator/relay.h"
 #include "migrator/sessions.h"
 #include "migrator/virt.h"
+#include "migrator/volumes.h"
 #include "migrator/where.h"
 
 #include <stdio.h>
@@ -207,6 +208,7 @@ static int prepare(struct incoming *in, const json_t *args, struct err *e)
 		return -1;
 	json_t *made = json_array();
 	int rc = images_create(disks, made, e);
+	volumes_refresh(conn, made);
 	json_object_set_new(in->record, "images", made);
 	if (rc != 0)
 		return -1;

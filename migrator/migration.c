@@ -143,6 +143,33 @@ static unsigned libvirt_flags(const struct migration *g)
 	return flags;
 }
 
+/* The copy of an overlay is one image: a definition that spells out what was behind it would not find that at the target. */
+static int add_definition(const struct migration *g, const char *param, unsigned flags, const json_t *flatten,
+			  virTypedParameterPtr *p, int *n, int *max, struct err *e)
+{
+	VIRT_STR_AUTO char *xml = virDomainGetXMLDesc(g->dom, flags | VIR_DOMAIN_XML_SECURE);
+
+	if (!xml)
+		return virt_err(e, "definition of %s", g->name);
+	MEM_AUTO char *flat = domain_flatten(xml, flatten, e);
+	if (!flat)
+		return -1;
+	return virTypedParamsAddString(p, n, max, param, flat) == 0 ? 0 : virt_err(e, "parameters of the migration");
+}
+
+static int add_definitions(const struct migration *g, virTypedParameterPtr *p, int *n, int *max, struct err *e)
+{
+	const json_t *flatten = json_object_get(json_object_get(g->plan, "disks"), "flatten");
+
+	if (json_array_size(flatten) == 0)
+		return 0;
+	if (add_definition(g, VIR_MIGRATE_PARAM_DEST_XML, VIR_DOMAIN_XML_MIGRATABLE, flatten, p, n, max, e) != 0)
+		return -1;
+	return g->persistent
+		       ? add_definition(g, VIR_MIGRATE_PARAM_PERSIST_XML, VIR_DOMAIN_XML_INACTIVE, flatten, p, n, max, e)
+		       : 0;
+}
+
 static int add_params(const struct migration *g, virTypedParameterPtr *p, int *n, int *max, struct err *e)
 {
 	const json_t *copy = json_object_get(json_object_get(g->plan, "disks"), "copy"), *disk;
@@ -161,7 +188,7 @@ static int add_params(const struct migration *g, virTypedParameterPtr *p, int *n
 	}
 	if (g->args.parallel > 0)
 		rc |= virTypedParamsAddInt(p, n, max, VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, (int)g->args.parallel);
-	return rc == 0 ? 0 : virt_err(e, "parameters of the migration");
+	return rc == 0 ? add_definitions(g, p, n, max, e) : virt_err(e, "parameters of the migration");
 }
 
 /* virDomainMigrate3 with the watch beside it. 0: the VM has moved. */
@@ -382,6 +409,7 @@ static int move_offline(struct migration *g, struct err *e)
 	size_t i, n = json_array_size(create);
 	struct offline_disk *disks = mem_alloc_array(n + 1, sizeof *disks);
 	VIRT_STR_AUTO char *live = virDomainGetXMLDesc(g->dom, VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE);
+	MEM_AUTO char *flat = NULL;
 	MEM_AUTO char *xml = NULL;
 	DOMAIN_AUTO struct domain *dom = NULL;
 	json_t *files = NULL;
@@ -396,7 +424,8 @@ static int move_offline(struct migration *g, struct err *e)
 	if (!live)
 		virt_err(e, "definition of %s", g->name);
 	else
-		xml = domain_for_define(live, NULL, 0, e);
+		flat = domain_flatten(live, json_object_get(json_object_get(g->plan, "disks"), "flatten"), e);
+	xml = flat ? domain_for_define(flat, NULL, 0, e) : NULL;
 	dom = xml ? domain_parse(xml, e) : NULL;
 	files = dom ? state_files_read(STATE_FILES_ROOT, dom, e) : NULL;
 	if (files && begin_session(g, e) == 0 && offline_copy(g->m, g->job, g->ctl, g->session, disks, n, e) == 0)

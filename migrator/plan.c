@@ -114,6 +114,7 @@ static json_t *disks_json(const struct plan *p)
 	json_t *copy = json_array();
 	json_t *create = json_array();
 	json_t *leftover = json_array();
+	json_t *flatten = json_array();
 
 	for (size_t i = 0; i < p->verdict.n_disks; i++) {
 		const struct domain_disk *disk = &p->source.dom->disks[i];
@@ -121,14 +122,16 @@ static json_t *disks_json(const struct plan *p)
 			continue;
 		json_array_append_new(copy, json_string(disk->target));
 		json_array_append_new(leftover, json_string(disk->path));
+		if (p->source.disks[i].fixed_chain)
+			json_array_append_new(flatten, json_string(disk->target));
 		if (p->verdict.actions[i] == PREFLIGHT_CREATE)
 			json_array_append_new(create,
 					      json_pack("{s:s,s:s,s:I}", "path", disk->path, "format", disk->format,
 							"virtual_size", (json_int_t)p->source.disks[i].virtual_bytes));
 	}
-	return json_pack("{s:o,s:o,s:o,s:o,s:I,s:b}", "all", preflight_disks_json(&p->source, &p->verdict), "copy",
-			 copy, "create", create, "leftover", leftover, "copy_bytes", (json_int_t)p->verdict.copy_bytes,
-			 "unsafe", p->verdict.unsafe);
+	return json_pack("{s:o,s:o,s:o,s:o,s:o,s:I,s:b}", "all", preflight_disks_json(&p->source, &p->verdict), "copy",
+			 copy, "create", create, "leftover", leftover, "flatten", flatten, "copy_bytes",
+			 (json_int_t)p->verdict.copy_bytes, "unsafe", p->verdict.unsafe);
 }
 
 static json_t *target_json(const struct plan *p)
@@ -170,8 +173,9 @@ int plan_make(struct migrator *m, const json_t *args, enum plan_depth depth, con
 	if (check_cancelled(ctl, e) < 0)
 		goto out;
 	look_ahead(&p, depth);
-	*result = json_pack("{s:s,s:s,s:s,s:s,s:b,s:O,s:o,s:o,s:o}", "vm", p.source.dom->name, "uuid", p.source.dom->uuid,
-			    "type", p.source.dom->type ? p.source.dom->type : "", "host", p.args.host, "possible", p.verdict.findings.errors == 0, "findings",
+	*result = json_pack("{s:s,s:s,s:s,s:s,s:b,s:O,s:o,s:o,s:o}", "vm", p.source.dom->name, "uuid",
+			    p.source.dom->uuid, "type", p.source.dom->type ? p.source.dom->type : "", "host",
+			    p.args.host, "possible", p.verdict.findings.errors == 0, "findings",
 			    p.verdict.findings.list, "forecast", forecast_json(&p.in, &p.forecast), "disks",
 			    disks_json(&p), "target", target_json(&p));
 	rc = *result ? 0

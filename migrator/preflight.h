@@ -18,7 +18,7 @@
  *	machine  accelerator-missing emulator-missing machine-unknown
  *	CPU      cpu-features-missing cpu-passthrough cpu-not-checked invariant-tsc
  *	memory   memory-short hugepages-short memory-locked
- *	disks    disk-not-shared disk-shared disk-unknown disk-transient disk-unsupported disk-chain-fixed
+ *	disks    disk-not-shared disk-shared disk-unknown disk-transient disk-unsupported pool-missing
  *	         disk-flattened image-exists image-size image-format image-in-use image-refused device-missing
  *	         device-assumed-shared space-short space-tight media-missing media-differs cache-unsafe backing-missing
  *	         backing-differs backing-not-shared image-snapshots disk-encrypted disk-server-here secret-missing
@@ -81,7 +81,7 @@ struct preflight_disk {           /* one per disk of the domain, in its order */
 	uint64_t allocated_bytes; /* what its image and those behind it take here; what a copy moves, about */
 	uint64_t inode, size;     /* of the file */
 	int64_t mtime_ns;
-	bool fixed_chain; /* the definition spells out its backing files, for libvirt to use at the target too */
+	bool fixed_chain; /* the definition spells out its backing files; that of a copy must not */
 	bool network_fs;  /* a file system that libvirt takes for shared */
 	char *device_id;  /* what a block device is on every host that sees it (WWN, LVM UUID ...), or NULL */
 	char *probe;      /* a file beside the image, made for this check, or NULL */
@@ -115,7 +115,7 @@ void preflight_source_fini(struct preflight_source *s);
 
 /* The arguments of preflight.target. New reference.
  *	{"xml","copy_storage","offline","cpu_xml"|null,
- *	 "disks":[{"target","virtual_bytes","probe"|null,"token","inode","size","mtime_ns","network_fs",
+ *	 "disks":[{"target","path"|null,"virtual_bytes","probe"|null,"token","inode","size","mtime_ns","network_fs",
  *	           "device_id"|null,
  *	           "backing":[{"path","probe"|null,"token","inode","size","network_fs"}]}]}
  */
@@ -137,6 +137,7 @@ struct preflight_target_opts {
  *	 "cpu": {"verdict","missing":[],"message"} | null, "memory": {facts_memory},
  *	 "disks": [{"target","exists","folder","shared": bool|null,"virtual_bytes"|null,"format_error"|null,
  *	            "fs_id"|null,"fs_free_bytes","refused"|null,"remedy","used_by"|null,
+ *	            "pool_error"|null,
  *	            "backing":[{"path","exists","shared": bool|null,"size"}]}],
  *	 "secrets": [{"secret": UUID or usage,"known": bool|null}], "filters": [names] | null,
  *	 "paths": [{"path","exists","folder"}],

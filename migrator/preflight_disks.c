@@ -235,13 +235,7 @@ static void judge_copy(const struct disk_judge *d, unsigned long qemu_version, b
 	case SHARED_NO:
 		break;
 	}
-	if (d->here->fixed_chain)
-		preflight_add(d->f, PREFLIGHT_ERROR, "disk-chain-fixed",
-			      "remove <backingStore> from the definition (libvirt finds the chain by itself) and "
-			      "restart the VM",
-			      "the definition of disk %s spells out its backing files, which a copy does not have",
-			      d->label);
-	else if (is_true(d->there, "exists"))
+	if (is_true(d->there, "exists"))
 		judge_overwrite(d);
 	else
 		judge_create(d);
@@ -274,6 +268,14 @@ static void judge_disk(const struct disk_judge *d, unsigned long qemu_version, b
 				      "disk %s is served by this host itself (a loopback address or a socket), and %s "
 				      "would look for it at its own",
 				      d->label, d->host);
+		return;
+	}
+	const char *pool = str(d->there, "pool_error");
+	if (pool) {
+		preflight_add(d->f, PREFLIGHT_ERROR, "pool-missing",
+			      "define and start the pool there, in the same folder: virsh pool-dumpxml, pool-define, "
+			      "pool-start",
+			      "disk %s is volume %s, and at %s %s", d->disk->target, d->disk->volume, d->host, pool);
 		return;
 	}
 	if (d->disk->source == DOMAIN_SOURCE_OTHER) {

@@ -7,6 +7,7 @@
 #include "migrator/facts.h"
 #include "migrator/guests.h"
 #include "migrator/image_facts.h"
+#include "migrator/volumes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -158,6 +159,7 @@ int preflight_gather(virConnectPtr conn, virDomainPtr dom, struct preflight_sour
 		preflight_source_fini(&s);
 		return -1;
 	}
+	volumes_find(conn, s.dom);
 	s.paused_reason = guests_paused_reason(dom);
 	get_job(&s, dom);
 	int n = virDomainSnapshotNum(dom, 0);
@@ -230,13 +232,13 @@ json_t *preflight_request(const struct preflight_source *s, const struct migrati
 	json_t *disks = json_array();
 	for (size_t i = 0; i < s->dom->n_disks; i++) {
 		const struct preflight_disk *d = &s->disks[i];
-		json_array_append_new(disks,
-				      json_pack("{s:s,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?,s:o}", "target",
-						s->dom->disks[i].target, "virtual_bytes", (json_int_t)d->virtual_bytes,
-						"probe", name_of(d->probe), "token", d->token, "inode",
-						(json_int_t)d->inode, "size", (json_int_t)d->size, "mtime_ns",
-						(json_int_t)d->mtime_ns, "network_fs", d->network_fs, "device_id",
-						d->device_id, "backing", backing_json(&s->dom->disks[i], d)));
+		json_array_append_new(disks, json_pack("{s:s,s:s?,s:I,s:s?,s:s,s:I,s:I,s:I,s:b,s:s?,s:o}", "target",
+						       s->dom->disks[i].target, "path", s->dom->disks[i].path,
+						       "virtual_bytes", (json_int_t)d->virtual_bytes, "probe",
+						       name_of(d->probe), "token", d->token, "inode",
+						       (json_int_t)d->inode, "size", (json_int_t)d->size, "mtime_ns",
+						       (json_int_t)d->mtime_ns, "network_fs", d->network_fs, "device_id",
+						       d->device_id, "backing", backing_json(&s->dom->disks[i], d)));
 	}
 	return json_pack("{s:s,s:b,s:b,s:s?,s:o}", "xml", s->xml, "copy_storage", args->copy_storage, "offline",
 			 args->offline, "cpu_xml", s->cpu_xml, "disks", disks);

@@ -10,6 +10,7 @@
 #include "migrator/facts.h"
 #include "migrator/image_facts.h"
 #include "migrator/images.h"
+#include "migrator/volumes.h"
 #include "migrator/xml.h"
 
 #include <inttypes.h>
@@ -25,6 +26,7 @@ struct asked {
 	const struct preflight_target_opts *opts;
 	const struct domain *dom;
 	const json_t *request;
+	json_t *pool_errors; /* by a disk's target */
 	bool copy;
 	struct cpu_scope scope; /* as much of the VM's emulator, arch, machine and accelerator as this host knows */
 };
@@ -225,7 +227,8 @@ static json_t *answer_disk(const struct asked *q, const struct domain_disk *disk
 	char fs_id[32];
 
 	if (!disk->path)
-		return json_pack("{s:s,s:b}", "target", disk->target, "exists", 0);
+		return json_pack("{s:s,s:b,s:s*}", "target", disk->target, "exists", 0, "pool_error",
+				 str(q->pool_errors, disk->target));
 	image_facts_get(disk->path, &f);
 	snprintf(fs_id, sizeof(fs_id), "%" PRIx64, f.fs_id);
 	json_t *out = json_pack("{s:s,s:b,s:b,s:o,s:s?,s:I}", "target", disk->target, "exists", f.exists, "folder",
@@ -237,6 +240,17 @@ static json_t *answer_disk(const struct asked *q, const struct domain_disk *disk
 	else if (q->copy && disk->source == DOMAIN_SOURCE_FILE && domain_disk_copyable(disk))
 		answer_creatable(q, disk, theirs, out);
 	return out;
+}
+
+/* Where a volume is, the source says; this host's pool of that name must be at the same place. */
+static void place_volumes(struct asked *q, struct domain *d)
+{
+	for (size_t i = 0; i < d->n_disks; i++) {
+		const char *path = str(find_disk(q->request, d->disks[i].target), "path");
+		struct err why = ERR_INIT;
+		if (d->disks[i].pool && path && volumes_place(q->conn, &d->disks[i], path, &why) != 0)
+			json_object_set_new(q->pool_errors, d->disks[i].target, json_string(why.text));
+	}
 }
 
 static json_t *answer_disks(const struct asked *q)
@@ -376,6 +390,7 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 			   .opts = opts,
 			   .dom = dom,
 			   .request = request,
+			   .pool_errors = json_object(),
 			   .copy = json_is_true(json_object_get(request, "copy_storage")) };
 	json_t *answer = json_pack("{s:s}", "host", opts->host_name);
 	json_t *versions = facts_versions(conn);
@@ -386,7 +401,9 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 	json_object_set_new(answer, "cpu", answer_cpu(&q));
 	json_object_set_new(answer, "memory", facts_memory(vms));
 	json_decref(vms);
+	place_volumes(&q, dom);
 	json_object_set_new(answer, "disks", answer_disks(&q));
+	json_decref(q.pool_errors);
 	json_object_set_new(answer, "paths", answer_paths(&q));
 	json_object_set_new(answer, "secrets", answer_secrets(&q));
 	json_object_set_new(answer, "networks", facts_networks(conn));

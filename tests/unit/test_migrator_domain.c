@@ -290,6 +290,27 @@ START_TEST(define_edits)
 }
 END_TEST
 
+START_TEST(flattened)
+{
+	struct err e = ERR_INIT;
+	static const char chain[] =
+		"<domain type='kvm'><name>a</name><devices>"
+		"<disk type='file'><source file='/a'/><backingStore type='file'><source file='/b'/></backingStore>"
+		"<target dev='vda'/></disk>"
+		"<disk type='file'><source file='/c'/><backingStore type='file'><source file='/d'/></backingStore>"
+		"<target dev='vdb'/></disk></devices></domain>";
+	json_t *targets = json_pack("[s, s]", "vdb", "vdz");
+	char *xml = domain_flatten(chain, targets, &e);
+	ck_assert_msg(xml != NULL, "%s", e.text);
+	DOMAIN_AUTO struct domain *d = domain_parse(xml, &e);
+	ck_assert_uint_eq(d->disks[0].n_backing, 1);
+	ck_assert_uint_eq(d->disks[1].n_backing, 0);
+	ck_assert_str_eq(d->disks[1].path, "/c");
+	json_decref(targets);
+	free(xml);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("domain");
@@ -304,6 +325,7 @@ int main(void)
 	tcase_add_test(tc, define_from_live);
 	tcase_add_test(tc, define_keeps_inactive);
 	tcase_add_test(tc, define_edits);
+	tcase_add_test(tc, flattened);
 	suite_add_tcase(s, tc);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

@@ -212,6 +212,7 @@ static void fixed_chain(struct preflight_source *s)
 #define NBD(host)                                                                                     \
 	"-<disk type='network' device='disk'><source protocol='nbd' name='x'><host name='" host "'/>" \
 	"</source><target dev='vda'/></disk>"
+#define VOLUME "-<disk type='volume' device='disk'><source pool='p' volume='a'/><target dev='vda'/></disk>"
 #define CDROM "<disk type='file' device='cdrom'><source file='/iso/a.iso'/><target dev='sda'/></disk>"
 
 static const struct test_case cases[] = {
@@ -377,7 +378,9 @@ static const struct test_case cases[] = {
 	  "{'swtpm':true,'secrets':[{'secret':'7','known':false}]}", 0 },
 	{ "warning disk-server-here", "loopback", 0, 0, NBD("127.0.0.1"), "{'disks':[]}", 0 },
 	{ "ok", 0, 0, 0, NBD("192.0.2.9"), "{'disks':[]}", 0 },
-	{ "error disk-chain-fixed", "backingStore", COPY, 0, 0, "{" NOT_THERE "}", fixed_chain },
+	{ "ok", 0, COPY, 0, 0, "{" NOT_THERE "}", fixed_chain },
+	{ "error pool-missing", "no storage pool", 0, 0, VOLUME, THERE("'pool_error':'there is no storage pool'"), 0 },
+	{ "error disk-unsupported", "volume", 0, 0, VOLUME, "{" NOT_THERE "}", 0 },
 	{ "ok", 0, 0, 0, 0, 0, fixed_chain },
 	/* media */
 	{ "error media-missing", "sda (/iso/a.iso)", 0, 0, CDROM, 0, 0 },
