@@ -10,6 +10,7 @@
 #include "migrator/facts.h"
 #include "migrator/image_facts.h"
 #include "migrator/images.h"
+#include "migrator/needs.h"
 #include "migrator/volumes.h"
 #include "migrator/xml.h"
 
@@ -274,37 +275,6 @@ static json_t *answer_paths(const struct asked *q)
 	return list;
 }
 
-static int usage_type(const char *name)
-{
-	static const struct {
-		const char *name;
-		int type;
-	} types[] = {
-		{ "ceph", VIR_SECRET_USAGE_TYPE_CEPH },     { "iscsi", VIR_SECRET_USAGE_TYPE_ISCSI },
-		{ "volume", VIR_SECRET_USAGE_TYPE_VOLUME }, { "vtpm", VIR_SECRET_USAGE_TYPE_VTPM },
-		{ "tls", VIR_SECRET_USAGE_TYPE_TLS },
-	};
-	for (size_t i = 0; name && i < sizeof(types) / sizeof(types[0]); i++)
-		if (strcmp(types[i].name, name) == 0)
-			return types[i].type;
-	return VIR_SECRET_USAGE_TYPE_NONE;
-}
-
-/* True, false, or null when it can't be told (a libvirt without secrets). */
-static json_t *answer_secret(const struct asked *q, const struct domain_secret *s)
-{
-	struct err e = ERR_INIT;
-	virSecretPtr found = s->uuid ? virSecretLookupByUUIDString(q->conn, s->uuid)
-				     : virSecretLookupByUsage(q->conn, usage_type(s->type), s->usage);
-
-	if (found) {
-		virSecretFree(found);
-		return json_true();
-	}
-	(void)virt_err(&e, "look up a secret");
-	return virt_err_is(&e, VIR_ERR_NO_SECRET) ? json_false() : json_null();
-}
-
 static json_t *answer_secrets(const struct asked *q)
 {
 	json_t *list = json_array();
@@ -313,7 +283,7 @@ static json_t *answer_secrets(const struct asked *q)
 		const char *name = s->uuid ? s->uuid : s->usage;
 		if (name)
 			json_array_append_new(list,
-					      json_pack("{s:s,s:o}", "secret", name, "known", answer_secret(q, s)));
+					      json_pack("{s:s,s:o}", "secret", name, "known", needs_secret(q->conn, s)));
 	}
 	return list;
 }

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "migrator/domain.h"
+#include "migrator/needs.h"
 #include "migrator/restore_virt.h"
 #include "migrator/state_files.h"
 #include "migrator/virt.h"
@@ -175,6 +176,17 @@ static char *map(void *ctx, const struct promote_spec *s, json_t *findings, stru
 	if (xml)
 		find_moved(p, s, findings);
 	return xml;
+}
+
+void promote_host_needs(const struct promote_host *p, const char *xml, json_t *findings)
+{
+	struct err e = ERR_INIT;
+	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, &e);
+
+	if (conn)
+		needs_find(conn, xml, findings);
+	else
+		log_warn("needs", "msg=%s", LOG_Q(e.text));
 }
 
 /* image_write and restore_write are the same. */

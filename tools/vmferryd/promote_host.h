@@ -23,6 +23,8 @@ struct promote_host;
 struct promote_host *promote_host_new(const struct promote_host_opts *o, struct err *e);
 /* NULL is fine. A question to a guest's agent that is not answered yet keeps it until it is. */
 void promote_host_free(struct promote_host *p);
+/* What a definition, mapped for this host, names that is not here: findings of needs.h. libvirt that does not answer finds nothing. */
+void promote_host_needs(const struct promote_host *p, const char *xml, json_t *findings);
 /* Their ctx is the struct promote_host. */
 extern const struct promote_ops promote_host_ops;
 

@@ -40,6 +40,8 @@ static int judge(struct promote_host *host, const json_t *args, json_t *findings
 		s.n_disks += rc == 0;
 	}
 	MEM_AUTO char *mapped = rc == 0 ? promote_host_ops.map(host, &s, findings, e) : NULL;
+	if (mapped)
+		promote_host_needs(host, mapped, findings);
 	for (size_t i = 0; i < s.n_disks; i++)
 		free(disks[i].path);
 	free(disks);
