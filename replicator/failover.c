@@ -102,9 +102,10 @@ static int settle(struct failover *f, struct err *e)
 			continue;
 		}
 		*e = why;
-		return !err_is_full(e) ? -1
-				   : err_remedy(e, "make room on the disk of the replicas: the latest point is there, "
-						   "and goes into the images then");
+		return !err_is_full(e)
+			       ? -1
+			       : err_remedy(e, "make room on the disk of the replicas: the latest point is there, "
+					       "and goes into the images then");
 	}
 }
 
@@ -166,7 +167,7 @@ static int look(struct failover *f, struct err *e)
 		return -1;
 	struct promote_spec s = spec_of(f);
 	MEM_AUTO char *mapped = ops->map(f->o->ops_ctx, &s, NULL, e);
-	return mapped ? 0 : -1;
+	return mapped ? ops->needs(f->o->ops_ctx, mapped, e) : -1;
 }
 
 /* ---- epoch ---- */

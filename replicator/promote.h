@@ -51,6 +51,8 @@ struct promote_ops {
 	int (*file_put)(void *ctx, const char *kind, const char *path, const void *data, size_t len, struct err *e);
 	/* The definition for this host; heap. findings: array, appended to; may be NULL. ERR_REFUSED: it cannot run here. Changes nothing. */
 	char *(*map)(void *ctx, const struct promote_spec *s, json_t *findings, struct err *e);
+	/* ERR_REFUSED with the reasons if what that definition, mapped, names is not here, so that it would not start. */
+	int (*needs)(void *ctx, const char *mapped, struct err *e);
 	/* Maps and starts. The VM runs (or is paused, as asked for) when it returns 0. -1: `where` is to be asked; ERR_SYS with ETIMEDOUT: not
 	 * known for now, whatever that says. */
 	int (*start)(void *ctx, const struct promote_spec *s, struct err *e);

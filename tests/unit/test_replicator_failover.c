@@ -188,10 +188,18 @@ static int fake_autostart(void *ctx, const char *uuid, struct err *e)
 	autostarts++;
 	return autostart_fails ? err_set(e, ERR_LIBVIRT, "it is transient") : 0;
 }
+static bool lacks;
+static int fake_needs(void *ctx, const char *mapped, struct err *e)
+{
+	(void)ctx;
+	ck_assert_ptr_nonnull(mapped);
+	return lacks ? err_set(e, ERR_REFUSED, "no network") : 0;
+}
 static const struct promote_ops ops = { .disk_dir = fake_disk_dir,
 					.file_path = fake_file_path,
 					.file_put = fake_file_put,
 					.map = fake_map,
+					.needs = fake_needs,
 					.start = fake_start,
 					.where = fake_where,
 					.settle = fake_settle,
@@ -582,6 +590,13 @@ START_TEST(refused_before_anything_changes)
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	assert_state("replica", 3);
 	map_refuses = false;
+	/* What libvirt would say in the end, when the source has given the VM up. */
+	lacks = true;
+	e = (struct err)ERR_INIT;
+	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
+	assert_state("replica", 3);
+	lacks = false;
 	put_file("runs", "running");
 	e = (struct err)ERR_INIT;
 	ck_assert_int_eq(failover_run(store, &o, NULL, &e), -1);

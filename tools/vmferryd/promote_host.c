@@ -189,6 +189,25 @@ void promote_host_needs(const struct promote_host *p, const char *xml, json_t *f
 		log_warn("needs", "msg=%s", LOG_Q(e.text));
 }
 
+static int needs(void *ctx, const char *mapped, struct err *e)
+{
+	json_t *findings = json_array(), *f;
+	char text[500] = "";
+	size_t i, len = 0;
+
+	promote_host_needs(ctx, mapped, findings);
+	json_array_foreach (findings, i, f)
+		if (len < sizeof(text))
+			len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s", i ? "; " : "",
+						json_string_value(json_object_get(f, "text")));
+	json_decref(findings);
+	if (i == 0)
+		return 0;
+	err_set(e, ERR_REFUSED, "%s", text);
+	return err_remedy(e, "define it here; for networks, bridges and devices a rule in restore.networks may name "
+			     "others instead");
+}
+
 /* image_write and restore_write are the same. */
 struct fed {
 	const struct promote_spec *spec;
@@ -335,6 +354,7 @@ const struct promote_ops promote_host_ops = {
 	.file_path = file_path,
 	.file_put = file_put,
 	.map = map,
+	.needs = needs,
 	.start = start,
 	.where = where,
 	.settle = settle,
