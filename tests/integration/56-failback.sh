@@ -141,11 +141,22 @@ test_killed() {
 	protect host1 host2
 }
 
+# libvirt undefines no VM of which it has a record of a snapshot.
+record_snapshot() { # HOST
+	in_host "$1" sh -c '{
+		echo "<domainsnapshot><name>s1</name><state>disk-snapshot</state><creationTime>1</creationTime>"
+		echo "<disks><disk name=\"vda\" snapshot=\"external\"><source file=\"/none\"/></disk></disks>"
+		virsh dumpxml g1 --inactive
+		echo "</domainsnapshot>"
+	} >/run/snapshot.xml; virsh -q snapshot-create g1 /run/snapshot.xml --redefine'
+}
+
 # The old VM is given up: QEMU and definition go, the image stays.
 test_given_up() {
 	protected_guest
 	fail_over host2
 	is_state host1 source fenced || fail "host1 is not fenced: $(state_at host1 source)"
+	record_snapshot host1
 	vmferry_at host1 unprotect g1 --yes
 	grep -q g1.qcow2 "$WORK/out" || fail "it does not say which image stays"
 	assert_only_at g1 host2
