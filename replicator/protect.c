@@ -301,26 +301,24 @@ static int check_mode(const struct guest_info *info, const json_t *record, struc
 	return capture_possible(info, m, memory, e) < 0 ? err_wrap(e, "%s", info->name) : 0;
 }
 
-static int protect(struct protections *t, const json_t *args, json_t **result, struct err *e)
+static int protect(struct protections *t, const struct guest_info *info, const json_t *args, json_t **result,
+		   struct err *e)
 {
 	const struct protection_opts *o = protections_opts(t);
-	struct guest_info info = { 0 };
 	json_t *old = NULL, *findings = NULL;
 
-	if (look_at_guest(o, field_text(args, "vm"), &info, e) < 0)
-		return -1;
-	(void)protections_have(t, info.uuid, &old);
-	json_t *record = make_record(o, &info, args, old, e);
-	int rc = record ? check_mode(&info, record, e) : -1;
-	if (rc == 0 && !old && (rc = check_disks(&info, e)) == 0)
-		rc = check_fits(o, &info, field_text(args, "host"), &findings, e);
+	(void)protections_have(t, info->uuid, &old);
+	json_t *record = make_record(o, info, args, old, e);
+	int rc = record ? check_mode(info, record, e) : -1;
+	if (rc == 0 && !old && (rc = check_disks(info, e)) == 0)
+		rc = check_fits(o, info, field_text(args, "host"), &findings, e);
 	if (rc == 0)
-		rc = put_in_place(t, &info, old, record, e);
+		rc = put_in_place(t, info, old, record, e);
 	if (rc == 0) {
-		o->event(o->ctx, old ? "protection.changed" : "protection.started", info.uuid,
-			 json_pack("{s:s, s:s, s:s, s:O}", "vm", info.name, "host", field_text(args, "host"), "from",
+		o->event(o->ctx, old ? "protection.changed" : "protection.started", info->uuid,
+			 json_pack("{s:s, s:s, s:s, s:O}", "vm", info->name, "host", field_text(args, "host"), "from",
 				   o->host_name, "rpo_ms", json_object_get(record, "rpo_ms")));
-		struct protection *now = protections_borrow(t, info.uuid);
+		struct protection *now = protections_borrow(t, info->uuid);
 		*result = now ? protection_status(now) : json_object();
 		if (now)
 			protections_give_back(t, now);
@@ -330,17 +328,21 @@ static int protect(struct protections *t, const json_t *args, json_t **result, s
 	json_decref(findings);
 	json_decref(record);
 	json_decref(old);
-	guest_info_fini(&info);
 	return rc;
 }
 
 int protect_begin(struct protections *t, const json_t *args, json_t **result, struct err *e)
 {
-	if (check_args(protections_opts(t), args, e) < 0)
+	const struct protection_opts *o = protections_opts(t);
+	struct protections_change change;
+	struct guest_info info = { 0 };
+
+	if (check_args(o, args, e) < 0 || look_at_guest(o, field_text(args, "vm"), &info, e) < 0)
 		return -1;
-	protections_begin_change(t);
-	const int rc = protect(t, args, result, e);
-	protections_end_change(t);
+	protections_begin_change(t, info.uuid, &change);
+	const int rc = protect(t, &info, args, result, e);
+	protections_end_change(t, &change);
+	guest_info_fini(&info);
 	return rc;
 }
 
@@ -420,14 +422,15 @@ static int end(struct protections *t, const char *uuid, bool forget, struct err 
 /* 1: there is none. */
 static int end_named(struct protections *t, const char *vm, bool forget, struct err *e)
 {
-	json_t *record = NULL;
-	int rc = 1;
+	struct protections_change change;
+	char uuid[GUEST_UUID_LEN];
 
-	protections_begin_change(t);
-	if (protections_have(t, vm, &record))
-		rc = end(t, field_text(record, "uuid"), forget, e);
-	protections_end_change(t);
-	json_decref(record);
+	if (!protections_uuid(t, vm, uuid))
+		return 1;
+	protections_begin_change(t, uuid, &change);
+	/* Another call may have ended it meanwhile. */
+	const int rc = protections_have(t, uuid, NULL) ? end(t, uuid, forget, e) : 1;
+	protections_end_change(t, &change);
 	return rc;
 }
 

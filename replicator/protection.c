@@ -119,11 +119,6 @@ const char *protection_uuid(const struct protection *p)
 	return p->uuid;
 }
 
-bool protection_is(const struct protection *p, const char *vm)
-{
-	return strcmp(p->uuid, vm) == 0 || strcmp(p->vm, vm) == 0;
-}
-
 bool protection_may_run_locked(const struct protection *p)
 {
 	return !p->stopping && p->holds == 0 && one_of("active|handing-over", field_text(p->record, "state"));

@@ -86,7 +86,6 @@ void protection_stop(struct protection *p);
 json_t *protection_end(struct protection *p);
 
 const char *protection_uuid(const struct protection *p);
-bool protection_is(const struct protection *p, const char *vm); /* name or UUID */
 json_t *protection_record(struct protection *p);                /* new reference, a copy */
 json_t *protection_status(struct protection *p);                /* new reference */
 

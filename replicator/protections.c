@@ -18,6 +18,7 @@
 struct entry {
 	struct protection *protection; /* NULL while it is being changed */
 	char uuid[GUEST_UUID_LEN];
+	char *vm;       /* as it is named in the record */
 	unsigned users; /* calls under way; who ends it waits for them */
 	bool ending;    /* and nobody else may begin to use it */
 };
@@ -30,7 +31,7 @@ struct protections {
 	/* under lock */
 	struct entry *entries[MAX_PROTECTIONS];
 	size_t n;
-	bool changing;
+	struct protections_change *changes;
 	bool stopping;
 
 	pthread_t looker; /* calls protection_look */
@@ -45,9 +46,18 @@ static struct entry *find_locked(struct protections *t, const char *vm)
 		if (strcmp(t->entries[i]->uuid, vm) == 0)
 			return t->entries[i];
 	for (size_t i = 0; i < t->n; i++)
-		if (t->entries[i]->protection && protection_is(t->entries[i]->protection, vm))
+		if (strcmp(t->entries[i]->vm, vm) == 0)
 			return t->entries[i];
 	return NULL;
+}
+
+bool protections_uuid(struct protections *t, const char *vm, char uuid[GUEST_UUID_LEN])
+{
+	THREAD_LOCKED(&t->lock);
+	const struct entry *en = find_locked(t, vm);
+	if (en)
+		snprintf(uuid, GUEST_UUID_LEN, "%s", en->uuid);
+	return en != NULL;
 }
 
 struct protection *protections_borrow(struct protections *t, const char *vm)
@@ -89,9 +99,9 @@ void protections_list(struct protections *t, const char *vm, json_t *out)
 {
 	THREAD_LOCKED(&t->lock);
 	for (size_t i = 0; i < t->n; i++) {
-		struct protection *p = t->entries[i]->protection;
-		if (p && (!vm || protection_is(p, vm)))
-			json_array_append_new(out, protection_status(p));
+		const struct entry *en = t->entries[i];
+		if (en->protection && (!vm || strcmp(en->uuid, vm) == 0 || strcmp(en->vm, vm) == 0))
+			json_array_append_new(out, protection_status(en->protection));
 	}
 }
 
@@ -126,18 +136,31 @@ void protections_release(struct protections *t, const char *vm)
 
 /* ---- changes ---- */
 
-void protections_begin_change(struct protections *t)
+static bool changes_locked(const struct protections *t, const char *uuid)
 {
-	THREAD_LOCKED(&t->lock);
-	while (t->changing)
-		pthread_cond_wait(&t->changed, &t->lock);
-	t->changing = true;
+	const struct protections_change *c = t->changes;
+
+	while (c && strcmp(c->uuid, uuid) != 0)
+		c = c->next;
+	return c != NULL;
 }
 
-void protections_end_change(struct protections *t)
+void protections_begin_change(struct protections *t, const char *uuid, struct protections_change *c)
 {
 	THREAD_LOCKED(&t->lock);
-	t->changing = false;
+	while (changes_locked(t, uuid))
+		pthread_cond_wait(&t->changed, &t->lock);
+	*c = (struct protections_change){ .uuid = uuid, .next = t->changes };
+	t->changes = c;
+}
+
+void protections_end_change(struct protections *t, struct protections_change *c)
+{
+	THREAD_LOCKED(&t->lock);
+	struct protections_change **at = &t->changes;
+	while (*at != c)
+		at = &(*at)->next;
+	*at = c->next;
 	pthread_cond_broadcast(&t->changed);
 }
 
@@ -174,8 +197,11 @@ int protections_start(struct protections *t, const json_t *record, struct err *e
 		snprintf(en->uuid, sizeof(en->uuid), "%s", uuid);
 		t->entries[t->n++] = en;
 	}
-	if (!full)
+	if (!full) {
 		en->protection = p;
+		free(en->vm);
+		en->vm = mem_strdup(field_text(record, "vm"));
+	}
 	pthread_mutex_unlock(&t->lock);
 	if (!full)
 		return 0;
@@ -188,6 +214,7 @@ void protections_remove(struct protections *t, const char *uuid)
 	THREAD_LOCKED(&t->lock);
 	for (size_t i = 0; i < t->n; i++)
 		if (strcmp(t->entries[i]->uuid, uuid) == 0) {
+			free(t->entries[i]->vm);
 			free(t->entries[i]);
 			t->entries[i] = t->entries[--t->n];
 			return;

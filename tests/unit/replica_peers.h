@@ -75,8 +75,10 @@ UNUSED static void on_event(void *ctx, const char *type, const char *uuid, json_
 	json_decref(data);
 }
 
+typedef struct guest *(*open_guest_call)(void *ctx, const char *vm, struct err *e);
+
 /* The replicator's ctx is the source's. */
-UNUSED static void start_replicator(void)
+UNUSED static void start_replicator_with(open_guest_call open_guest)
 {
 	const struct replicator_opts o = { .host_name = "host1",
 					   .state_dir = fixture_path("source", NULL),
@@ -88,12 +90,17 @@ UNUSED static void start_replicator(void)
 					   .connect_peer = connect_peer,
 					   .connect_data = connect_data,
 					   .event = on_event,
-					   .open_guest = fake_open,
+					   .open_guest = open_guest,
 					   .ctx = &source };
 	struct err e = ERR_INIT;
 
 	repl = replicator_new(&o, &e);
 	ck_assert_msg(repl != NULL, "%s", e.text);
+}
+
+UNUSED static void start_replicator(void)
+{
+	start_replicator_with(fake_open);
 }
 
 typedef int (*operator_call)(struct replicator *r, const json_t *args, json_t **result, struct err *e);

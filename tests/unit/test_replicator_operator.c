@@ -1,6 +1,8 @@
 /* The operator's calls, at both hosts. */
 #include "replica_peers.h"
 
+#include <semaphore.h>
+
 START_TEST(what_operators_do)
 {
 	struct err e = ERR_INIT;
@@ -124,6 +126,51 @@ static int ask_handover(struct rpc *from, json_int_t epoch, bool again, char poi
 	return 0;
 }
 
+static sem_t hanging, answers;
+
+/* QEMU of "stuck" answers when it is let. */
+static struct guest *open_or_hang(void *ctx, const char *vm, struct err *e)
+{
+	if (strcmp(vm, "stuck") != 0)
+		return fake_open(ctx, vm, e);
+	sem_post(&hanging);
+	while (sem_wait(&answers) != 0)
+		;
+	err_set(e, ERR_LIBVIRT, "no answer");
+	return NULL;
+}
+
+static void *protect_stuck(void *arg)
+{
+	json_t *args = json_pack("{s:s, s:s}", "vm", "stuck", "host", "host2"), *r = NULL;
+
+	*(int *)arg = replicator_protect(repl, args, &r, &(struct err)ERR_INIT);
+	json_decref(args);
+	json_decref(r);
+	return NULL;
+}
+
+START_TEST(a_vm_that_hangs_keeps_no_other_waiting)
+{
+	struct err e = ERR_INIT;
+	pthread_t t;
+	int rc = 0;
+
+	ck_assert_int_eq(sem_init(&hanging, 0, 0), 0);
+	ck_assert_int_eq(sem_init(&answers, 0, 0), 0);
+	start_replicator_with(open_or_hang);
+	OK(thread_start(&t, "stuck", protect_stuck, &rc, &e), e);
+	while (sem_wait(&hanging) != 0)
+		;
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	OK(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), e);
+	sem_post(&answers);
+	pthread_join(t, NULL);
+	ck_assert_int_eq(rc, -1);
+}
+END_TEST
+
 START_TEST(handed_over_to_its_peer)
 {
 	struct err e = ERR_INIT;
@@ -234,6 +281,7 @@ int main(void)
 
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, what_operators_do);
+	tcase_add_test(t, a_vm_that_hangs_keeps_no_other_waiting);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
 	tcase_add_test(t, handed_over_to_its_peer);
 	tcase_add_test(t, ended_while_it_is_held);
