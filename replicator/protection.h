@@ -86,8 +86,8 @@ void protection_stop(struct protection *p);
 json_t *protection_end(struct protection *p);
 
 const char *protection_uuid(const struct protection *p);
-json_t *protection_record(struct protection *p);                /* new reference, a copy */
-json_t *protection_status(struct protection *p);                /* new reference */
+json_t *protection_record(struct protection *p); /* new reference, a copy */
+json_t *protection_status(struct protection *p); /* new reference */
 
 /* Any thread. The guardian has let the VM run: the capture ends, an event and the state say so, and the next begins by itself. */
 void protection_rescued(struct protection *p, enum guardian_end how);
