@@ -38,7 +38,6 @@ void pace_note(struct pace *p, int64_t pause_ns, int64_t commit_ns, int64_t rpo_
 {
 	p->commit_ns[p->n_commits++ % PACE_COMMITS] = commit_ns;
 	note_pause(p, pause_ns);
-	p->worst_rpo_ns = rpo_ns;
 	if (rpo_ns > p->rpo_ns) {
 		p->late++;
 		p->on_time = 0;
@@ -47,6 +46,9 @@ void pace_note(struct pace *p, int64_t pause_ns, int64_t commit_ns, int64_t rpo_
 		if (p->on_time >= 3)
 			p->late = 0;
 	}
+	/* What is said to be late has been later than asked for. */
+	if (!p->late || rpo_ns > p->worst_rpo_ns)
+		p->worst_rpo_ns = rpo_ns;
 }
 
 int64_t pace_commit_ns(const struct pace *p)

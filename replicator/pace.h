@@ -27,7 +27,7 @@ struct pace {
 	uint64_t n_pauses;
 	unsigned stretch;      /* 1: none */
 	unsigned over, within; /* checkpoints in a row over and within the pause budget */
-	int64_t worst_rpo_ns;  /* just before the last commit */
+	int64_t worst_rpo_ns;  /* just before the last commit, or before the latest of those since it was late */
 	unsigned late, on_time; /* points in a row that came later or earlier than the target asks */
 };
 

@@ -32,8 +32,10 @@ START_TEST(behind_is_said_and_taken_back)
 	pace_note(&p, 0, 0, 900 * NS_PER_MS);
 	pace_note(&p, 0, 0, 900 * NS_PER_MS);
 	ck_assert(pace_behind(&p));
+	ck_assert_int_eq(p.worst_rpo_ns, 1500 * NS_PER_MS); /* why */
 	pace_note(&p, 0, 0, 900 * NS_PER_MS);
 	ck_assert(!pace_behind(&p));
+	ck_assert_int_eq(p.worst_rpo_ns, 900 * NS_PER_MS);
 }
 END_TEST
 
