@@ -123,8 +123,9 @@ test_killed() { # a capture that died leaves a VM that the next one frees and cl
 	sector vm1 host1
 	local i pid
 	for i in 1 2 3; do
-		lab exec host1 "$CAPTURE" vm1 --mode colo --points 100000 >"$WORK/killed" 2>&1 &
-		eventually 20 "no checkpoint" grep -q '^point=3' "$WORK/killed"
+		# A file for each: the one before has its third point already.
+		lab exec host1 "$CAPTURE" vm1 --mode colo --points 100000 >"$WORK/killed.$i" 2>&1 &
+		eventually 20 "no checkpoint" grep -qs '^point=3' "$WORK/killed.$i"
 		pid=$(in_host host1 pgrep -f "^$CAPTURE vm1")
 		in_host host1 kill -9 "$pid"
 		wait $! || true
