@@ -113,7 +113,8 @@ static int check_plan(struct migration *g, const json_t *args, struct err *e)
 	job_note(g->m, g->job, g->ctl,
 		 json_pack("{s:s, s:O?, s:O?}", "phase", "preflight", "findings", found.list, "forecast",
 			   json_object_get(g->plan, "forecast")));
-	if (preflight_refuse(&found, g->name, g->args.host, e) == 0)
+	MEM_AUTO char *what = mem_printf("%s can't move to %s", g->name, g->args.host);
+	if (preflight_refuse(&found, what, e) == 0)
 		return 0;
 	/* Nothing is wrong with the VM: scripts may try again. */
 	if (preflight_find(&found, "peer-unreachable"))

@@ -1,22 +1,7 @@
 #include "migrator/needs.h"
 
 #include "migrator/facts.h"
-
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-
-static void found(json_t *findings, const char *what, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static void found(json_t *findings, const char *what, const char *fmt, ...)
-{
-	char text[400];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
-	va_end(ap);
-	json_array_append_new(findings, json_pack("{s:s, s:s}", "what", what, "text", text));
-}
+#include "migrator/preflight_internal.h"
 
 static int usage_type(const char *name)
 {
@@ -34,7 +19,8 @@ static int usage_type(const char *name)
 	return VIR_SECRET_USAGE_TYPE_NONE;
 }
 
-json_t *needs_secret(virConnectPtr conn, const struct domain_secret *s)
+/* Does libvirt have that secret? True, false, or null when it can't be told. */
+static json_t *know_secret(virConnectPtr conn, const struct domain_secret *s)
 {
 	struct err e = ERR_INIT;
 	virSecretPtr secret = NULL;
@@ -53,80 +39,79 @@ json_t *needs_secret(virConnectPtr conn, const struct domain_secret *s)
 	return virt_err_is(&e, VIR_ERR_NO_SECRET) ? json_false() : json_null();
 }
 
-static bool has(const json_t *list, const char *name)
+static const char *secret_name(const struct domain_secret *s)
 {
-	size_t i;
-	json_t *item;
-
-	json_array_foreach (list, i, item)
-		if (strcmp(json_string_value(item), name) == 0)
-			return true;
-	return false;
+	return s->uuid ? s->uuid : s->usage;
 }
 
-static void look_for_network(const char *name, const json_t *networks, json_t *findings)
+static json_t *secrets_of(virConnectPtr conn, const struct domain *d)
 {
-	size_t i;
-	json_t *net;
+	json_t *list = json_array();
 
-	json_array_foreach (networks, i, net) {
-		if (strcmp(json_string_value(json_object_get(net, "name")), name) != 0)
-			continue;
-		if (!json_is_true(json_object_get(net, "active")))
-			found(findings, "network-inactive", "network '%s' is not started here: the VM would not start",
-			      name);
-		return;
+	for (size_t i = 0; i < d->n_secrets; i++)
+		if (secret_name(&d->secrets[i]))
+			json_array_append_new(list, json_pack("{s:s,s:o}", "secret", secret_name(&d->secrets[i]), "known",
+							      know_secret(conn, &d->secrets[i])));
+	return list;
+}
+
+json_t *needs_facts(virConnectPtr conn, const struct domain *d)
+{
+	return json_pack("{s:o,s:o,s:o,s:o,s:o}", "networks", facts_networks(conn), "filters", facts_filters(conn),
+			 "bridges", facts_bridges(), "interfaces", facts_interfaces(), "secrets", secrets_of(conn, d));
+}
+
+void needs_judge_network(const char *name, const json_t *facts, const char *host, enum preflight_severity severity,
+			 struct preflight_findings *f)
+{
+	const json_t *net = named(json_object_get(facts, "networks"), "name", name);
+
+	if (!net)
+		preflight_add(f, severity, "network-missing",
+			      "define and start it there: virsh net-define, virsh net-start", "%s has no network '%s'",
+			      host, name);
+	else if (!is_true(net, "active"))
+		preflight_add(f, severity, "network-inactive", "virsh net-start, and net-autostart so that it stays",
+			      "network '%s' of %s is not started", name, host);
+}
+
+static void judge_iface(const struct domain *d, const struct domain_iface *iface, const json_t *facts, const char *host,
+			enum preflight_severity severity, struct preflight_findings *f)
+{
+	const json_t *filters = json_object_get(facts, "filters");
+
+	if (iface->filter && json_is_array(filters) && !has_string(filters, iface->filter))
+		preflight_add(f, severity, "filter-missing",
+			      "define it there: virsh nwfilter-dumpxml here, virsh nwfilter-define there",
+			      "%s has no network filter '%s'", host, iface->filter);
+	if (iface->network) {
+		needs_judge_network(iface->network, facts, host, severity, f);
+	} else if (strcmp(iface->type, "bridge") == 0 && iface->bridge) {
+		/* Open vSwitch's bridges are no kernel bridges, but they have an interface of their name. */
+		bool there = has_string(json_object_get(facts, iface->openvswitch ? "interfaces" : "bridges"),
+					iface->bridge);
+		if (!there)
+			preflight_add(f, severity, "bridge-missing",
+				      "create it there, on the network that the guest is in", "%s has no bridge '%s'",
+				      host, iface->bridge);
+	} else if (iface->dev && !has_string(json_object_get(facts, "interfaces"), iface->dev)) {
+		preflight_add(f, severity, "interface-missing",
+			      "use a libvirt network (forward mode='bridge') that names the right device on each host",
+			      "%s has no network device '%s', on which an interface of %s sits", host, iface->dev, d->name);
 	}
-	found(findings, "network-missing", "there is no network '%s' here: the VM would not start", name);
 }
 
-static void look_below(const struct domain_iface *iface, const json_t *bridges, const json_t *devices, json_t *findings)
+void needs_judge(const struct domain *d, const json_t *facts, const char *host, enum preflight_severity severity,
+		 struct preflight_findings *f)
 {
-	const char *bridge = strcmp(iface->type, "bridge") == 0 ? iface->bridge : NULL;
-
-	if (bridge && !has(iface->openvswitch ? devices : bridges, bridge))
-		found(findings, "bridge-missing", "there is no bridge '%s' here: the VM would not start", bridge);
-	else if (iface->dev && !has(devices, iface->dev))
-		found(findings, "interface-missing", "there is no network device '%s' here: the VM would not start",
-		      iface->dev);
-}
-
-static void look_at_networks(virConnectPtr conn, const struct domain *d, json_t *findings)
-{
-	json_t *networks = facts_networks(conn), *bridges = facts_bridges(), *devices = facts_interfaces();
-	json_t *filters = facts_filters(conn);
-
-	for (size_t i = 0; i < d->n_ifaces; i++) {
-		const struct domain_iface *iface = &d->ifaces[i];
-		if (iface->network)
-			look_for_network(iface->network, networks, findings);
-		else
-			look_below(iface, bridges, devices, findings);
-		if (iface->filter && json_is_array(filters) && !has(filters, iface->filter))
-			found(findings, "filter-missing",
-			      "there is no network filter '%s' here: the VM would not start", iface->filter);
-	}
-	json_decref(networks);
-	json_decref(bridges);
-	json_decref(devices);
-	json_decref(filters);
-}
-
-void needs_find(virConnectPtr conn, const char *xml, json_t *findings)
-{
-	struct err ignored = ERR_INIT;
-	DOMAIN_AUTO struct domain *d = domain_parse(xml, &ignored);
-
-	if (!d)
-		return;
-	look_at_networks(conn, d, findings);
+	for (size_t i = 0; i < d->n_ifaces; i++)
+		judge_iface(d, &d->ifaces[i], facts, host, severity, f);
 	for (size_t i = 0; i < d->n_secrets; i++) {
-		const struct domain_secret *s = &d->secrets[i];
-		json_t *known = needs_secret(conn, s);
-		if (json_is_false(known))
-			found(findings, "secret-missing",
-			      "%s needs secret %s, which libvirt does not have here: the VM would not start", s->what,
-			      s->uuid ? s->uuid : s->usage);
-		json_decref(known);
+		const char *name = secret_name(&d->secrets[i]);
+		if (name && is_false(named(json_object_get(facts, "secrets"), "secret", name), "known"))
+			preflight_add(f, severity, "secret-missing",
+				      "define it there too: virsh secret-define, virsh secret-set-value",
+				      "libvirt of %s does not have secret %s, which %s of %s needs", host, name,
+				      d->secrets[i].what, d->name);
 	}
 }

@@ -74,7 +74,7 @@ const json_t *preflight_find(const struct preflight_findings *f, const char *cod
 	return NULL;
 }
 
-int preflight_refuse(const struct preflight_findings *f, const char *vm, const char *host, struct err *e)
+int preflight_refuse(const struct preflight_findings *f, const char *what, struct err *e)
 {
 	char text[sizeof(e->text)] = "";
 	const char *remedy = "";
@@ -94,7 +94,7 @@ int preflight_refuse(const struct preflight_findings *f, const char *vm, const c
 		if (!remedy[0])
 			remedy = r;
 	}
-	err_set(e, ERR_REFUSED, "%s can't move to %s: %s", vm, host, text);
+	err_set(e, ERR_REFUSED, "%s: %s", what, text);
 	if (remedy[0])
 		err_remedy(e, "%s", remedy);
 	return -1;

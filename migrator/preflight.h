@@ -64,8 +64,8 @@ void preflight_add(struct preflight_findings *f, enum preflight_severity severit
 void preflight_add_err(struct preflight_findings *f, const char *host, const struct err *why);
 /* The finding of that code, borrowed, or NULL. */
 const json_t *preflight_find(const struct preflight_findings *f, const char *code);
-/* ERR_REFUSED with the texts of the errors, and the first one's remedy. Returns -1; 0 when there are no errors. */
-int preflight_refuse(const struct preflight_findings *f, const char *vm, const char *host, struct err *e);
+/* ERR_REFUSED: what that means, the texts of the errors, and the first one's remedy. Returns -1; 0 when there are no errors. */
+int preflight_refuse(const struct preflight_findings *f, const char *what, struct err *e);
 
 /* ---- facts of the source ---- */
 

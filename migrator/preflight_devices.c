@@ -5,58 +5,19 @@
 #include "migrator/preflight_internal.h"
 
 #include "base/mem.h"
+#include "migrator/needs.h"
 #include "migrator/state_files.h"
-
-static void judge_libvirt_network(const struct judge *j, const char *name, enum preflight_severity severity)
-{
-	const json_t *net = named(json_object_get(j->t, "networks"), "name", name);
-
-	if (!net)
-		preflight_add(j->f, severity, "network-missing",
-			      "define and start it there: virsh net-define, virsh net-start", "%s has no network '%s'",
-			      j->host, name);
-	else if (!is_true(net, "active"))
-		preflight_add(j->f, severity, "network-inactive", "virsh net-start, and net-autostart so that it stays",
-			      "network '%s' of %s is not started", name, j->host);
-}
-
-static void judge_iface(const struct judge *j, const struct domain_iface *iface, enum preflight_severity severity)
-{
-	const json_t *filters = json_object_get(j->t, "filters");
-
-	if (iface->filter && json_is_array(filters) && !has_string(filters, iface->filter))
-		preflight_add(j->f, severity, "filter-missing",
-			      "define it there: virsh nwfilter-dumpxml here, virsh nwfilter-define there",
-			      "%s has no network filter '%s'", j->host, iface->filter);
-	if (iface->network) {
-		judge_libvirt_network(j, iface->network, severity);
-	} else if (strcmp(iface->type, "bridge") == 0 && iface->bridge) {
-		/* Open vSwitch's bridges are no kernel bridges, but they have an interface of their name. */
-		bool there = has_string(json_object_get(j->t, iface->openvswitch ? "interfaces" : "bridges"),
-					iface->bridge);
-		if (!there)
-			preflight_add(j->f, severity, "bridge-missing",
-				      "create it there, on the network that the guest is in", "%s has no bridge '%s'",
-				      j->host, iface->bridge);
-	} else if (iface->dev && !has_string(json_object_get(j->t, "interfaces"), iface->dev)) {
-		preflight_add(j->f, severity, "interface-missing",
-			      "use a libvirt network (forward mode='bridge') that names the right device on each host",
-			      "%s has no network device '%s', on which an interface of %s sits", j->host, iface->dev,
-			      j->dom->name);
-	}
-}
 
 static void judge_network(const struct judge *j)
 {
 	enum preflight_severity severity = j->offline ? PREFLIGHT_WARNING : PREFLIGHT_ERROR;
 
-	for (size_t i = 0; i < j->dom->n_ifaces; i++)
-		judge_iface(j, &j->dom->ifaces[i], severity);
+	needs_judge(j->dom, j->t, j->host, severity, j->f);
 	for (size_t i = 0; i < j->dom->n_listen; i++) {
 		const struct domain_listen *l = &j->dom->listen[i];
 		const json_t *addresses = json_object_get(j->t, "addresses");
 		if (l->network)
-			judge_libvirt_network(j, l->network, severity);
+			needs_judge_network(l->network, j->t, j->host, severity, j->f);
 		else if (l->address && json_is_array(addresses) && !has_string(addresses, l->address))
 			preflight_add(j->f, severity, "listen-address",
 				      strcmp(l->what, "graphics") == 0
@@ -147,19 +108,6 @@ static void judge_paths(const struct judge *j)
 	}
 }
 
-static void judge_secrets(const struct judge *j)
-{
-	for (size_t i = 0; i < j->dom->n_secrets; i++) {
-		const struct domain_secret *s = &j->dom->secrets[i];
-		const char *name = s->uuid ? s->uuid : s->usage;
-		if (name && is_false(named(json_object_get(j->t, "secrets"), "secret", name), "known"))
-			preflight_add(j->f, j->offline ? PREFLIGHT_WARNING : PREFLIGHT_ERROR, "secret-missing",
-				      "define it there too: virsh secret-define, virsh secret-set-value",
-				      "libvirt of %s does not have secret %s, which %s of %s needs", j->host, name,
-				      s->what, j->dom->name);
-	}
-}
-
 static void judge_postcopy(const struct judge *j)
 {
 	if (j->offline || j->args->on_stall != CONVERGE_POSTCOPY)
@@ -176,6 +124,5 @@ void preflight_judge_devices(const struct judge *j)
 	judge_network(j);
 	judge_hostdevs(j);
 	judge_devices(j);
-	judge_secrets(j);
 	judge_postcopy(j);
 }

@@ -275,19 +275,6 @@ static json_t *answer_paths(const struct asked *q)
 	return list;
 }
 
-static json_t *answer_secrets(const struct asked *q)
-{
-	json_t *list = json_array();
-	for (size_t i = 0; i < q->dom->n_secrets; i++) {
-		const struct domain_secret *s = &q->dom->secrets[i];
-		const char *name = s->uuid ? s->uuid : s->usage;
-		if (name)
-			json_array_append_new(list,
-					      json_pack("{s:s,s:o}", "secret", name, "known", needs_secret(q->conn, s)));
-	}
-	return list;
-}
-
 static void answer_names(const struct asked *q, json_t *answer)
 {
 	const struct domain *d = q->dom;
@@ -365,8 +352,11 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 	json_t *answer = json_pack("{s:s}", "host", opts->host_name);
 	json_t *versions = facts_versions(conn);
 	json_t *vms = facts_vms(conn);
+	json_t *needs = needs_facts(conn, dom);
 	json_object_update(answer, versions);
 	json_decref(versions);
+	json_object_update(answer, needs);
+	json_decref(needs);
 	answer_machine(&q, answer);
 	json_object_set_new(answer, "cpu", answer_cpu(&q));
 	json_object_set_new(answer, "memory", facts_memory(vms));
@@ -375,11 +365,6 @@ int preflight_target(virConnectPtr conn, const struct preflight_target_opts *opt
 	json_object_set_new(answer, "disks", answer_disks(&q));
 	json_decref(q.pool_errors);
 	json_object_set_new(answer, "paths", answer_paths(&q));
-	json_object_set_new(answer, "secrets", answer_secrets(&q));
-	json_object_set_new(answer, "networks", facts_networks(conn));
-	json_object_set_new(answer, "filters", facts_filters(conn));
-	json_object_set_new(answer, "bridges", facts_bridges());
-	json_object_set_new(answer, "interfaces", facts_interfaces());
 	json_object_set_new(answer, "addresses", facts_addresses());
 	answer_names(&q, answer);
 	json_object_set_new(answer, "incoming",

@@ -71,6 +71,7 @@ struct guard {
 	size_t n;
 	bool eof;
 	unsigned failed;
+	unsigned streams; /* being read to their ends */
 
 	/* the loop's thread alone */
 	int64_t heard_ns;
@@ -187,7 +188,12 @@ static void vm_rescue(struct guard_vm *v, void **vm)
 	v->go = false;
 	v->again = false;
 	v->rescue_since_ns = since;
+	int held = v->held;
+	v->held = -1;
 	pthread_mutex_unlock(&g->lock);
+	if (held >= 0)
+		fd_read_out(held, READ_OUT_IDLE_NS);
+	fd_close(&held);
 	const int rc = g->ops->free_guest(g->ops->ctx, vm, v->uuid, &order, &runs, &e);
 	const long long ms = (long long)((clock_mono_ns() - since) / NS_PER_MS);
 	if (rc == 0)
@@ -374,38 +380,47 @@ static void drain(struct guard *g)
 	}
 }
 
+struct stream {
+	struct guard *g;
+	int held;
+};
+
 static void *read_out(void *arg)
 {
-	int *held = arg;
+	struct stream *r = arg;
+	struct guard *g = r->g;
 
-	fd_read_out(*held, READ_OUT_IDLE_NS);
-	fd_close(held);
-	free(held);
+	fd_read_out(r->held, READ_OUT_IDLE_NS);
+	fd_close(&r->held);
+	free(r);
+	THREAD_LOCKED(&g->lock);
+	g->streams--;
+	wake(g);
 	return NULL;
 }
 
-/* Under the lock. By a thread that nobody waits for: while the stream is being read QEMU may answer libvirt nothing, and what the rescue waits for, the end of
- * QEMU's migration, is its end too. */
+/* Under the lock. What is to be read on is read by a thread of its own, which only our end waits for: while that goes on QEMU may answer libvirt nothing, and what the rescue
+ * waits for, the end of QEMU's migration, is its end too. Without such a thread the stream stays, for the rescue to read first (vm_rescue). */
 static void end_stream(struct guard_vm *v)
 {
 	struct err e = ERR_INIT;
-	pthread_t reader;
 
 	if (v->held < 0)
 		return;
-	if (v->read_on) {
-		int *held = mem_alloc(sizeof *held);
-		*held = v->held;
-		if (thread_start(&reader, "guard-stream", read_out, held, &e) == 0) {
-			pthread_detach(reader);
-			v->held = -1;
-			return;
-		}
-		free(held);
-		log_error("guardian_thread", "vm=%s msg=%s", v->name, LOG_Q(e.text));
+	if (!v->read_on) {
+		shutdown(v->held, SHUT_RDWR);
+		fd_close(&v->held);
+		return;
 	}
-	shutdown(v->held, SHUT_RDWR);
-	fd_close(&v->held);
+	struct stream *r = mem_alloc(sizeof *r);
+	*r = (struct stream){ .g = v->g, .held = v->held };
+	if (thread_start_detached("guard-stream", read_out, r, &e) == 0) {
+		v->held = -1;
+		v->g->streams++;
+		return;
+	}
+	free(r);
+	log_error("guardian_thread", "vm=%s msg=%s", v->name, LOG_Q(e.text));
 }
 
 /* `now` was read before what had come in was taken: a guardian that was itself stopped or late must not hold messages that it had not read
@@ -437,8 +452,8 @@ static void judge(struct guard *g, int64_t now)
 	}
 }
 
-/* Threads that have ended, answers that did not fit, rescues that take long. Returns when to look again. */
-static int64_t tidy(struct guard *g, int64_t now)
+/* Threads that have ended, answers that did not fit, rescues that take long. Returns when to look again; *over: never. */
+static int64_t tidy(struct guard *g, int64_t now, bool *over)
 {
 	THREAD_LOCKED(&g->lock);
 	int64_t next = INT64_MAX;
@@ -476,6 +491,7 @@ static int64_t tidy(struct guard *g, int64_t now)
 	}
 	if (g->n && !g->eof && g->heard_ns + g->silence_ns < next)
 		next = g->heard_ns + g->silence_ns;
+	*over = g->eof && g->n == 0 && g->streams == 0;
 	return next;
 }
 
@@ -492,8 +508,9 @@ unsigned guard_run(int fd, int lock_fd, int64_t silence_ns, const struct guard_o
 		const int64_t now = clock_mono_ns();
 		drain(g);
 		judge(g, now);
-		int64_t next = tidy(g, now);
-		if (g->eof && g->n == 0)
+		bool over;
+		int64_t next = tidy(g, now, &over);
+		if (over)
 			break;
 		/* Silence goes on: its VMs have been let go, there is nothing to do about it twice. */
 		if (next <= now)

@@ -30,19 +30,24 @@ START_TEST(missed)
 {
 	struct err e = ERR_INIT;
 	virConnectPtr conn = virt_open("test:///default", &e);
-	json_t *findings = json_array();
+	struct preflight_findings f;
 	char xml[1000];
 
 	ck_assert_msg(conn != NULL, "%s", e.text);
 	snprintf(xml, sizeof(xml), "<domain type='kvm'><name>a</name><devices>%s</devices></domain>", cases[_i].devices);
-	needs_find(conn, xml, findings);
-	ck_assert_uint_eq(json_array_size(findings), cases[_i].what != NULL);
-	const json_t *f = json_array_get(findings, 0);
-	if (f) {
-		ck_assert_str_eq(json_string_value(json_object_get(f, "what")), cases[_i].what);
-		ck_assert_ptr_nonnull(strstr(json_string_value(json_object_get(f, "text")), cases[_i].text));
+	DOMAIN_AUTO struct domain *d = domain_parse(xml, &e);
+	ck_assert_msg(d != NULL, "%s", e.text);
+	json_t *facts = needs_facts(conn, d);
+	preflight_findings_init(&f);
+	needs_judge(d, facts, "host2", PREFLIGHT_ERROR, &f);
+	ck_assert_uint_eq(f.errors, cases[_i].what != NULL);
+	if (f.errors) {
+		const json_t *found = preflight_find(&f, cases[_i].what);
+		ck_assert_ptr_nonnull(found);
+		ck_assert_ptr_nonnull(strstr(json_string_value(json_object_get(found, "text")), cases[_i].text));
 	}
-	json_decref(findings);
+	preflight_findings_fini(&f);
+	json_decref(facts);
 	virConnectClose(conn);
 }
 END_TEST

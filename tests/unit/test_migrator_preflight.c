@@ -697,12 +697,12 @@ START_TEST(findings)
 	struct preflight_findings f;
 	struct err e = ERR_INIT;
 	preflight_findings_init(&f);
-	ck_assert_int_eq(preflight_refuse(&f, "web1", "host2", &e), 0);
+	ck_assert_int_eq(preflight_refuse(&f, "web1 can't move to host2", &e), 0);
 	preflight_add(&f, PREFLIGHT_WARNING, "w", "", "only a warning");
-	ck_assert_int_eq(preflight_refuse(&f, "web1", "host2", &e), 0);
+	ck_assert_int_eq(preflight_refuse(&f, "web1 can't move to host2", &e), 0);
 	preflight_add(&f, PREFLIGHT_ERROR, "a", "", "first");
 	preflight_add(&f, PREFLIGHT_ERROR, "b", "do this", "second %d", 2);
-	ck_assert_int_eq(preflight_refuse(&f, "web1", "host2", &e), -1);
+	ck_assert_int_eq(preflight_refuse(&f, "web1 can't move to host2", &e), -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	ck_assert_str_eq(e.text, "web1 can't move to host2: first; second 2");
 	ck_assert_str_eq(e.remedy, "do this");
@@ -731,7 +731,7 @@ START_TEST(findings)
 	for (int i = 0; i < 100; i++)
 		preflight_add(&f, PREFLIGHT_ERROR, "x", "", "%0500d", i);
 	preflight_add(&f, PREFLIGHT_ERROR, "bad-utf8", "\xff", "\xc3");
-	ck_assert_int_eq(preflight_refuse(&f, "web1", "host2", &e), -1);
+	ck_assert_int_eq(preflight_refuse(&f, "web1 can't move to host2", &e), -1);
 	ck_assert_uint_eq(f.errors, 101);
 	ck_assert_uint_eq(json_array_size(f.list), 101);
 	preflight_findings_fini(&f);

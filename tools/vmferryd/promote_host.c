@@ -178,34 +178,48 @@ static char *map(void *ctx, const struct promote_spec *s, json_t *findings, stru
 	return xml;
 }
 
-void promote_host_needs(const struct promote_host *p, const char *xml, json_t *findings)
+/* libvirt that does not answer finds nothing. */
+static void find_needs(const struct promote_host *p, const char *xml, struct preflight_findings *f)
 {
 	struct err e = ERR_INIT;
 	VIRT_CONN_AUTO virConnectPtr conn = virt_get(p->virt, &e);
+	DOMAIN_AUTO struct domain *d = conn ? domain_parse(xml, &e) : NULL;
 
-	if (conn)
-		needs_find(conn, xml, findings);
-	else
+	if (!d) {
 		log_warn("needs", "msg=%s", LOG_Q(e.text));
+		return;
+	}
+	json_t *facts = needs_facts(conn, d);
+	needs_judge(d, facts, "this host", PREFLIGHT_ERROR, f);
+	json_decref(facts);
+}
+
+void promote_host_needs(const struct promote_host *p, const char *xml, json_t *findings)
+{
+	struct preflight_findings f;
+	size_t i;
+	json_t *one;
+
+	preflight_findings_init(&f);
+	find_needs(p, xml, &f);
+	json_array_foreach (f.list, i, one)
+		json_array_append_new(findings, json_pack("{s:O, s:o}", "what", json_object_get(one, "code"), "text",
+							  json_sprintf("%s: the VM would not start",
+								       json_string_value(json_object_get(one, "text")))));
+	preflight_findings_fini(&f);
 }
 
 static int needs(void *ctx, const char *mapped, struct err *e)
 {
-	json_t *findings = json_array(), *f;
-	char text[500] = "";
-	size_t i, len = 0;
+	struct preflight_findings f;
 
-	promote_host_needs(ctx, mapped, findings);
-	json_array_foreach (findings, i, f)
-		if (len < sizeof(text))
-			len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s", i ? "; " : "",
-						json_string_value(json_object_get(f, "text")));
-	json_decref(findings);
-	if (i == 0)
-		return 0;
-	err_set(e, ERR_REFUSED, "%s", text);
-	return err_remedy(e, "define it here; for networks, bridges and devices a rule in restore.networks may name "
-			     "others instead");
+	preflight_findings_init(&f);
+	find_needs(ctx, mapped, &f);
+	const int rc = preflight_refuse(&f, "the VM would not start", e);
+	preflight_findings_fini(&f);
+	return rc == 0 ? 0
+		       : err_remedy(e, "define it here; for networks, bridges and devices a rule in restore.networks may "
+				       "name others instead");
 }
 
 /* image_write and restore_write are the same. */
