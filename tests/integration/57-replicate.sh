@@ -9,9 +9,9 @@
 # limit agent_dies_after_failover 240
 # limit agent_dies_handed_over 240
 
-protected_guest() {
+protected_guest() { # [HOST...]: others besides host1 and host2
 	[ -w /dev/kvm ] || skip "no /dev/kvm: COLO deadlocks QEMU without KVM"
-	the_hosts host1:stock host2:stock
+	the_hosts host1:stock host2:stock "$@"
 	guest start host1 vm1 mem=256 sector=1000 spin=1000
 	in_host host1 vmferry protect vm1 --to host2 --rpo 1s >"$WORK/protect" 2>&1 || fail "protect: $(cat "$WORK/protect")"
 	eventually 30 "the VM is protected" is_state protected
@@ -69,6 +69,17 @@ test_goes_on_after_whatever() {
 	[ $((wire * 50)) -lt "$dirty" ] || fail "$wire bytes sent for $dirty"
 	in_host host2 vmferry verify vm1
 	in_host host1 vmferry unprotect vm1
+}
+
+# The VM has moved on, and its host is lost: nobody starts it a second time from what it was.
+test_moved_to_a_third() {
+	protected_guest host3:stock
+	vmferry_at host1 drain --to host3
+	grep -q 'vm1: warning: its protection to host2 has stayed behind' "$WORK/out" || fail "nobody says that its protection ends"
+	lab kill host1
+	assert_says 3 'vm1 is on host3 .running.: it would run twice' vmferry_at host2 failover vm1 --force --yes
+	in_host host3 virsh -q list | grep -q 'vm1 *running' || fail "it does not run at host3"
+	! in_host host2 virsh -q list | grep vm1 || fail "it runs twice"
 }
 
 test_handed_over() {

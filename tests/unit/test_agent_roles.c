@@ -40,7 +40,7 @@ static const struct {
 	{ "agent.status", 0 },
 	{ "host.facts", ROLE_MIGRATE_IN | ROLE_OPERATE },
 	{ "vms", ROLE_MIGRATE_IN | ROLE_OPERATE },
-	{ "vm.where", ROLE_MIGRATE_IN | ROLE_OPERATE },
+	{ "vm.where", ROLE_MIGRATE_IN | ROLE_REPLICATE_IN | ROLE_OPERATE },
 	{ "preflight.target", ROLE_MIGRATE_IN },
 	{ "migrate.begin", ROLE_MIGRATE_IN },
 	{ "migrate.end", ROLE_MIGRATE_IN },
@@ -102,6 +102,8 @@ START_TEST(the_protocol_lists_every_call)
 			const char *roles = needs[i].any_of == 0                 ? "any peer |"
 					    : needs[i].any_of == ROLE_MIGRATE_IN ? "migrate-in |"
 					    : needs[i].any_of == ROLE_OPERATE    ? "operate |"
+					    : needs[i].any_of & ROLE_REPLICATE_IN
+						    ? "migrate-in, replicate-in or operate |"
 										 : "migrate-in or operate |";
 			at += strlen(row);
 			ck_assert_msg(strncmp(at, roles, strlen(roles)) == 0, "PROTOCOL.md: %s: not %s", m->name, roles);

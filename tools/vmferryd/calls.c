@@ -229,7 +229,7 @@ enum {
 	X(HOST_FACTS, "host.facts", call_host_facts, IN | OP, 0)                                      \
 	X(VMS, "vms", call_vms, IN | OP, 0)                                                           \
 	X(VMS_ALL, "vms.all", fleet_vms, OP, 0)                                                       \
-	X(VM_WHERE, "vm.where", call_vm_where, IN | OP, WHILE_STOPPING)                               \
+	X(VM_WHERE, "vm.where", call_vm_where, IN | RIN | OP, WHILE_STOPPING)                         \
 	X(PREFLIGHT_TARGET, "preflight.target", call_preflight_target, IN, 0)                         \
 	X(MIGRATE_BEGIN, "migrate.begin", call_incoming_begin, IN, CHANGES)                           \
 	X(MIGRATE_END, "migrate.end", call_incoming_end, IN, CHANGES | WHILE_STOPPING)                \

@@ -13,6 +13,7 @@ struct probe {
 	struct agent *agent;
 	char *host;
 	const char *method;
+	json_t *args;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	/* under lock */
@@ -30,6 +31,7 @@ static void probe_unref(struct probe *p)
 		return;
 	pthread_cond_destroy(&p->cond);
 	pthread_mutex_destroy(&p->lock);
+	json_decref(p->args);
 	json_decref(p->answer);
 	free(p->host);
 	free(p);
@@ -44,7 +46,7 @@ static void *probe_main(void *arg)
 	json_t *answer = NULL;
 
 	if (peer &&
-	    rpc_call(peer, p->method, NULL, clock_mono_ns() + ANSWER_NS, NULL, NULL, NULL, &answer, &ignored) == 0 &&
+	    rpc_call(peer, p->method, json_incref(p->args), clock_mono_ns() + ANSWER_NS, NULL, NULL, NULL, &answer, &ignored) == 0 &&
 	    !answer)
 		answer = json_object();
 	if (peer)
@@ -59,7 +61,7 @@ static void *probe_main(void *arg)
 	return NULL;
 }
 
-struct probe *probe_start(struct agent *a, const char *host, const char *method)
+struct probe *probe_start(struct agent *a, const char *host, const char *method, json_t *args)
 {
 	struct err e = ERR_INIT;
 	struct probe *p = mem_alloc(sizeof(*p));
@@ -67,6 +69,7 @@ struct probe *probe_start(struct agent *a, const char *host, const char *method)
 	p->agent = a;
 	p->host = mem_strdup(host);
 	p->method = method;
+	p->args = args;
 	p->refs = 2;
 	pthread_mutex_init(&p->lock, NULL);
 	thread_cond_init(&p->cond);
@@ -96,7 +99,7 @@ json_t *probe_end(struct probe *p, int64_t until_ns)
 bool probe_answers(struct agent *a, const char *host, int64_t within_ns)
 {
 	const int64_t until = clock_mono_ns() + within_ns;
-	json_t *answer = probe_end(probe_start(a, host, "agent.status"), until);
+	json_t *answer = probe_end(probe_start(a, host, "agent.status", NULL), until);
 	const bool there = answer != NULL;
 
 	json_decref(answer);

@@ -11,8 +11,8 @@
 struct agent;
 struct probe;
 
-/* Begins to ask for what takes no arguments. method: a literal. */
-struct probe *probe_start(struct agent *a, const char *host, const char *method);
+/* Begins to ask. method: a literal; args: taken, may be NULL. */
+struct probe *probe_start(struct agent *a, const char *host, const char *method, json_t *args);
 /* The answer, the caller's; NULL if there is none by then (monotonic clock), or a refusal. The probe is over for the caller. */
 json_t *probe_end(struct probe *p, int64_t until_ns);
 

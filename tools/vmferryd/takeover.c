@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/thread.h"
 #include "migrator/restore_virt.h"
+#include "migrator/where.h"
 #include "replicator/export.h"
 #include "replicator/failover.h"
 #include "replicator/replicator.h"
@@ -276,21 +277,16 @@ static int settle(struct takeover *t, const struct failover_records *records, st
 	return failover_recover(records, &promote_host_ops, t->host, &found, e);
 }
 
-int takeover_check_elsewhere(const json_t *vms, const char *uuid, const char *host, struct err *e)
+int takeover_check_elsewhere(const json_t *there, const char *vm, const char *host, struct err *e)
 {
-	const json_t *vm;
-	size_t i;
+	const char *state = text_of(there, "state");
+	const enum where w = there ? where_from_name(state) : WHERE_ABSENT;
 
-	json_array_foreach (json_object_get(vms, "vms"), i, vm) {
-		if (strcmp(text_of(vm, "uuid"), uuid) != 0 || strcmp(text_of(vm, "state"), "shutoff") == 0)
-			continue;
-		err_set(e, ERR_REFUSED, "%.200s is on %s (%.40s): it would run twice", text_of(vm, "name"), host,
-			text_of(vm, "state"));
-		return err_remedy(e, "it has moved: 'vmferry protect' it there once its old protection and this "
-				     "replica are given up "
-				     "('vmferry unprotect'), or end it there first ('virsh destroy')");
-	}
-	return 0;
+	if (w == WHERE_ABSENT || w == WHERE_SHUTOFF)
+		return 0;
+	err_set(e, ERR_REFUSED, "%.200s is on %s (%.40s): it would run twice", vm, host, state);
+	return err_remedy(e, "it has moved: 'vmferry protect' it there once its old protection and this replica are "
+			     "given up ('vmferry unprotect'), or end it there first ('virsh destroy')");
 }
 
 /* A VM may have been moved on to a host of which neither its protection nor its replica knows. All that may tell us are asked at once; who does not
@@ -302,13 +298,13 @@ static int check_elsewhere(struct takeover *t, const struct config *c, struct er
 
 	for (size_t i = 0; i < c->n_peers; i++)
 		if (strcmp(c->peers[i].name, t->from) != 0)
-			asked[i] = probe_start(t->agent, c->peers[i].name, "vms");
+			asked[i] = probe_start(t->agent, c->peers[i].name, "vm.where", json_pack("{s:s}", "uuid", t->uuid));
 	const int64_t until = clock_mono_ns() + PROBE_GONE_NS;
 	for (size_t i = 0; i < c->n_peers; i++) {
-		json_t *vms = asked[i] ? probe_end(asked[i], until) : NULL;
+		json_t *there = asked[i] ? probe_end(asked[i], until) : NULL;
 		if (rc == 0)
-			rc = takeover_check_elsewhere(vms, t->uuid, c->peers[i].name, e);
-		json_decref(vms);
+			rc = takeover_check_elsewhere(there, text_of(t->record, "vm"), c->peers[i].name, e);
+		json_decref(there);
 	}
 	free(asked);
 	return rc;

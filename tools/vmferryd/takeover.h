@@ -24,8 +24,9 @@ int takeover_fits(struct agent *a, struct rpc_call *call, const json_t *args, js
 /* What a source that has handed over says: {"point", "instant_ns"}, at which its VM stands still: 0 if that is the newest point here. ERR_REFUSED if it was
  * committed here and is not the newest. Without "instant_ns" (an older agent may name one that it noted earlier): if it is here. */
 int takeover_check_last(struct store *s, const json_t *said, const char *from, struct err *e);
-/* What a host that is neither source nor target says of its VMs, as "vms" answers: 0 if the VM does not run there. ERR_REFUSED: it does. */
-int takeover_check_elsewhere(const json_t *vms, const char *uuid, const char *host, struct err *e);
+/* What a host that is neither source nor target answers to "vm.where": 0 if the VM does not run there, and for NULL, no answer. ERR_REFUSED: it does, or
+ * may. */
+int takeover_check_elsewhere(const json_t *there, const char *vm, const char *host, struct err *e);
 /* What a promotion that was under way has left, as far as libvirt answers (failover_recover). */
 int takeover_settle(struct agent *a, const char *uuid, struct err *e);
 /* Of one that runs here from a point at which its file systems were frozen: they are thawed. Says so once, and when it is done (events). 0: they are not
