@@ -50,8 +50,8 @@ static json_t *secrets_of(virConnectPtr conn, const struct domain *d)
 
 	for (size_t i = 0; i < d->n_secrets; i++)
 		if (secret_name(&d->secrets[i]))
-			json_array_append_new(list, json_pack("{s:s,s:o}", "secret", secret_name(&d->secrets[i]), "known",
-							      know_secret(conn, &d->secrets[i])));
+			json_array_append_new(list, json_pack("{s:s,s:o}", "secret", secret_name(&d->secrets[i]),
+							      "known", know_secret(conn, &d->secrets[i])));
 	return list;
 }
 
@@ -97,7 +97,8 @@ static void judge_iface(const struct domain *d, const struct domain_iface *iface
 	} else if (iface->dev && !has_string(json_object_get(facts, "interfaces"), iface->dev)) {
 		preflight_add(f, severity, "interface-missing",
 			      "use a libvirt network (forward mode='bridge') that names the right device on each host",
-			      "%s has no network device '%s', on which an interface of %s sits", host, iface->dev, d->name);
+			      "%s has no network device '%s', on which an interface of %s sits", host, iface->dev,
+			      d->name);
 	}
 }
 

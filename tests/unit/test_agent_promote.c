@@ -130,8 +130,8 @@ START_TEST(elsewhere)
 	static const struct {
 		const char *state;
 		int rc;
-	} cases[] = { { "running", -1 }, { "paused", -1 }, { "incoming", -1 }, { "left", -1 }, { "of a newer agent", -1 },
-		      { "shutoff", 0 },	 { "absent", 0 } };
+	} cases[] = { { "running", -1 },          { "paused", -1 }, { "incoming", -1 }, { "left", -1 },
+		      { "of a newer agent", -1 }, { "shutoff", 0 }, { "absent", 0 } };
 	struct err e = ERR_INIT;
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

@@ -298,7 +298,8 @@ static int check_elsewhere(struct takeover *t, const struct config *c, struct er
 
 	for (size_t i = 0; i < c->n_peers; i++)
 		if (strcmp(c->peers[i].name, t->from) != 0)
-			asked[i] = probe_start(t->agent, c->peers[i].name, "vm.where", json_pack("{s:s}", "uuid", t->uuid));
+			asked[i] = probe_start(t->agent, c->peers[i].name, "vm.where",
+					       json_pack("{s:s}", "uuid", t->uuid));
 	const int64_t until = clock_mono_ns() + PROBE_GONE_NS;
 	for (size_t i = 0; i < c->n_peers; i++) {
 		json_t *there = asked[i] ? probe_end(asked[i], until) : NULL;
