@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "transport/resolve.h"
 
 #include <arpa/inet.h>
@@ -30,7 +31,8 @@ struct sock {
 	char addr[SOCK_ADDR_SIZE];
 	/* any thread */
 	atomic_bool shut;
-	_Atomic uint64_t sent;
+	pthread_mutex_t sending; /* held over each send(): who has the peer's answer to some bytes finds them counted */
+	uint64_t sent;		 /* under sending */
 	_Atomic uint64_t received;
 	/* the thread that uses it */
 	uint8_t *held; /* taken in while writing: [held_at, held_len) is not read yet */
@@ -131,6 +133,7 @@ struct sock *sock_new(int fd, struct err *e)
 	struct sock *s = mem_alloc(sizeof(*s));
 	s->fd = fd;
 	atomic_init(&s->shut, false);
+	pthread_mutex_init(&s->sending, NULL);
 	const sa_family_t family = format_peer(fd, s->addr, sizeof(s->addr));
 	if (family == AF_INET || family == AF_INET6)
 		tune_tcp(fd);
@@ -143,6 +146,7 @@ void sock_free(struct sock *s)
 		return;
 	fd_close(&s->fd);
 	free(s->held);
+	pthread_mutex_destroy(&s->sending);
 	free(s);
 }
 
@@ -292,6 +296,15 @@ static int wait_writable(struct sock *s, int64_t deadline_ns, struct err *e)
 	return 0;
 }
 
+static ssize_t send_now(struct sock *s, const void *buf, size_t len)
+{
+	THREAD_LOCKED(&s->sending);
+	const ssize_t n = send(s->fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n > 0)
+		s->sent += (uint64_t)n;
+	return n;
+}
+
 int sock_send(struct sock *s, const void *buf, size_t len, int64_t deadline_ns, struct err *e)
 {
 	const uint8_t *p = buf;
@@ -299,9 +312,8 @@ int sock_send(struct sock *s, const void *buf, size_t len, int64_t deadline_ns, 
 	while (len > 0) {
 		if (atomic_load(&s->shut))
 			return fail_shut(e);
-		const ssize_t n = send(s->fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		const ssize_t n = send_now(s, p, len);
 		if (n >= 0) {
-			atomic_fetch_add_explicit(&s->sent, (uint64_t)n, memory_order_relaxed);
 			p += n;
 			len -= (size_t)n;
 		} else if (errno == EAGAIN) {
@@ -363,8 +375,9 @@ void sock_shutdown(struct sock *s)
 	shutdown(s->fd, SHUT_RDWR);
 }
 
-void sock_bytes(const struct sock *s, uint64_t *sent, uint64_t *received)
+void sock_bytes(struct sock *s, uint64_t *sent, uint64_t *received)
 {
-	*sent = atomic_load_explicit(&s->sent, memory_order_relaxed);
+	THREAD_LOCKED(&s->sending);
+	*sent = s->sent;
 	*received = atomic_load_explicit(&s->received, memory_order_relaxed);
 }

@@ -55,7 +55,7 @@ bool sock_has_held(const struct sock *s);
 void sock_linger(struct sock *s, int64_t deadline_ns);
 /* From any thread: every blocked or later call fails at once. */
 void sock_shutdown(struct sock *s);
-/* Bytes sent and received so far. Any thread. */
-void sock_bytes(const struct sock *s, uint64_t *sent, uint64_t *received);
+/* Bytes sent and received so far; what the peer has answered to is among those sent. Any thread. */
+void sock_bytes(struct sock *s, uint64_t *sent, uint64_t *received);
 
 #endif
