@@ -1,9 +1,17 @@
 # Every fault point of base/fault.h, on the side where it is passed: an error, and the agent's death. After each: exactly one
 # running VM with the right content, nothing left behind, and the next migration succeeds.
 # shellcheck shell=bash
+#
+# All of them are for --all; the others walk those between the first page and the word that the VM runs at the target.
+# limit some_errors 300
+# limit some_deaths 300
+# long source_errors
 # limit source_errors 600
+# long target_errors
 # limit target_errors 600
+# long source_deaths
 # limit source_deaths 600
+# long target_deaths
 # limit target_deaths 600
 
 SOURCE_POINTS="preflight.gather preflight.judge begin.source channel.connect relay.open.source relay.read relay.write relay.encode
@@ -14,13 +22,16 @@ TARGET_POINTS="begin.target images.target channel.accept channel.recv channel.se
 TARGET_DEATHS="begin.target images.target channel.accept channel.recv channel.send relay.open.target relay.read relay.write
 	relay.decode end.target"
 
+guest_for_a_walk() {
+	the_hosts
+	boot vm1 host1 disk=100M data=10
+	busy vm1 10
+}
+
 # One VM for all; it may have moved or not, that is the point's affair.
 fault_walk() { # HOST ACTION POINT...
 	local side=$1 action=$2 point from to spec other
 	shift 2
-	the_hosts
-	boot vm1 host1 disk=100M data=10
-	busy vm1 10
 	for point in "$@"; do
 		from=$(host_of vm1)
 		to=$([ "$from" = host1 ] && echo host2 || echo host1)
@@ -46,19 +57,35 @@ fault_walk() { # HOST ACTION POINT...
 	assert_same_guest vm1
 }
 
+test_some_errors() {
+	guest_for_a_walk
+	fault_walk source fail relay.read channel.send migrate.switch finish.source
+	fault_walk target fail relay.decode relay.write finish.target
+}
+
+test_some_deaths() {
+	guest_for_a_walk
+	fault_walk source kill relay.encode migrate.switch finish.source migrate.done
+	fault_walk target kill channel.recv relay.write
+}
+
 test_source_errors() {
+	guest_for_a_walk
 	fault_walk source fail $SOURCE_POINTS
 }
 
 test_target_errors() {
+	guest_for_a_walk
 	fault_walk target fail $TARGET_POINTS
 }
 
 test_source_deaths() {
+	guest_for_a_walk
 	fault_walk source kill $SOURCE_POINTS
 }
 
 test_target_deaths() {
+	guest_for_a_walk
 	fault_walk target kill $TARGET_DEATHS
 }
 

@@ -68,7 +68,7 @@ the_hosts() { # [HOST[:FLAVOUR]...]
 		[ "$flavour" != "$host" ] || flavour=$LAB_FLAVOUR
 		set -- "${@:2}" "${host%%:*}:$flavour"
 		# A lab of other hosts than the test wants makes room.
-		if [ -e "$VMFERRY_LAB/${host%%:*}/flavour" ] && [ "$(cat "$VMFERRY_LAB/${host%%:*}/flavour")" != "$flavour" ]; then
+		if [ -e "$VMFERRY_LAB/${host%%:*}/flavour" ] && [ "$(<"$VMFERRY_LAB/${host%%:*}/flavour")" != "$flavour" ]; then
 			lab purge
 		fi
 	done
@@ -91,8 +91,8 @@ rm_guests() {
 	local name dir
 	for dir in "$VMFERRY_LAB"/guests/*/; do
 		[ -d "$dir" ] || continue
-		name=$(basename "$dir")
-		guest remove "$name"
+		name=${dir%/}
+		guest remove "${name##*/}"
 	done
 }
 
@@ -169,7 +169,7 @@ host_of() { # NAME: where it runs
 # The same guest, still counting, with the memory and disk it should have.
 assert_same_guest() { # NAME
 	local name=$1 first now answer
-	first=$(cat "$WORK/$name.first")
+	first=$(<"$WORK/$name.first")
 	now=$(guest ask "$name" ping)
 	[ "$(value boot "$now")" = "$(value boot "$first")" ] || fail "$name has booted again"
 	[ "$(value counter "$now")" -gt "$(value counter "$first")" ] || fail "$name's counter went back: $now after $first"
@@ -230,13 +230,12 @@ under_way() { # NAME HOST: is a migration out of HOST copying its memory?
 
 # No sockets, folders or journal of a migration, no domain that does not belong, no QEMU without one.
 tidy_here() { # HOST
-	local left domains processes
-	left=$(in_host "$1" sh -c 'find /run/vmferry -mindepth 1 ! -name "*.sock" ! -name "*.lock" ! -name "*.pid" ! -name hook-asked 2>/dev/null
-		find /var/lib/vmferry/sessions -name "*.json*" 2>/dev/null')
-	[ -z "$left" ] || { echo "$left" >"$WORK/left" && return 1; }
-	domains=$(in_host "$1" virsh -q list --name | grep -c . || true)
-	processes=$(in_host "$1" pgrep -c '^qemu-system' || true)
-	[ "$domains" = "$processes" ] || { echo "$processes QEMU for $domains running VMs" >"$WORK/left" && return 1; }
+	in_host "$1" sh -c 'find /run/vmferry -mindepth 1 ! -name "*.sock" ! -name "*.lock" ! -name "*.pid" ! -name hook-asked 2>/dev/null
+		find /var/lib/vmferry/sessions -name "*.json*" 2>/dev/null
+		domains=$(virsh -q list --name | grep -c .)
+		processes=$(pgrep -c "^qemu-system")
+		[ "$domains" = "$processes" ] || echo "$processes QEMU for $domains running VMs"' >"$WORK/left"
+	[ ! -s "$WORK/left" ]
 }
 
 assert_tidy() {

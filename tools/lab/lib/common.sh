@@ -3,7 +3,7 @@
 
 LAB_DIR=${VMFERRY_LAB:-/var/tmp/vmferry-lab}
 LAB_NET=${LAB_NET:-10.77.0}
-LAB_ROOT=$(readlink -f "$LAB_TOOLS/../..")
+LAB_ROOT=${LAB_TOOLS%/*/*}
 LAB_BUILD=${VMFERRY_BUILD:-$LAB_ROOT/build}
 LAB_CACHE=${VMFERRY_LAB_CACHE:-${XDG_CACHE_HOME:-/var/cache}/vmferry-lab}
 LAB_QEMU_USER=${LAB_QEMU_USER:-root}
@@ -17,9 +17,9 @@ die() {
 wait_for() {
 	local limit=$1 what=$2 end
 	shift 2
-	end=$(($(date +%s%N) / 1000000 + limit * 1000))
+	end=$((${EPOCHREALTIME/./} + limit * 1000000))
 	until "$@"; do
-		if [ $(($(date +%s%N) / 1000000)) -ge "$end" ]; then
+		if [ "${EPOCHREALTIME/./}" -ge "$end" ]; then
 			echo "${0##*/}: $what: not within $limit s" >&2
 			return 1
 		fi
@@ -43,7 +43,7 @@ alone() { # COMMAND ARG...
 # Pid files hold "PID STARTTIME", so that a pid used again by someone else is never taken for ours.
 start_time() {
 	local stat fields
-	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
+	{ read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
 	read -r -a fields <<<"${stat##*) }"
 	echo "${fields[19]}"
 }
@@ -85,9 +85,10 @@ host_address() { # HOST
 hosts_known() {
 	local f
 	for f in "$LAB_DIR"/*/flavour; do
-		[ -e "$f" ] && basename "$(dirname "$f")"
+		[ -e "$f" ] || continue
+		f=${f%/flavour}
+		echo "${f##*/}"
 	done
-	return 0
 }
 
 # enter HOST CMD...: CMD in all namespaces of HOST, or in the network of the switch. With enter_by=exec it takes this shell's place, which

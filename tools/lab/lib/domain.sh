@@ -55,13 +55,14 @@ guest_address() { # NAME
 
 # What boots a Linux at a bearable speed: kvm, or tcg where there is no KVM or only one in software. Found once per boot.
 accel_detect() {
-	local known="$LAB_DIR/boot/accel" boot
-	boot=$(cat /proc/sys/kernel/random/boot_id)
-	if [ ! -e "$known" ] || [ "$(sed -n 2p "$known")" != "$boot" ]; then
+	local known="$LAB_DIR/boot/accel" boot=$(</proc/sys/kernel/random/boot_id) lines=()
+	[ ! -e "$known" ] || mapfile -t lines <"$known"
+	if [ "${lines[1]:-}" != "$boot" ]; then
 		mkdir -p "$LAB_DIR/boot"
 		accel_try "$boot" >"$known.$$" && mv "$known.$$" "$known"
+		mapfile -t lines <"$known"
 	fi
-	head -1 "$known"
+	echo "${lines[0]}"
 }
 
 accel_try() { # BOOT-ID

@@ -70,7 +70,7 @@ lab_up() { # [HOST[:FLAVOUR] ...]
 		host_number "$host" >/dev/null || exit 1
 		host_pid "$host" >/dev/null && continue
 		# A host that comes back after a failure of its power is what it was.
-		[ "$arg" != "$host" ] || [ ! -e "$LAB_DIR/$host/flavour" ] || flavour=$(cat "$LAB_DIR/$host/flavour")
+		[ "$arg" != "$host" ] || [ ! -e "$LAB_DIR/$host/flavour" ] || flavour=$(<"$LAB_DIR/$host/flavour")
 		case $flavour in
 		stock) ;;
 		qemu10) qemu10_fetch || exit 1 ;;
@@ -94,7 +94,7 @@ lab_up() { # [HOST[:FLAVOUR] ...]
 	done
 	for host in "${new[@]}"; do
 		libvirt_configure "$host"
-		(host_up "$host" "$(cat "$LAB_DIR/$host/flavour")") &
+		(host_up "$host" "$(<"$LAB_DIR/$host/flavour")") &
 		pids+=($!)
 	done
 	for pid in "${pids[@]}"; do wait "$pid" || rc=1; done
@@ -127,7 +127,7 @@ lab_status() {
 	local host pid
 	for host in $(hosts_known); do
 		if pid=$(host_pid "$host"); then
-			echo "$host up address=$(host_address "$host") flavour=$(cat "$LAB_DIR/$host/flavour") init=$pid"
+			echo "$host up address=$(host_address "$host") flavour=$(<"$LAB_DIR/$host/flavour") init=$pid"
 			nsenter -t "$pid" -p -m -- ps -eo pid,rss,args --no-headers | grep -vE ' (ps -eo|sleep 86400|/bin/bash .*__init)' |
 				cut -c1-110 | sed 's/^/    /'
 		else
