@@ -43,10 +43,9 @@ struct guard_vm {
 	/* under g->lock */
 	pthread_cond_t changed;
 	enum vm_state state;
-	bool suspends;
 	int64_t deadline_ns; /* INT64_MAX: not armed */
 	int held;            /* our end of its state stream, or -1 */
-	bool read_on;        /* ... which is never to be broken */
+	bool read_on;        /* ... a background snapshot's: which is never to be broken */
 	bool again;          /* WATCH has come (again) and waits for its answer */
 	bool gone;           /* UNWATCH has come, or the agent's end: the thread ends when it has nothing to do */
 	bool go;             /* it is to be let go, by order */
@@ -249,7 +248,7 @@ static struct guard_vm *find(struct guard *g, const uint8_t uuid[16])
 }
 
 /* Under the lock. */
-static void start_vm(struct guard *g, const uint8_t uuid[16], bool suspends)
+static void start_vm(struct guard *g, const uint8_t uuid[16])
 {
 	struct err e = ERR_INIT;
 
@@ -263,7 +262,6 @@ static void start_vm(struct guard *g, const uint8_t uuid[16], bool suspends)
 	uuid_unparse_lower(uuid, v->name);
 	v->deadline_ns = INT64_MAX;
 	v->held = -1;
-	v->suspends = suspends;
 	thread_cond_init(&v->changed);
 	if (thread_start(&v->thread, "guard-vm", vm_thread, v, &e) != 0) {
 		log_error("guardian_thread", "vm=%s msg=%s", v->name, LOG_Q(e.text));
@@ -277,15 +275,14 @@ static void start_vm(struct guard *g, const uint8_t uuid[16], bool suspends)
 static void watch(struct guard *g, const struct guardian_msg *m)
 {
 	struct guard_vm *v = find(g, m->uuid);
-	const bool suspends = m->value & GUARDIAN_WATCH_SUSPENDS;
 
 	if (!v) {
-		start_vm(g, m->uuid, suspends);
+		start_vm(g, m->uuid);
 		return;
 	}
-	v->suspends = suspends;
 	v->deadline_ns = INT64_MAX;
 	fd_close(&v->held);
+	v->read_on = false;
 	v->gone = false;
 	v->again = true;
 	pthread_cond_signal(&v->changed);
@@ -437,7 +434,7 @@ static void judge(struct guard *g, int64_t now)
 		if (live && (g->eof || silent || late)) {
 			v->order.cause = g->eof ? GUARD_AGENT_DIED : late ? GUARD_AGENT_LATE : GUARD_AGENT_SILENT;
 			v->order.armed = v->deadline_ns != INT64_MAX;
-			v->order.suspends = v->suspends;
+			v->order.background = v->read_on;
 			v->go = true;
 			v->deadline_ns = INT64_MAX;
 			/* At once: a QEMU that is writing to a reader that does not read may hold its own big lock, and then
@@ -479,7 +476,7 @@ static int64_t tidy(struct guard *g, int64_t now, bool *over)
 			continue;
 		}
 		pthread_join(v->thread, NULL); /* it needs the lock no more */
-		const bool again = v->again && !g->eof, suspends = v->suspends;
+		const bool again = v->again && !g->eof;
 		uint8_t uuid[16];
 		memcpy(uuid, v->uuid, 16);
 		pthread_cond_destroy(&v->changed);
@@ -487,7 +484,7 @@ static int64_t tidy(struct guard *g, int64_t now, bool *over)
 		free(v);
 		g->vms[i] = g->vms[--g->n];
 		if (again)
-			start_vm(g, uuid, suspends);
+			start_vm(g, uuid);
 	}
 	if (g->n && !g->eof && g->heard_ns + g->silence_ns < next)
 		next = g->heard_ns + g->silence_ns;

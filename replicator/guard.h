@@ -30,7 +30,7 @@ const char *guard_cause_name(enum guard_cause c); /* "agent-died", ... */
 struct guard_order {
 	enum guard_cause cause;
 	bool armed;    /* the agent had said that it may be standing still because of us */
-	bool suspends; /* ... which may look as if a user had paused it */
+	bool background; /* ... in a background snapshot: which may look as if a user had paused it */
 };
 
 struct guard_ops {

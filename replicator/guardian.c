@@ -32,7 +32,6 @@
 
 struct entry {
 	uint8_t uuid[16];
-	bool suspends;
 	bool confirmed; /* WATCHING has come since guardian_watch asked */
 	bool parting;   /* guardian_part waits: a new guardian is not told of it */
 	bool parted;    /* UNWATCHED has come */
@@ -136,10 +135,9 @@ static void tell_all(struct guardian *g)
 {
 	for (size_t i = 0; i < g->n; i++) {
 		const struct entry *n = &g->entries[i];
-		const uint64_t flags = n->suspends ? GUARDIAN_WATCH_SUSPENDS : 0;
 		if (n->parting)
 			continue;
-		if (guardian_msg_send(g->fd, GUARDIAN_WATCH, n->uuid, flags) != 0 ||
+		if (guardian_msg_send(g->fd, GUARDIAN_WATCH, n->uuid, 0) != 0 ||
 		    (n->held >= 0 && guardian_msg_send_hold(g->fd, n->uuid, n->held, n->read_on) != 0) ||
 		    (n->deadline_ns != INT64_MAX &&
 		     guardian_msg_send(g->fd, GUARDIAN_ARM, n->uuid, (uint64_t)n->deadline_ns) != 0)) {
@@ -408,9 +406,9 @@ fail:
 	return NULL;
 }
 
-int guardian_watch(struct guardian *g, const char *uuid, bool suspends, struct err *e)
+int guardian_watch(struct guardian *g, const char *uuid, struct err *e)
 {
-	struct entry fresh = { .suspends = suspends, .deadline_ns = INT64_MAX, .held = -1 };
+	struct entry fresh = { .deadline_ns = INT64_MAX, .held = -1 };
 	const int64_t until = clock_mono_ns() + WATCH_ANSWER_NS;
 
 	if (uuid_parse(uuid, fresh.uuid) != 0)
@@ -422,7 +420,7 @@ int guardian_watch(struct guardian *g, const char *uuid, bool suspends, struct e
 		return err_set(e, ERR_REFUSED, "guardian: %zu VMs are watched already", g->n);
 	g->entries = mem_realloc_array(g->entries, g->n + 1, sizeof *g->entries);
 	g->entries[g->n++] = fresh;
-	say(g, GUARDIAN_WATCH, fresh.uuid, suspends ? GUARDIAN_WATCH_SUSPENDS : 0);
+	say(g, GUARDIAN_WATCH, fresh.uuid, 0);
 	for (;;) {
 		struct entry *n = find(g, fresh.uuid);
 		if (n && n->confirmed)

@@ -55,9 +55,8 @@ struct guardian *guardian_start(const struct guardian_opts *opts, struct err *e)
 char *guardian_program(struct err *e);
 
 /* A capture of this VM begins: call before anything is set in QEMU. Waits until the guardian has said that it could help (some ms; at most 10 s, else
- * an error, and the VM is not watched). ERR_REFUSED: no UUID, watched already, or too many. suspends: this capture pauses the VM by
- * libvirt's suspend, so a VM that is found paused "by the user" while it is armed was paused by us. */
-int guardian_watch(struct guardian *g, const char *uuid, bool suspends, struct err *e);
+ * an error, and the VM is not watched). ERR_REFUSED: no UUID, watched already, or too many. */
+int guardian_watch(struct guardian *g, const char *uuid, struct err *e);
 /* It may stand still until then (monotonic clock). Microseconds; never waits for the guardian. Unknown VMs are ignored. */
 void guardian_arm(struct guardian *g, const char *uuid, int64_t deadline_ns);
 /* Our end of the VM's state stream (a socket): the guardian gets a duplicate, and shuts it down first of all when it lets the VM go. Without it a

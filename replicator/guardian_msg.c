@@ -25,7 +25,7 @@ int guardian_msg_decode(const void *packet, size_t len, struct guardian_msg *out
 
 	if (!cursor_ok(&c) || !uuid || cursor_left(&c) != 0 || magic != MAGIC || !known(kind))
 		return -1;
-	if (kind == GUARDIAN_WATCH && (value & ~GUARDIAN_WATCH_SUSPENDS))
+	if (kind == GUARDIAN_WATCH && value != 0)
 		return -1;
 	if (kind == GUARDIAN_UNWATCH && (value & ~GUARDIAN_UNWATCH_ANSWER))
 		return -1;

@@ -8,7 +8,7 @@
  *	    24     8  value, big-endian
  *
  *	agent -> guardian
- *	  1 WATCH    value: bit 0, the capture pauses the VM by libvirt's suspend. From now on this VM is let go when the agent dies or falls silent.
+ *	  1 WATCH    from now on this VM is let go when the agent dies or falls silent.
  *	             Answered by WATCHING as soon as the guardian could help. Again for a VM that was freed: a new capture.
  *	  2 ARM      value: until when (CLOCK_MONOTONIC, ns) the VM may stand still because of us. Again: replaces it.
  *	  3 DISARM   it runs again
@@ -16,7 +16,7 @@
  *	             the answer then (once more, if it was said before).
  *	  5 BEAT     value: a number that rises. Sent every GUARDIAN_BEAT_NS while the agent is able to.
  *	  6 HOLD     comes with a descriptor (SCM_RIGHTS): our end of the VM's state stream, which is shut first of all when the VM is let go; value:
- *	             bit 0, it is read to its end instead
+ *	             bit 0, it is a background snapshot's: read to its end instead, and a VM that "a user" has paused meanwhile was paused by us
  *	guardian -> agent
  *	 16 ACK      value: that of the BEAT
  *	 17 WATCHING
@@ -35,7 +35,6 @@
 
 #define GUARDIAN_MSG_LEN 32u
 #define GUARDIAN_BEAT_NS INT64_C(500000000)
-#define GUARDIAN_WATCH_SUSPENDS UINT64_C(1)
 #define GUARDIAN_UNWATCH_ANSWER UINT64_C(1)
 #define GUARDIAN_HOLD_READ_ON UINT64_C(1)
 

@@ -64,7 +64,7 @@ struct protection_opts {
 	/* The guardian (guardian.h); all may be NULL. watch: a capture that pauses its guest begins, nothing is set in QEMU yet; ERR_REFUSED: there is nobody who
 	 * would look after it, so there is none ("auto" goes on with disks alone). hold: our end of its stream. arm: the guest may stand
 	 * still until then (monotonic); 0: it runs. unwatch: the capture is over. */
-	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
+	int (*watch)(void *ctx, const char *uuid, struct err *e);
 	int (*hold)(void *ctx, const char *uuid, int fd, bool read_on, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);

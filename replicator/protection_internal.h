@@ -87,9 +87,10 @@ struct protection {
 	const struct capture_sink *sink; /* of the capture that is under way */
 	bool cleaned;                    /* what an earlier agent left in the VM was removed */
 	bool for_last;                   /* the next capture is for the hand-over alone */
-	enum capture_mode forced;        /* CAPTURE_AUTO: as the record says */
-	int64_t colo_wait_ns;            /* for how long it was forced the last time; 0: it never was */
-	int64_t colo_again_ns;           /* monotonic; forced: when COLO is tried again; else: when it was */
+	bool without_colo;               /* whose pauses were too long */
+	bool colo_or_nothing;            /* without it this VM's memory cannot be captured, or nothing of it */
+	int64_t colo_wait_ns;            /* for how long it went without the last time; 0: it never did */
+	int64_t colo_again_ns;           /* monotonic; without: when COLO is tried again; else: when it was */
 	bool boot_settled;               /* whether it is started with its host: the record says that of this boot */
 	bool boot_started;               /* or not to be; the record may not say so yet */
 	unsigned boot_tries;
@@ -106,7 +107,8 @@ struct protection_session {
 	struct courier *courier;
 	struct ship *ship;
 	struct capture *capture;
-	int64_t due_ns; /* monotonic */
+	char otherwise[300]; /* why this capture is not the first choice, or empty */
+	int64_t due_ns;      /* monotonic */
 };
 
 /* ---- protection.c ---- */
@@ -135,7 +137,7 @@ void protection_event(struct protection *p, const char *type, const char *reason
 void protection_watch_arm(void *ctx, bool on, int64_t expect_ns);
 int protection_watch_hold(void *ctx, int fd, bool read_on, struct err *e);
 /* The guardian looks after the VM from here on; a capture that never pauses it needs none. */
-int protection_watch_begin(struct protection *p, enum capture_mode chosen, struct err *e);
+int protection_watch_begin(struct protection *p, bool pauses, struct err *e);
 /* The capture has been freed. Waits for what the guardian says, if the VM stood still for too long. */
 void protection_watch_end(struct protection *p);
 /* Did somebody else end the last capture? Then why, once. */

@@ -36,7 +36,7 @@ static enum capture_mode wanted_mode(const struct protection *p)
 		return CAPTURE_COLO;
 	if (strcmp(p->mode, "memory") != 0)
 		(void)capture_mode_from_name(p->mode, &m);
-	return m == CAPTURE_AUTO ? p->forced : m;
+	return m;
 }
 
 static bool how_is_free(const struct protection *p)
@@ -49,7 +49,7 @@ static bool how_is_free(const struct protection *p)
 
 void protection_points_forget_locked(struct protection *p)
 {
-	p->forced = CAPTURE_AUTO;
+	p->without_colo = p->colo_or_nothing = false;
 	p->colo_wait_ns = p->colo_again_ns = 0;
 	pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 }
@@ -63,7 +63,7 @@ static void give_up_colo(struct protection *p)
 
 	p->colo_wait_ns = !again ? first : longer > first * COLO_AGAIN_MOST ? first * COLO_AGAIN_MOST : longer;
 	p->colo_again_ns = now + p->colo_wait_ns;
-	p->forced = CAPTURE_BACKGROUND;
+	p->without_colo = true;
 }
 
 static void try_colo_again(struct protection *p)
@@ -72,7 +72,7 @@ static void try_colo_again(struct protection *p)
 
 	log_info("colo_again", "vm=%s uuid=%s after=%s", LOG_Q(p->vm), p->uuid,
 		 units_format_duration(p->colo_wait_ns, text, sizeof(text)));
-	p->forced = CAPTURE_AUTO;
+	p->without_colo = false;
 	p->colo_again_ns = clock_mono_ns();
 }
 
@@ -82,10 +82,24 @@ static struct capture *make_watched(const struct protection_session *s, const st
 	struct protection *p = s->p;
 	struct capture *c = p->opts.capture->make(s->guest, co, e);
 
-	if (!c || protection_watch_begin(p, p->opts.capture->chosen(c), e) == 0)
+	if (!c || protection_watch_begin(p, p->opts.capture->chosen(c) != CAPTURE_DISK, e) == 0)
 		return c;
 	p->opts.capture->free(c);
 	return NULL;
+}
+
+/* How it is captured, which may turn out at its start. */
+static void say_how(const struct protection_session *s)
+{
+	struct protection *p = s->p;
+	const char *name = capture_mode_name(p->opts.capture->chosen(s->capture));
+
+	THREAD_LOCKED(&p->lock);
+	if (p->capture_name[0] && strcmp(p->capture_name, name) != 0)
+		log_info("capture", "vm=%s uuid=%s was=%s now=%s", LOG_Q(p->vm), p->uuid, p->capture_name, name);
+	snprintf(p->capture_name, sizeof(p->capture_name), "%s", name);
+	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.240s%s%.150s", p->opts.capture->reason(s->capture),
+		 s->otherwise[0] ? "; " : "", s->otherwise);
 }
 
 static int make_capture(struct protection_session *s, struct err *e)
@@ -94,31 +108,32 @@ static int make_capture(struct protection_session *s, struct err *e)
 	const bool any = strcmp(p->mode, "auto") == 0;
 	struct capture_opts co = { .mode = wanted_mode(p),
 				   .memory = strcmp(p->mode, "memory") == 0,
+				   .no_colo = p->without_colo,
 				   .staging_bytes = p->opts.staging_bytes,
 				   .quiesce = p->quiesce,
 				   .arm = protection_watch_arm,
 				   .hold = protection_watch_hold,
 				   .ctx = p };
 	struct capture *c = make_watched(s, &co, e);
-	char why[300] = "", wait[32];
+	char wait[32];
 
+	s->otherwise[0] = '\0';
 	if (!c && any && !p->for_last && e->cls == ERR_REFUSED) {
-		snprintf(why, sizeof(why), "memory cannot be captured (%.200s)", e->text);
+		snprintf(s->otherwise, sizeof(s->otherwise), "memory cannot be captured (%.200s)", e->text);
 		err_clear(e);
 		co.mode = CAPTURE_DISK;
 		c = make_watched(s, &co, e);
 	}
 	if (!c)
 		return -1;
+	if (p->without_colo)
+		snprintf(s->otherwise, sizeof(s->otherwise),
+			 "COLO's pauses were over the budget; it is tried again after %s",
+			 units_format_duration(p->colo_wait_ns, wait, sizeof(wait)));
 	s->capture = c;
+	say_how(s);
 	THREAD_LOCKED(&p->lock);
 	p->capture = c;
-	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(c)));
-	if (p->forced == CAPTURE_BACKGROUND)
-		snprintf(why, sizeof(why), "COLO's pauses were over the budget; it is tried again after %s",
-			 units_format_duration(p->colo_wait_ns, wait, sizeof(wait)));
-	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.200s%s%.150s", p->opts.capture->reason(c),
-		 why[0] ? "; " : "", why);
 	return p->interrupt ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
 }
 
@@ -152,6 +167,7 @@ static int first_pass(struct protection_session *s, struct err *e)
 	if (ship_begin(s->ship, id, e) < 0 ||
 	    protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
 		return -1;
+	say_how(s);
 	if (ship_cancel(s->ship))
 		return 0;
 	if (ship_finish(s->ship, NULL, NULL, NULL, &t, e) < 0)
@@ -211,7 +227,7 @@ static int checkpoints(struct protection_session *s, struct err *e)
 		bool change;
 		{
 			THREAD_LOCKED(&p->lock);
-			change = pace_gave_up(&p->pace) && p->forced == CAPTURE_AUTO && how_is_free(p);
+			change = pace_gave_up(&p->pace) && !p->without_colo && !p->colo_or_nothing && how_is_free(p);
 			if (change)
 				pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
 		}
@@ -219,7 +235,7 @@ static int checkpoints(struct protection_session *s, struct err *e)
 			give_up_colo(p);
 			return 1;
 		}
-		if (p->forced == CAPTURE_BACKGROUND && clock_mono_ns() >= p->colo_again_ns &&
+		if (p->without_colo && clock_mono_ns() >= p->colo_again_ns &&
 		    !protection_handover_wanted(p)) {
 			THREAD_LOCKED(&p->lock);
 			pace_init(&p->pace, p->rpo_ns, p->now.every_ns, p->max_pause_ns);
@@ -253,6 +269,12 @@ int protection_points_run(struct protection_session *s, struct err *e)
 	int rc = first_pass(s, e);
 	if (rc == 0)
 		rc = checkpoints(s, e);
+	if (rc < 0 && e->errnum == ENOTSUP && p->without_colo) {
+		/* Better with long pauses than not at all. */
+		log_info("colo_or_nothing", "vm=%s uuid=%s msg=%s", LOG_Q(p->vm), p->uuid, LOG_Q(e->text));
+		p->without_colo = false;
+		p->colo_or_nothing = true;
+	}
 	protection_points_drop(s, rc >= 0);
 	if (rc < 0 && !ship_broken(s->ship, &ship) && !ship_cancel(s->ship) && protection_wanted(p) &&
 	    ship_finish(s->ship, NULL, NULL, NULL, NULL, &tidy) < 0)

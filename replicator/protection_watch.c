@@ -66,16 +66,16 @@ int protection_watch_hold(void *ctx, int fd, bool read_on, struct err *e)
 	return p->opts.hold && p->watched ? p->opts.hold(p->opts.ctx, p->uuid, fd, read_on, e) : 0;
 }
 
-int protection_watch_begin(struct protection *p, enum capture_mode chosen, struct err *e)
+int protection_watch_begin(struct protection *p, bool pauses, struct err *e)
 {
 	{
 		THREAD_LOCKED(&p->lock);
 		p->late = p->rescued = p->hung = false;
 		p->armed_ns = 0;
 	}
-	if (chosen == CAPTURE_DISK || !p->opts.watch)
+	if (!pauses || !p->opts.watch)
 		return 0;
-	if (p->opts.watch(p->opts.ctx, p->uuid, chosen == CAPTURE_BACKGROUND, e) < 0)
+	if (p->opts.watch(p->opts.ctx, p->uuid, e) < 0)
 		return -1;
 	p->watched = true;
 	return 0;

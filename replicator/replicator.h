@@ -39,7 +39,7 @@ struct replicator_opts {
 	/* A running VM of this host, by name or UUID; ERR_REFUSED if it is shut off. */
 	struct guest *(*open_guest)(void *ctx, const char *vm, struct err *e);
 	/* The guardian: see protection.h. May be NULL. */
-	int (*watch)(void *ctx, const char *uuid, bool suspends, struct err *e);
+	int (*watch)(void *ctx, const char *uuid, struct err *e);
 	int (*hold)(void *ctx, const char *uuid, int fd, bool read_on, struct err *e);
 	void (*arm)(void *ctx, const char *uuid, int64_t deadline_ns);
 	void (*unwatch)(void *ctx, const char *uuid);

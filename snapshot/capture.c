@@ -171,7 +171,8 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 {
 	char why[200] = "";
 	const bool stuck = o->mode != CAPTURE_DISK && capture_migration_stuck(c->g);
-	bool colo = !stuck && capture_colo_possible(&c->info, o->allow_tcg_colo, why, sizeof(why)) == 0;
+	const bool colo = !stuck && !(o->no_colo && o->mode == CAPTURE_AUTO) &&
+			  capture_colo_possible(&c->info, o->allow_tcg_colo, why, sizeof(why)) == 0;
 	c->mode = o->mode;
 	if (stuck)
 		snprintf(why, sizeof(why),
@@ -214,7 +215,8 @@ static int choose(struct capture *c, const struct capture_opts *o, struct err *e
 		snprintf(c->reason, sizeof(c->reason), "disks alone: %s", why);
 	} else {
 		c->mode = CAPTURE_BACKGROUND;
-		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %s", why);
+		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time%s%s",
+			 why[0] ? ": " : "", why);
 	}
 	return 0;
 }
@@ -246,6 +248,7 @@ struct capture *capture_new(struct guest *g, const struct capture_opts *opts, st
 	c->g = g;
 	c->sock = -1;
 	c->asked = opts->mode;
+	c->memory_only = opts->memory;
 	c->staging_bytes = opts->staging_bytes ? opts->staging_bytes : STAGING_BYTES;
 	c->quiesce = opts->quiesce;
 	c->folder = mem_strdup(opts->folder ? opts->folder : "/var/tmp");
@@ -338,6 +341,18 @@ static int open_parts(struct capture *c, struct err *e)
 	return 0;
 }
 
+static void change_mode(struct capture *c, enum capture_mode mode, const char *way, struct err *why)
+{
+	capture_migration_end(c);
+	capture_let_run(c);
+	pthread_mutex_lock(&c->lock);
+	c->mode = mode;
+	pthread_mutex_unlock(&c->lock);
+	snprintf(c->reason, sizeof(c->reason), "%s: %.160s%s%.100s", way, why->text, why->remedy[0] ? "; " : "",
+		 why->remedy);
+	err_clear(why);
+}
+
 static int start_memory(struct capture *c, const struct capture_sink *sink, struct err *e)
 {
 	if (c->mode == CAPTURE_COLO) {
@@ -346,16 +361,13 @@ static int start_memory(struct capture *c, const struct capture_sink *sink, stru
 		int rc = capture_colo_start(c, sink, e);
 		if (rc == 0 || !c->completed_early || c->asked != CAPTURE_AUTO)
 			return rc;
-		capture_migration_end(c);
-		capture_let_run(c);
-		pthread_mutex_lock(&c->lock);
-		c->mode = CAPTURE_BACKGROUND;
-		pthread_mutex_unlock(&c->lock);
-		snprintf(c->reason, sizeof(c->reason), "background snapshots, all memory is read each time: %.200s",
-			 e->text);
-		err_clear(e);
+		change_mode(c, CAPTURE_BACKGROUND, "background snapshots, all memory is read each time", e);
 	}
-	return capture_background_start(c, sink, e);
+	int rc = capture_background_start(c, sink, e);
+	if (rc == 0 || !c->impossible || c->asked != CAPTURE_AUTO || c->memory_only || disk_points_count(c->disks) == 0)
+		return rc;
+	change_mode(c, CAPTURE_DISK, "disks alone", e);
+	return 0;
 }
 
 int capture_start(struct capture *c, const struct capture_sink *sink, struct err *e)

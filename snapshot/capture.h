@@ -36,6 +36,7 @@ struct capture_opts {
 	enum capture_mode mode;
 	uint64_t staging_bytes; /* memory that a checkpoint may take before it has been given on; 0: 256 MiB */
 	bool memory;            /* of CAPTURE_AUTO: with memory, or not at all */
+	bool no_colo;           /* of CAPTURE_AUTO: in another way than COLO */
 	bool quiesce;           /* freeze file systems through the guest agent around the instant */
 	bool allow_tcg_colo;    /* tests alone, with a preload that keeps QEMU alive */
 	const char *folder; /* for overlays, a socket and what of a background snapshot goes beyond staging_bytes; on a file system with space and
@@ -83,8 +84,11 @@ enum capture_mode capture_chosen(const struct capture *c);
 const char *capture_reason(const struct capture *c); /* one sentence for people: what was chosen and why */
 
 /* The first pass. Everything that is there goes to the sink while the VM runs: not an instant, only what the first checkpoint is built upon. For
- * COLO: RAM from the initial pre-copy pass; disks: nothing (dirty bitmaps begin here; the first take gives all that is allocated). `full_disks`
- * false: the peer has the disks as of an earlier bitmap's healing: the first take still gives every allocated block, the sink compares. */
+ * COLO: RAM from the initial pre-copy pass; disks: nothing (dirty bitmaps begin here; the first take gives all that is allocated, and the
+ * sink compares).
+ *
+ * What QEMU says only now: it does not do COLO, or no background snapshots (ERR_LIBVIRT with errnum ENOTSUP, for as long as this QEMU runs).
+ * CAPTURE_AUTO goes on in the next way that it may, and capture_chosen and capture_reason say which. */
 int capture_start(struct capture *c, const struct capture_sink *sink, struct err *e);
 /* One checkpoint into the sink: pages written since the last one (COLO) or all (background); disks: blocks in grains written since the last one
  * (the first: all allocated); files: "header", "device" (memory modes), "xml", "nvram", ... *out is set on success.

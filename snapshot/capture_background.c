@@ -191,13 +191,27 @@ void capture_background_read_on(struct capture *c)
 	fd_read_out(c->sock, READ_ON_IDLE_NS);
 }
 
+/* What QEMU says when the capability is set (its migration_caps_check): of the kernel, of the user that it runs as, or of the VM's memory. None of it
+ * passes while the VM runs. */
+static int set_up(struct capture *c, struct err *e)
+{
+	json_t *params = json_pack("{s:I}", "max-bandwidth", (json_int_t)1 << 40);
+	if (capture_migration_set_up(c, "background-snapshot", params, e) == 0)
+		return 0;
+	c->impossible = strstr(e->text, "ackground-snapshot is not") || strstr(e->text, "does not know the capability");
+	if (c->impossible)
+		e->errnum = ENOTSUP;
+	if (strstr(e->text, "not supported by host kernel"))
+		err_remedy(e, "a QEMU that is not root's needs sysctl vm.unprivileged_userfaultfd=1");
+	return -1;
+}
+
 /* Everything into the stage. */
 static int snapshot(struct capture *c, bool stop_first, struct capture_point *out, struct err *e)
 {
 	char status[32];
 	struct guest_seen before, seen;
-	json_t *params = json_pack("{s:I}", "max-bandwidth", (json_int_t)1 << 40);
-	if (capture_migration_set_up(c, "background-snapshot", params, e) || capture_migration_open(c, e))
+	if (set_up(c, e) || capture_migration_open(c, e))
 		return -1;
 	guest_watch_look(c->watch, &before);
 	capture_arm(c, EXPECT_NS + (int64_t)(c->info.memory_bytes >> 32) * NS_PER_S);

@@ -42,6 +42,7 @@ struct capture {
 	int (*hold)(void *ctx, int fd, bool read_on, struct err *e);
 	void *arm_ctx;
 	enum capture_mode asked;
+	bool memory_only; /* ... and no disks alone in its place */
 
 	pthread_mutex_t lock;
 	bool aborted;              /* lock */
@@ -81,6 +82,7 @@ struct capture {
 	/* background */
 	uint8_t secret[192];
 	uint64_t **hashes;  /* per RAM block and page: of what was given last */
+	bool impossible;    /* QEMU has said that it cannot */
 	bool wait_for_page; /* the VM stands still until the first page comes */
 	bool stopped;       /* by us, not by QEMU */
 	struct capture_go go;

@@ -100,6 +100,22 @@ is_state_or_late() {
 	is_state protected || is_state degraded
 }
 
+# COLO needs KVM, background snapshots userfaultfd, which Debian gives to root alone: what is left are the disks, and it is said why.
+test_disks_alone() {
+	[ "$(cat /proc/sys/vm/unprivileged_userfaultfd)" = 0 ] || skip "everyone may use userfaultfd here"
+	export LAB_QEMU_USER=libvirt-qemu
+	lab purge
+	the_hosts
+	boot vm1 host1 disk=100M data=10 accel=tcg
+	busy vm1 10
+	vmferry_at host1 protect vm1 --to host2 --rpo 5s
+	eventually 30 "the VM is protected" is_state protected
+	[ "$(status_value capture)" = disk ] || fail "captured by $(status_value capture)"
+	[[ $(status_value capture_reason) = "disks alone: "*"vm.unprivileged_userfaultfd=1"* ]] || fail "$(status_value capture_reason)"
+	vmferry_at host1 verify vm1
+	lab purge
+}
+
 # The VM has moved on, and its host is lost: nobody starts it a second time from what it was.
 test_moved_to_a_third() {
 	OTHERS=host3:stock protected_guest

@@ -294,7 +294,7 @@ static int capture(const char *phase, const char *action, bool forever)
 
 	guardian = guardian_start(&opts, &e);
 	const int64_t asked = clock_mono_ns();
-	if (!guardian || guardian_watch(guardian, uuid, false, &e) != 0) {
+	if (!guardian || guardian_watch(guardian, uuid, &e) != 0) {
 		fprintf(stderr, "guardian-agent: %s\n", e.text);
 		return 1;
 	}

@@ -30,10 +30,9 @@ UNUSED static void on_event(void *ctx, const char *type, const char *uuid, json_
 static bool no_guardian;
 static unsigned watches, unwatches;
 
-UNUSED static int on_watch(void *ctx, const char *uuid, bool suspends, struct err *e)
+UNUSED static int on_watch(void *ctx, const char *uuid, struct err *e)
 {
 	(void)ctx;
-	(void)suspends;
 	ck_assert_str_eq(uuid, GUEST_UUID);
 	if (no_guardian)
 		return err_set(e, ERR_REFUSED, "no guardian");

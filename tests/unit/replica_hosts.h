@@ -296,6 +296,8 @@ struct fake {
 	struct machine *m;
 	/* Set and looked at by the test while the protection's thread is at work. */
 	atomic_bool gone, paused, autostart, not_now, fail_take, refuse_memory, busy, crashed, lock_manager, shareable;
+	atomic_bool no_background; /* QEMU says so */
+	bool memory_only;          /* of the capture at hand */
 	atomic_bool no_colo;    /* as of a VM that only background snapshots are possible of */
 	atomic_bool fail_still; /* in the middle of reading it */
 	atomic_uint stills;
@@ -409,7 +411,10 @@ static struct capture *fake_make(struct guest *g, const struct capture_opts *o, 
 	fake.first = true;
 	fake.aborted = false;
 	fake.in_vm = true;
-	fake.mode = o->mode != CAPTURE_AUTO ? o->mode : fake.no_colo ? CAPTURE_BACKGROUND : CAPTURE_COLO;
+	fake.mode = o->mode != CAPTURE_AUTO	? o->mode
+		    : fake.no_colo || o->no_colo ? CAPTURE_BACKGROUND
+						 : CAPTURE_COLO;
+	fake.memory_only = o->memory;
 	return (struct capture *)&fake;
 }
 
@@ -429,6 +434,14 @@ static int fake_start(struct capture *c, const struct capture_sink *sink, struct
 {
 	(void)c;
 	THREAD_LOCKED(&fake.lock);
+	if (fake.mode == CAPTURE_BACKGROUND && fake.no_background) {
+		err_set(e, ERR_LIBVIRT, "Background-snapshot is not supported by host kernel");
+		e->errnum = ENOTSUP;
+		if (fake.memory_only)
+			return -1;
+		err_clear(e);
+		fake.mode = CAPTURE_DISK;
+	}
 	return fake.mode == CAPTURE_DISK ? 0 : machine_give(fake.m, sink, true, false, false, e);
 }
 

@@ -46,6 +46,7 @@ struct fake {
 	atomic_bool gone;    /* QEMU has ended: nobody answers */
 	atomic_bool crashed; /* what does not run has panicked, and is kept */
 	bool paused_by_user, kvm, lock_manager;
+	bool no_userfaultfd; /* the user that QEMU runs as may not */
 	unsigned minor, micro, major;
 	char status[32];
 	bool x_colo, background;
@@ -340,7 +341,7 @@ static json_t *fake_capabilities(struct fake *f)
 			 "background-snapshot", "state", f->background, "capability", "events", "state", 1);
 }
 
-static void fake_set_capabilities(struct fake *f, const json_t *args)
+static int fake_set_capabilities(struct fake *f, const json_t *args, struct err *e)
 {
 	size_t at;
 	json_t *one;
@@ -349,9 +350,12 @@ static void fake_set_capabilities(struct fake *f, const json_t *args)
 		bool on = json_is_true(json_object_get(one, "state"));
 		if (!strcmp(name, "x-colo"))
 			f->x_colo = on;
+		if (!strcmp(name, "background-snapshot") && on && f->no_userfaultfd)
+			return err_set(e, ERR_LIBVIRT, "QMP: Background-snapshot is not supported by host kernel");
 		if (!strcmp(name, "background-snapshot"))
 			f->background = on;
 	}
+	return 0;
 }
 
 static void fake_join(struct fake *f)
@@ -391,7 +395,7 @@ static int fake_qmp(void *ctx, const char *command, json_t *args, int fd, json_t
 	else if (!strcmp(command, "query-migrate-capabilities"))
 		r = fake_capabilities(f);
 	else if (!strcmp(command, "migrate-set-capabilities"))
-		fake_set_capabilities(f, args);
+		rc = fake_set_capabilities(f, args, e);
 	else if (!strcmp(command, "migrate-set-parameters") && json_object_get(args, "x-checkpoint-delay") &&
 		 !strcmp(f->status, "colo"))
 		f->kicked = true;

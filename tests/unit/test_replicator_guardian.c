@@ -475,6 +475,7 @@ START_TEST(a_stream_to_be_read_on_is_not_shut)
 	fd_close(&stream[1]);
 	ck_assert_uint_eq(agent_ends(f), 0);
 	ck_assert_uint_eq(f->n, 1);
+	ck_assert(f->notes[0].order.armed && f->notes[0].order.background);
 	finish(f);
 }
 END_TEST
@@ -630,22 +631,27 @@ START_TEST(a_session_is_told)
 {
 	struct agent *a = agent();
 	struct err e = ERR_INIT;
+	int stream[2];
 
-	ck_assert_int_eq(guardian_watch(a->g, "no uuid", false, &e), -1);
+	ck_assert_int_eq(guardian_watch(a->g, "no uuid", &e), -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
-	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
-	ck_assert_msg(guardian_watch(a->g, VM2, true, &e) == 0, "%s", e.text);
-	ck_assert_int_eq(guardian_watch(a->g, VM1, false, &e), -1);
+	ck_assert_msg(guardian_watch(a->g, VM1, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM2, &e) == 0, "%s", e.text);
+	ck_assert_int_eq(guardian_watch(a->g, VM1, &e), -1);
 	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	guardian_arm(a->g, VM1, clock_mono_ns() + 10 * NS_PER_S);
 	guardian_disarm(a->g, VM1);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, stream), 0);
+	ck_assert_msg(guardian_hold(a->g, VM2, stream[0], true, &e) == 0, "%s", e.text);
+	fd_close(&stream[1]);
 	guardian_arm(a->g, VM2, clock_mono_ns() + 100 * MS);
 	ck_assert_uint_eq(freed(a, 100 * MS + SLACK), 1);
+	fd_close(&stream[0]);
 	ck_assert_str_eq(a->last, VM2);
 	ck_assert_int_eq(a->how, GUARDIAN_END_FREED);
-	ck_assert(in_diary(a->diary, VM2 " agent-late armed=1 suspends=1"));
+	ck_assert(in_diary(a->diary, VM2 " agent-late armed=1 background=1"));
 	guardian_unwatch(a->g, VM2); /* fine, and */
-	ck_assert_msg(guardian_watch(a->g, VM2, false, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM2, &e) == 0, "%s", e.text);
 	guardian_unwatch(a->g, VM1);
 	guardian_unwatch(a->g, VM2);
 	const pid_t pid = guardian_pid(a->g);
@@ -662,13 +668,13 @@ START_TEST(a_vm_that_is_given_away)
 	struct err e = ERR_INIT;
 
 	/* It stands still, far longer than a pause may last: nobody lets it go, and that is known. */
-	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM1, &e) == 0, "%s", e.text);
 	guardian_arm(a->g, VM1, clock_mono_ns() + 300 * NS_PER_S);
 	ck_assert_msg(guardian_part(a->g, VM1, &e) == 0, "%s", e.text);
 	ck_assert_uint_eq(freed(a, 50 * MS), 0);
 	ck_assert_int_eq(guardian_part(a->g, VM1, &e), -1); /* it is not watched any more: not known */
 	/* One that was let go before it was asked, */
-	ck_assert_msg(guardian_watch(a->g, VM2, false, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM2, &e) == 0, "%s", e.text);
 	guardian_arm(a->g, VM2, clock_mono_ns());
 	if (_i == 1)
 		ck_assert_uint_eq(freed(a, SLACK), 1);
@@ -683,7 +689,7 @@ START_TEST(a_vm_that_is_given_away)
 	ck_assert_int_eq(rc < 0, in_diary(a->diary, VM2 " agent-late"));
 	ck_assert(_i == 0 || rc < 0);
 	/* Watched anew it is as any other. */
-	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM1, &e) == 0, "%s", e.text);
 	guardian_unwatch(a->g, VM1);
 	agent_free(a);
 }
@@ -694,8 +700,8 @@ START_TEST(a_guardian_that_dies_is_started_again)
 	struct agent *a = agent();
 	struct err e = ERR_INIT;
 
-	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
-	ck_assert_msg(guardian_watch(a->g, VM2, false, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM1, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM2, &e) == 0, "%s", e.text);
 	const pid_t pid = guardian_pid(a->g);
 	/* Later than the second a guardian may have to wait for its next start. */
 	guardian_arm(a->g, VM1, clock_mono_ns() + 1500 * MS);
@@ -717,7 +723,7 @@ START_TEST(a_guardian_that_hangs_is_replaced)
 	struct agent *a = agent();
 	struct err e = ERR_INIT;
 
-	ck_assert_msg(guardian_watch(a->g, VM1, false, &e) == 0, "%s", e.text);
+	ck_assert_msg(guardian_watch(a->g, VM1, &e) == 0, "%s", e.text);
 	const pid_t pid = guardian_pid(a->g);
 	ck_assert_int_eq(kill(pid, SIGSTOP), 0);
 	const int64_t since = clock_mono_ns();
@@ -748,7 +754,7 @@ static pid_t doomed_agent(char *diary, size_t size, int sig)
 	if (pid == 0) {
 		struct agent *a = agent();
 		struct err e = ERR_INIT;
-		if (guardian_watch(a->g, VM1, false, &e) != 0 || guardian_watch(a->g, VM2, false, &e) != 0)
+		if (guardian_watch(a->g, VM1, &e) != 0 || guardian_watch(a->g, VM2, &e) != 0)
 			_exit(1);
 		guardian_arm(a->g, VM1, clock_mono_ns() + 300 * MS);
 		if (write(pipe_fds[1], a->diary, sizeof a->diary) != sizeof a->diary)
@@ -816,9 +822,9 @@ static int diary_free(void *ctx, void **vm, const uint8_t u[16], const struct gu
 	(void)vm;
 	const int n = snprintf(
 		line, sizeof line,
-		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x %s armed=%d suspends=%d\n", u[0],
+		"%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x %s armed=%d background=%d\n", u[0],
 		u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15],
-		guard_cause_name(o->cause), o->armed, o->suspends);
+		guard_cause_name(o->cause), o->armed, o->background);
 	*runs = true;
 	return fd_write_full(fd, line, (size_t)n, e);
 }

@@ -147,6 +147,28 @@ START_TEST(colo_is_tried_again)
 }
 END_TEST
 
+/* COLO's pauses are too long, and QEMU can take no background snapshots. i = 0: disks alone, and that is said. 1: with memory, or not at all: COLO. */
+START_TEST(there_is_no_other_way)
+{
+	json_t *record = record_of(100, _i == 1 ? "memory" : "auto");
+
+	json_object_set_new(record, "max_pause_ms", json_integer(10));
+	colo_again_ns = 3600 * NS_PER_S;
+	fake.pause_ns = 50 * NS_PER_MS;
+	fake.no_background = true;
+	protect_as(record);
+	if (_i == 0) {
+		EVENTUALLY(capture_is(CAPTURE_DISK, "\"capture\":\"disk\""));
+		ck_assert_ptr_nonnull(strstr(shown, "COLO's pauses were over the budget"));
+		return;
+	}
+	EVENTUALLY(capture_is(CAPTURE_COLO, "\"capture\":\"colo\"") && fake.made >= 3);
+	const unsigned made = fake.made;
+	EVENTUALLY(number("points") >= 12);
+	ck_assert_uint_eq(fake.made, made); /* and no more tries */
+}
+END_TEST
+
 /* And not replicated in another way than was asked for. */
 START_TEST(a_mode_that_cannot_be_is_refused_at_once)
 {
@@ -496,6 +518,7 @@ int main(void)
 	tcase_add_test(t, a_vm_that_was_let_go_is_protected_again);
 	tcase_add_test(t, nothing_is_paused_without_a_guardian);
 	tcase_add_loop_test(t, colo_is_tried_again, 0, 3);
+	tcase_add_loop_test(t, there_is_no_other_way, 0, 2);
 	tcase_add_test(t, a_mode_that_cannot_be_is_refused_at_once);
 	tcase_add_test(t, one_that_has_crashed_stays_here);
 	tcase_add_test(t, memory_alone_is_refused_without_a_guardian);

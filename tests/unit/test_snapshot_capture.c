@@ -343,6 +343,30 @@ START_TEST(background_is_read_to_its_end)
 }
 END_TEST
 
+/* Said by QEMU when it is asked for the first time. Without disks there is no other way. */
+START_TEST(background_is_not_possible)
+{
+	static const enum capture_mode modes[] = { CAPTURE_AUTO, CAPTURE_AUTO, CAPTURE_BACKGROUND };
+	set_up();
+	const struct capture_opts o = { .mode = modes[_i],
+					.memory = _i == 1,
+					.no_colo = true,
+					.arm = on_arm,
+					.ctx = &told,
+					.folder = "/tmp" };
+	fake.no_userfaultfd = true;
+	struct capture *c = capture_new(&fake.guest, &o, &e);
+	ck_assert_msg(c != NULL, "%s", e.text);
+	ck_assert_int_eq(capture_chosen(c), CAPTURE_BACKGROUND);
+	ck_assert_ptr_null(strstr(capture_reason(c), "COLO"));
+	ck_assert_int_eq(capture_start(c, &sink, &e), -1);
+	ck_assert_int_eq(e.errnum, ENOTSUP);
+	ck_assert_ptr_nonnull(strstr(e.text, "not supported by host kernel"));
+	ck_assert_ptr_nonnull(strstr(e.remedy, "vm.unprivileged_userfaultfd=1"));
+	tear_down(c);
+}
+END_TEST
+
 /* Who asks for memory gets no disks alone; "auto" may, and says so. */
 START_TEST(memory_or_nothing)
 {
@@ -641,6 +665,7 @@ int main(void)
 	tcase_add_loop_test(tc, background_gives_what_changed, 0, 2);
 	tcase_add_loop_test(tc, background_torn, FAKE_IN_HEAD, FAKE_BEFORE_REQUEST);
 	tcase_add_loop_test(tc, background_is_read_to_its_end, 0, 5);
+	tcase_add_loop_test(tc, background_is_not_possible, 0, 3);
 	tcase_add_test(tc, memory_or_nothing);
 	tcase_add_loop_test(tc, user_pause_is_respected, 0, 2);
 	tcase_add_loop_test(tc, file_systems_are_frozen_at_the_instant_alone, 0, 2);

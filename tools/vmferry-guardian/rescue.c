@@ -154,7 +154,7 @@ static int learn(struct rescue *r, struct err *e)
 	if (virDomainGetState(r->dom, &state, &reason, 0) != 0)
 		return virt_error(e, "state of the VM");
 	r->by_user = state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_USER &&
-		     !(r->order->armed && r->order->suspends);
+		     !(r->order->armed && r->order->background);
 	r->known = true;
 	return 0;
 }

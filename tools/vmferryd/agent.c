@@ -181,10 +181,10 @@ static struct guest *open_guest(void *ctx, const char *vm, struct err *e)
 	return migrator_open_guest(a->migrator, vm, e);
 }
 
-static int watch(void *ctx, const char *uuid, bool suspends, struct err *e)
+static int watch(void *ctx, const char *uuid, struct err *e)
 {
 	const struct agent *a = ctx;
-	return guard_watch(a->guard, uuid, suspends, e);
+	return guard_watch(a->guard, uuid, e);
 }
 
 static int hold(void *ctx, const char *uuid, int fd, bool read_on, struct err *e)

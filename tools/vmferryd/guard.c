@@ -60,9 +60,9 @@ static int missing(const struct guard *g, struct err *e)
 	return err_remedy(e, "%s", g->why.remedy);
 }
 
-int guard_watch(struct guard *g, const char *uuid, bool suspends, struct err *e)
+int guard_watch(struct guard *g, const char *uuid, struct err *e)
 {
-	return g->guardian ? guardian_watch(g->guardian, uuid, suspends, e) : missing(g, e);
+	return g->guardian ? guardian_watch(g->guardian, uuid, e) : missing(g, e);
 }
 
 int guard_hold(struct guard *g, const char *uuid, int fd, bool read_on, struct err *e)

@@ -23,7 +23,7 @@ void guard_stop(struct guard *g);
 void guard_tell(struct guard *g, struct replicator *r);
 
 /* replicator_opts' callbacks, with the guard first. */
-int guard_watch(struct guard *g, const char *uuid, bool suspends, struct err *e);
+int guard_watch(struct guard *g, const char *uuid, struct err *e);
 int guard_hold(struct guard *g, const char *uuid, int fd, bool read_on, struct err *e);
 void guard_arm(struct guard *g, const char *uuid, int64_t deadline_ns);
 void guard_unwatch(struct guard *g, const char *uuid);
