@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define LOG_AGAIN_NS (60 * NS_PER_S)
+#define SAY_AGAIN_NS (120 * NS_PER_S)
 
 static bool one_of(const char *list, const char *state)
 {
@@ -302,12 +303,34 @@ void protection_event(struct protection *p, const char *type, const char *reason
 					"reason", reason));
 }
 
-/* Reasons have figures in them, which are other ones with each point. */
+/* Reasons have figures in them, which are other ones with each point; names of hosts have them, too. */
 static bool is_same_but_for_figures(const char *a, const char *b)
 {
-	const size_t n = strcspn(a, "0123456789");
+	static const char figures[] = "0123456789.";
 
-	return n == strcspn(b, "0123456789") && strncmp(a, b, n) == 0;
+	for (;;) {
+		const size_t n = strcspn(a, figures);
+
+		if (n != strcspn(b, figures) || strncmp(a, b, n) != 0)
+			return false;
+		a += n, b += n;
+		if (!*a || !*b)
+			return *a == *b;
+		a += strspn(a, figures);
+		b += strspn(b, figures);
+	}
+}
+
+/* It has begun, or there is another reason for it: who was told of a link that is down has still to hear of a disk that is full. */
+static bool degraded_is_news_locked(struct protection *p, bool other, const char *reason, int64_t now)
+{
+	const int64_t again = p->opts.say_again_ns ? p->opts.say_again_ns : SAY_AGAIN_NS;
+
+	if (!other && (is_same_but_for_figures(p->said_reason, reason) || now - p->said_ns < again))
+		return false;
+	snprintf(p->said_reason, sizeof(p->said_reason), "%.899s", reason);
+	p->said_ns = now;
+	return true;
 }
 
 void protection_set_state(struct protection *p, const char *state, const char *reason)
@@ -323,7 +346,7 @@ void protection_set_state(struct protection *p, const char *state, const char *r
 		      (strcmp(p->reason, reason) != 0 && now - p->logged_ns > LOG_AGAIN_NS);
 		if (log)
 			p->logged_ns = now;
-		if (other && strcmp(state, "degraded") == 0) {
+		if (strcmp(state, "degraded") == 0 && degraded_is_news_locked(p, other, reason, now)) {
 			type = "protection.degraded";
 			p->degraded_said = true;
 		} else if (other && strcmp(state, "protected") == 0) {

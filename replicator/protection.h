@@ -58,6 +58,7 @@ struct protection_opts {
 	int64_t watch_owner_ns; /* how often a VM that is not ours to run is looked at, and (5 times that) the peer is asked while paused; 0: 2 s */
 	int64_t retry_ns; /* the first wait after a failure; 0: 1 s. Doubles up to 15 times that */
 	int64_t colo_again_ns; /* how long after COLO was given up for its pauses it is tried again, doubling up to 64 times that; 0: 15 min */
+	int64_t say_again_ns; /* how long after "degraded" was an event another reason for it may be one; 0: 2 min */
 	struct replicas *replicas; /* what this host keeps itself: a VM that was promoted here later than our record is left alone. May be NULL */
 	/* A guest to be freed by guest_free. ERR_REFUSED with errnum ENOENT: it is shut off or not there. */
 	struct guest *(*open_guest)(void *ctx, const char *uuid, struct err *e);

@@ -71,6 +71,8 @@ struct protection {
 	double throughput; /* on the wire, bytes per second: of the last point, over the time since the one before */
 	struct pace pace;
 	bool degraded_said;
+	char said_reason[900]; /* with the last event of that, and when */
+	int64_t said_ns;
 
 	/* of the guardian (protection_watch.c) */
 	int64_t armed_ns;         /* the VM stands still, until then at most; 0: it runs */

@@ -159,7 +159,7 @@ UNUSED static int on_start(void *ctx, const char *uuid, struct err *e)
 
 static const struct boot_calls boot = { on_autostart, on_id, on_start };
 
-static int64_t colo_again_ns;
+static int64_t colo_again_ns, say_again_ns;
 
 UNUSED static struct protection_opts opts(void)
 {
@@ -177,6 +177,7 @@ UNUSED static struct protection_opts opts(void)
 		.retry_ns = 50 * NS_PER_MS,
 		.watch_owner_ns = 100 * NS_PER_MS,
 		.colo_again_ns = colo_again_ns,
+		.say_again_ns = say_again_ns,
 		.open_guest = fake_open,
 		.watch = on_watch,
 		.unwatch = on_unwatch,
@@ -333,7 +334,7 @@ UNUSED static void setup(void)
 	parting = PART_GOOD;
 	host_hook_refused = false;
 	host_refuses = 0;
-	colo_again_ns = 0;
+	colo_again_ns = say_again_ns = 0;
 	host_autostart = host_unknown = host_settled = host_answers_late = host_asked_late = false;
 	host_boots = host_starts = host_asked = host_failing = 0;
 }
