@@ -1,6 +1,7 @@
 #include "config/config_replicate.h"
 
 #include "base/mem.h"
+#include "base/units.h"
 #include "config/nearest.h"
 
 #include <stdlib.h>
@@ -160,6 +161,19 @@ static void check_target(struct loader *l, const struct config_protection *p, co
 			       protection_keys[TO].allowed);
 }
 
+static void check_every(struct loader *l, const struct config_protection *p, const char *where,
+			const config_setting_t *s)
+{
+	const config_setting_t *at = config_setting_lookup((config_setting_t *)(uintptr_t)s, "schedule.every");
+	char every[32], rpo[32];
+	if (at && p->every > p->rpo)
+		loader_problem(l, at,
+			       "%s.schedule.every: %s is longer than the rpo of %s, which cannot be held then "
+			       "(allowed: at most the rpo)",
+			       where, units_format_duration(p->every, every, sizeof(every)),
+			       units_format_duration(p->rpo, rpo, sizeof(rpo)));
+}
+
 static void preset_keep(struct config_protection *p)
 {
 	struct err never = ERR_INIT;
@@ -181,6 +195,8 @@ static void load_protection(struct loader *l, struct config_protection *p, const
 		loader_problem(l, s, "%s: has no to (allowed: %s)", where, protection_keys[TO].allowed);
 	if (clean && p->to)
 		check_target(l, p, where, s);
+	if (clean)
+		check_every(l, p, where, s);
 	p->vm = p->vm ? p->vm : mem_strdup("");
 	p->to = p->to ? p->to : mem_strdup("");
 }

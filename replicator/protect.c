@@ -1,5 +1,6 @@
 #include "replicator/protect.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "replicator/courier.h"
 #include "replicator/epoch.h"
@@ -301,6 +302,17 @@ static int check_mode(const struct guest_info *info, const json_t *record, struc
 	return capture_possible(info, m, memory, e) < 0 ? err_wrap(e, "%s", info->name) : 0;
 }
 
+/* Of what is said now, and what was said before or goes without saying. */
+static int check_schedule(const struct guest_info *info, const json_t *args, const json_t *old, struct err *e)
+{
+	const json_t *schedule = json_object_get(args, "schedule");
+
+	if (!schedule || json_is_null(schedule))
+		schedule = json_object_get(old, "schedule");
+	const int64_t rpo_ms = field_int(args, "rpo_ms", field_int(old, "rpo_ms", DEFAULT_RPO_MS));
+	return schedule_check_rpo(schedule, rpo_ms * NS_PER_MS, e) < 0 ? err_wrap(e, "%s", info->name) : 0;
+}
+
 static int protect(struct protections *t, const struct guest_info *info, const json_t *args, json_t **result,
 		   struct err *e)
 {
@@ -308,7 +320,7 @@ static int protect(struct protections *t, const struct guest_info *info, const j
 	json_t *old = NULL, *findings = NULL;
 
 	(void)protections_have(t, info->uuid, &old);
-	json_t *record = make_record(o, info, args, old, e);
+	json_t *record = check_schedule(info, args, old, e) < 0 ? NULL : make_record(o, info, args, old, e);
 	int rc = record ? check_mode(info, record, e) : -1;
 	if (rc == 0 && !old && (rc = check_disks(info, e)) == 0)
 		rc = check_fits(o, info, field_text(args, "host"), &findings, e);

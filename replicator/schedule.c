@@ -1,6 +1,7 @@
 #include "replicator/schedule.h"
 
 #include "base/clock.h"
+#include "base/units.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -52,6 +53,21 @@ int schedule_check(const json_t *schedule, struct err *e)
 			return -1;
 	}
 	return 0;
+}
+
+int schedule_check_rpo(const json_t *schedule, int64_t rpo_ns, struct err *e)
+{
+	const int64_t every_ns = json_integer_value(json_object_get(schedule, "every_ms")) * NS_PER_MS;
+	char every[32], rpo[32];
+
+	if (every_ns <= rpo_ns)
+		return 0;
+	err_set(e, ERR_CONFIG, "with a checkpoint every %s an RPO of %s cannot be held",
+		units_format_duration(every_ns, every, sizeof(every)), units_format_duration(rpo_ns, rpo, sizeof(rpo)));
+	return err_remedy(e,
+			  "an interval of at most %s, or an RPO of %s and more; without --every the interval is what "
+			  "the RPO asks for",
+			  rpo, every);
 }
 
 static bool holds(const json_t *w, int minute)

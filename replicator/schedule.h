@@ -17,6 +17,8 @@ struct schedule_now {
 
 /* ERR_CONFIG. NULL and null are fine. */
 int schedule_check(const json_t *schedule, struct err *e);
+/* ERR_CONFIG if the interval outside of all windows is longer than the RPO, which could not be held then. Within a window it may be: whoever says that means it. */
+int schedule_check_rpo(const json_t *schedule, int64_t rpo_ns, struct err *e);
 /* bandwidth: outside of all windows. The first window that holds the minute counts; one with from > to goes over midnight. */
 struct schedule_now schedule_at(const json_t *schedule, unsigned minute, uint64_t bandwidth);
 

@@ -35,13 +35,13 @@ END_TEST
 
 START_TEST(everything)
 {
-	expect("vm = \"web1\"; to = \"dr1\"; rpo = \"1s\"; mode = \"disk\"; keep = { last = 1; hourly = 2; daily = 3; "
+	expect("vm = \"web1\"; to = \"dr1\"; rpo = \"2s\"; mode = \"disk\"; keep = { last = 1; hourly = 2; daily = 3; "
 	       "size = \"1KiB\"; };"
 	       "quiesce = true; max_pause = \"40ms\"; bandwidth = \"unlimited\"; schedule = { every = \"2s\"; windows "
 	       "= ("
 	       "{ from = \"22:00\"; to = \"06:05\"; bandwidth = \"1G\"; }, { from = \"06:05\"; to = \"07:00\"; every = "
 	       "\"100ms\"; } ); };",
-	       "{\"vm\":\"web1\",\"host\":\"dr1\",\"rpo_ms\":1000,\"mode\":\"disk\",\"keep\":{\"last\":1,\"hourly\":2,"
+	       "{\"vm\":\"web1\",\"host\":\"dr1\",\"rpo_ms\":2000,\"mode\":\"disk\",\"keep\":{\"last\":1,\"hourly\":2,"
 	       "\"daily\":3,"
 	       "\"max_bytes\":1024},\"quiesce\":true,\"max_pause_ms\":40,\"bandwidth\":0,\"schedule\":{\"every_ms\":"
 	       "2000,\"windows\":["

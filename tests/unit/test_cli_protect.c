@@ -15,6 +15,8 @@ START_TEST(usage)
 	EXPECT(2, "", "to which host?", "protect", "web1");
 	EXPECT(2, "", "one argument too many", "protect", "web1", "web2", "--to=dr1");
 	EXPECT(2, "", "--rpo: 10ms is out of range (allowed: 100ms to 1d)", "protect", "web1", "--to=dr1", "--rpo=10ms");
+	EXPECT(2, "", "--every: 10.0 s is longer than --rpo, 5.0 s, which could not be held (allowed: at most --rpo)",
+	       "protect", "web1", "--to=dr1", "--every=10s", "--rpo=5s");
 	EXPECT(2, "", "did you mean \"colo\"?", "protect", "web1", "--to=dr1", "--mode=cool");
 	EXPECT(2, "", "did you mean \"daily\"?", "protect", "web1", "--to=dr1", "--keep=dayly=3");
 	EXPECT(2, "", "last: \"0\" is out of range (allowed: 1 to 10000)", "protect", "web1", "--to=dr1",

@@ -153,7 +153,7 @@ START_TEST(replication_in_full)
 		"= \"40ms\";\n"
 		"  fencing_command = [ \"/bin/fence\", \"off\" ]; fencing_timeout = \"5s\";\n"
 		"  seed_folders = [ \"/srv/seeds\", \"/old\" ]; };\n"
-		"protections = ( { vm = \"web 1\"; to = \"dr1\"; rpo = \"1s\"; mode = \"colo\"; quiesce = true;\n"
+		"protections = ( { vm = \"web 1\"; to = \"dr1\"; rpo = \"5s\"; mode = \"colo\"; quiesce = true;\n"
 		"    keep = { last = 3; hourly = 0; size = \"50GiB\"; }; max_pause = \"20ms\"; bandwidth = \"200M\";\n"
 		"    schedule = { every = \"5s\"; windows = ( { from = \"22:00\"; to = \"06:30\"; bandwidth = "
 		"\"unlimited\"; },\n"
@@ -172,7 +172,7 @@ START_TEST(replication_in_full)
 	const struct config_protection *p = config_protection_find(c, "web 1");
 	ck_assert_ptr_eq(p, &c->protections[0]);
 	ck_assert_str_eq(p->to, "dr1");
-	ck_assert_int_eq(p->rpo, 1000 * ms);
+	ck_assert_int_eq(p->rpo, 5000 * ms);
 	ck_assert_str_eq(p->mode, "colo");
 	ck_assert(p->quiesce);
 	ck_assert_int_eq(p->max_pause, 20 * ms);
@@ -207,7 +207,7 @@ START_TEST(replication_in_full)
 		      described);
 	ck_assert_msg(strstr(described, "replication.seed_folders = [ \"/srv/seeds\", \"/old\" ]\n") != NULL, "%s",
 		      described);
-	ck_assert_msg(strstr(described, "protection web 1 = to \"dr1\" rpo \"1s\" mode \"colo\" quiesce true") != NULL,
+	ck_assert_msg(strstr(described, "protection web 1 = to \"dr1\" rpo \"5s\" mode \"colo\" quiesce true") != NULL,
 		      "%s", described);
 	ck_assert_msg(strstr(described, "window: from \"22:00\" to \"06:30\" bandwidth \"unlimited\"") != NULL, "%s",
 		      described);
@@ -374,6 +374,12 @@ static const struct {
 	{ DR1 "protections = ( { vm = \"web1\"; to = \"dr1\"; },\n { vm = \"web1\"; to = \"dr1\"; } );",
 	  "test.conf:2: protections[1].vm: \"web1\" is there twice (allowed: one entry per VM)" },
 	{ PROTECT("rpo = \"50ms\";"), "test.conf:2: protections[0].rpo: 50ms is out of range (allowed: 100ms to 1d)" },
+	{ PROTECT("schedule = { every = \"6s\"; };"),
+	  "test.conf:2: protections[0].schedule.every: 6.0 s is longer than the rpo of 5.0 s, "
+	  "which cannot be held then (allowed: at most the rpo)" },
+	{ PROTECT("rpo = \"1s\"; schedule = { every = \"2s\"; };"),
+	  "test.conf:2: protections[0].schedule.every: 2.0 s is longer than the rpo of 1.0 s, "
+	  "which cannot be held then (allowed: at most the rpo)" },
 	{ PROTECT("rpo = 1;"),
 	  "test.conf:2: protections[0].rpo: is an integer, must be a string in quotes (allowed: 100ms to 1d)" },
 	{ PROTECT("rop = \"1s\";"), "test.conf:2: protections[0].rop: unknown key; did you mean \"rpo\"?" },

@@ -86,7 +86,20 @@ START_TEST(protect_is_refused_where_it_must_be)
 	HAS(e.text, "disk vda of web1 is shared with other VMs");
 	err_clear(&e);
 	fake.shareable = false;
+	/* Beside the RPO that goes without saying; and beside one that was said before. */
+	ck_assert_int_eq(ask(replicator_protect,
+			     "{\"vm\":\"web1\",\"host\":\"host2\",\"schedule\":{\"every_ms\":6000}}", NULL, &e),
+			 -1);
+	ck_assert_int_eq(e.cls, ERR_CONFIG);
+	HAS(e.text, "web1: with a checkpoint every 6.0 s an RPO of 5.0 s cannot be held");
+	err_clear(&e);
 	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	ck_assert_int_eq(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"schedule\":{\"every_ms\":400}}",
+			     NULL, &e),
+			 -1);
+	HAS(e.text, "an RPO of 300 ms cannot be held");
+	err_clear(&e);
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"schedule\":{\"every_ms\":200}}", NULL, &e), e);
 	wait_state("protected");
 	OK(ask(replicator_unprotect, "{\"vm\":\"web1\"}", NULL, &e), e);
 	/* The replica stayed, and was taken over. */

@@ -95,6 +95,21 @@ START_TEST(what_is_wrong_is_refused)
 }
 END_TEST
 
+START_TEST(an_interval_that_cannot_hold_the_rpo)
+{
+	struct err e = ERR_INIT;
+	json_t *o = parsed(nights); /* 5 s; 60 s in a window */
+	ck_assert_int_eq(schedule_check_rpo(o, 5 * S, &e), 0);
+	ck_assert_int_eq(schedule_check_rpo(o, 5 * S - 1, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_CONFIG);
+	ck_assert_int_eq(schedule_check_rpo(NULL, S, &e), 0);
+	json_decref(o);
+	o = json_object();
+	ck_assert_int_eq(schedule_check_rpo(o, S, &e), 0);
+	json_decref(o);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("replicator_schedule");
@@ -102,6 +117,7 @@ int main(void)
 	tcase_add_loop_test(t, windows_of_the_day, 0, (int)(sizeof(moments) / sizeof(moments[0])));
 	tcase_add_test(t, every_minute_is_in_or_out);
 	tcase_add_test(t, no_schedule);
+	tcase_add_test(t, an_interval_that_cannot_hold_the_rpo);
 	tcase_add_loop_test(t, what_is_wrong_is_refused, 0, (int)(sizeof(wrong) / sizeof(wrong[0])));
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);

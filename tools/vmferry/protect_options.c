@@ -47,7 +47,8 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "bandwidth", OPT_BANDWIDTH, "RATE", 0,
 	  "At most so many bits per second on the wire: 500M, 1G; or \"unlimited\"", 0 },
-	{ "every", OPT_EVERY, "TIME", 0, "Time between checkpoints (100ms to 1d; default: as the RPO asks)", 0 },
+	{ "every", OPT_EVERY, "TIME", 0, "Time between checkpoints (100ms to 1d, at most --rpo; default: as that asks)",
+	  0 },
 	{ "window", OPT_WINDOW, "HH:MM-HH:MM=RATE", 0,
 	  "Hours of the day with a bandwidth of their own, in local time: 22:00-06:00=1G. May be given several times",
 	  0 },
@@ -205,6 +206,19 @@ static void add_seed(struct argp_state *state, const char *arg)
 	json_object_set_new(seed, disk, json_string(file));
 }
 
+/* The agent knows what was said before, and refuses it too. */
+static void check_every(struct argp_state *state)
+{
+	const json_t *every = json_object_get(json_object_get(state->input, "schedule"), "every_ms"),
+		     *rpo = json_object_get(state->input, "rpo_ms");
+	char a[32], b[32];
+	if (every && rpo && json_integer_value(every) > json_integer_value(rpo))
+		argp_error(state,
+			   "--every: %s is longer than --rpo, %s, which could not be held (allowed: at most --rpo)",
+			   units_format_duration(json_integer_value(every) * NS_PER_MS, a, sizeof(a)),
+			   units_format_duration(json_integer_value(rpo) * NS_PER_MS, b, sizeof(b)));
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	switch (key) {
@@ -241,6 +255,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_END:
 		if (!json_object_get(state->input, "host"))
 			argp_error(state, "to which host? (--to HOST)");
+		check_every(state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
