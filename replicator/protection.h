@@ -92,6 +92,9 @@ json_t *protection_status(struct protection *p); /* new reference */
 
 /* Any thread. The guardian has let the VM run: the capture ends, an event and the state say so, and the next begins by itself. */
 void protection_rescued(struct protection *p, enum guardian_end how);
+/* Any thread. The VM stood still for a checkpoint at since_ns (monotonic) or later, or so shortly before that libvirt may not have said by then that it
+ * runs again: it goes on by itself. Not of one that is being handed over. */
+bool protection_pauses(struct protection *p, int64_t since_ns);
 /* To be called every second or so: ends a capture that gets nowhere. */
 void protection_look(struct protection *p, int64_t now_ns);
 

@@ -76,6 +76,7 @@ struct protection {
 
 	/* of the guardian (protection_watch.c) */
 	int64_t armed_ns;         /* the VM stands still, until then at most; 0: it runs */
+	int64_t let_go_ns; /* monotonic: when its last pause for a checkpoint was over; 0: never, or it is handed over */
 	int64_t expected_ns;      /* the pause that the last deadline allowed */
 	int64_t patience_ns;      /* pauses were longer than expected: what is expected since; 0 */
 	bool late, rescued, hung; /* this capture */

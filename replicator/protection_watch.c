@@ -15,6 +15,7 @@
 #define LEAST_PAUSE_NS (100 * NS_PER_MS) /* no pause is so long that it would be less than this */
 #define FIRST_PAUSE_NS (500 * NS_PER_MS) /* before there were any */
 #define MOST_PAUSE_NS (8 * NS_PER_S)
+#define SEEN_NS (500 * NS_PER_MS) /* by then libvirt has heard from QEMU that a VM runs again */
 #define TOLD_NS (2 * NS_PER_S)
 #define HANG_NS (90 * NS_PER_S) /* more than capture's own patience in any one place */
 
@@ -48,15 +49,25 @@ void protection_watch_arm(void *ctx, bool on, int64_t expect_ns)
 		if (on) {
 			if (expect_ns != CAPTURE_HELD_NS)
 				p->late = false;
+			else
+				p->let_go_ns = 0;
 			p->expected_ns = pause_locked(p, expect_ns);
 			deadline_ns = now + p->expected_ns + GUARDIAN_GRACE_NS;
 		} else if (p->armed_ns && now >= p->armed_ns) {
 			p->late = true;
 		}
+		if (!on && p->armed_ns && p->expected_ns != CAPTURE_HELD_NS)
+			p->let_go_ns = now;
 		p->armed_ns = deadline_ns;
 	}
 	if (p->opts.arm && p->watched)
 		p->opts.arm(p->opts.ctx, p->uuid, deadline_ns);
+}
+
+bool protection_pauses(struct protection *p, int64_t since_ns)
+{
+	THREAD_LOCKED(&p->lock);
+	return p->armed_ns ? p->expected_ns != CAPTURE_HELD_NS : p->let_go_ns && p->let_go_ns + SEEN_NS >= since_ns;
 }
 
 int protection_watch_hold(void *ctx, int fd, bool read_on, struct err *e)

@@ -249,6 +249,27 @@ int replicator_verify(struct replicator *r, const json_t *args,
 				  : ask_peer(r, "verify", field_text(args, "vm"), result, e);
 }
 
+void replicator_see_through(struct replicator *r, json_t *vms, int64_t since_ns)
+{
+	size_t i;
+	json_t *vm;
+
+	json_array_foreach (vms, i, vm) {
+		/* A reason that is not the pause itself, such as an I/O error, stays. Which of the two libvirt says depends on its version. */
+		const char *reason = field_text(vm, "reason");
+		if (!field_is(vm, "state", "paused") || (reason[0] && strcmp(reason, "user") != 0))
+			continue;
+		struct protection *p = protections_borrow(r->protections, field_text(vm, "uuid"));
+		if (!p)
+			continue;
+		if (protection_pauses(p, since_ns)) {
+			json_object_set_new(vm, "state", json_string("running"));
+			json_object_set_new(vm, "reason", json_null());
+		}
+		protections_give_back(r->protections, p);
+	}
+}
+
 int replicator_hold_vm(struct replicator *r, const char *vm, const char *why, struct err *e)
 {
 	return protections_hold(r->protections, vm, why, e);

@@ -77,6 +77,10 @@ int replicator_verify(struct replicator *r, const json_t *args,
 /* The guardian has let this VM run: from any thread, not while replicator_free. */
 void replicator_rescued(struct replicator *r, const char *uuid, enum guardian_end how);
 
+/* vms: [{"uuid", "state", "reason"}] as libvirt lists them, asked at since_ns (monotonic). One that libvirt calls paused because it stands still for our
+ * own checkpoint is "running": nobody has paused it, and it goes on within milliseconds. */
+void replicator_see_through(struct replicator *r, json_t *vms, int64_t since_ns);
+
 /* ---- something else needs a VM for itself ---- */
 /* Returns when nothing of a protection is in it; 0 also if it is not protected. Every success has its replicator_release_vm. */
 int replicator_hold_vm(struct replicator *r, const char *vm, const char *why, struct err *e);

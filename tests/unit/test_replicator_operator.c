@@ -70,6 +70,48 @@ START_TEST(what_operators_do)
 }
 END_TEST
 
+/* How a VM is listed that libvirt calls paused for this reason. */
+static const char *listed(const char *uuid, const char *reason, int64_t since_ns)
+{
+	static char state[20];
+	json_t *vms = json_pack("[{s:s, s:s, s:s?}]", "uuid", uuid, "state", "paused", "reason", reason);
+
+	replicator_see_through(repl, vms, since_ns);
+	const json_t *vm = json_array_get(vms, 0);
+	snprintf(state, sizeof(state), "%s", json_string_value(json_object_get(vm, "state")));
+	ck_assert(strcmp(state, "paused") == 0 || json_is_null(json_object_get(vm, "reason")));
+	json_decref(vms);
+	return state;
+}
+
+START_TEST(a_pause_of_ours_is_none_to_an_operator)
+{
+	struct err e = ERR_INIT;
+
+	start_replicator();
+	OK(ask(replicator_protect, "{\"vm\":\"web1\",\"host\":\"host2\",\"rpo_ms\":300}", NULL, &e), e);
+	wait_state("protected");
+	/* By its user. */
+	ck_assert_str_eq(listed(GUEST_UUID, NULL, clock_mono_ns()), "paused");
+	fake.arm(fake.arm_ctx, true, 0);
+	ck_assert_str_eq(listed(GUEST_UUID, NULL, clock_mono_ns()), "running");
+	ck_assert_str_eq(listed(GUEST_UUID, "user", clock_mono_ns()), "running");
+	ck_assert_str_eq(listed(GUEST_UUID, "ioerror", clock_mono_ns()), "paused");
+	ck_assert_str_eq(listed("6b0e4a2c-0000-4000-8000-000000000002", NULL, clock_mono_ns()), "paused");
+	/* It runs, and libvirt has not heard of it; some time later that is no reason any more. */
+	fake.arm(fake.arm_ctx, false, 0);
+	ck_assert_str_eq(listed(GUEST_UUID, NULL, clock_mono_ns()), "running");
+	ck_assert_str_eq(listed(GUEST_UUID, NULL, clock_mono_ns() + 2 * NS_PER_S), "paused");
+	/* Held for its peer. */
+	fake.arm(fake.arm_ctx, true, 0);
+	fake.arm(fake.arm_ctx, false, 0);
+	fake.arm(fake.arm_ctx, true, CAPTURE_HELD_NS);
+	ck_assert_str_eq(listed(GUEST_UUID, NULL, clock_mono_ns()), "paused");
+	fake.arm(fake.arm_ctx, false, 0);
+	ck_assert_str_eq(listed(GUEST_UUID, NULL, clock_mono_ns()), "paused");
+}
+END_TEST
+
 START_TEST(protect_is_refused_where_it_must_be)
 {
 	struct err e = ERR_INIT;
@@ -295,6 +337,7 @@ int main(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_add_test(t, what_operators_do);
 	tcase_add_test(t, a_vm_that_hangs_keeps_no_other_waiting);
+	tcase_add_test(t, a_pause_of_ours_is_none_to_an_operator);
 	tcase_add_test(t, protect_is_refused_where_it_must_be);
 	tcase_add_test(t, handed_over_to_its_peer);
 	tcase_add_test(t, ended_while_it_is_held);

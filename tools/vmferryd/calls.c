@@ -146,7 +146,11 @@ static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args
 		return migrator_##name(a->migrator, rpc_connection(call), args, result, e);                 \
 	}
 MIGRATOR_CALL(host_facts)
-MIGRATOR_CALL(vms)
+static int call_vms(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
+{
+	(void)call;
+	return fleet_own_vms(a, args, result, e);
+}
 MIGRATOR_CALL(vm_where)
 MIGRATOR_CALL(preflight_target)
 MIGRATOR_CALL(cancel)

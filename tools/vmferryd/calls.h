@@ -25,6 +25,7 @@ typedef int (*calls_fn)(struct agent *a, struct rpc_call *call, const json_t *ar
 
 int fleet_status(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 int fleet_hosts(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
+int fleet_own_vms(struct agent *a, const json_t *args, json_t **result, struct err *e);
 int fleet_vms(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 int fleet_baseline(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);
 int doctor_check(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e);

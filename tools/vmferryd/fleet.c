@@ -73,6 +73,16 @@ int fleet_hosts(struct agent *a, struct rpc_call *call, const json_t *args, json
 	return 0;
 }
 
+/* {} -> {"vms":[...]}, of this host. */
+int fleet_own_vms(struct agent *a, const json_t *args, json_t **result, struct err *e)
+{
+	const int64_t since_ns = clock_mono_ns();
+	if (migrator_vms(a->migrator, args, result, e) < 0)
+		return -1;
+	replicator_see_through(a->replicator, json_object_get(*result, "vms"), since_ns);
+	return 0;
+}
+
 /* {} -> {"vms":[...], "unreachable":[{"host","text"}]}, of this host and all its peers. */
 int fleet_vms(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "tools/vmferryd/agent.h"
+#include "tools/vmferryd/calls.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@ static void ask_self(const struct task *t)
 	if (strcmp(t->method, "host.facts") == 0)
 		migrator_host_facts(t->agent->migrator, t->args, &item->result, &item->error);
 	else if (strcmp(t->method, "vms") == 0)
-		migrator_vms(t->agent->migrator, t->args, &item->result, &item->error);
+		fleet_own_vms(t->agent, t->args, &item->result, &item->error);
 	else
 		err_set(&item->error, ERR_PROTOCOL, "%s is not asked of oneself", t->method);
 }
