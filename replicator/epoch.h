@@ -8,7 +8,8 @@
  *
  * "autostart": true: it starts with its host (boot.h); "boot_id": the host's boot during which that was last settled; "owner_boot": the one during which
  * the peer last said that it does not have the VM. "seed": what the
- * first copy starts from, until it has (protection_seed.c). "last_point" is saved now and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands still. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
+ * first copy starts from, until it has (protection_seed.c). "last_point" is saved now and then, and may be older than the last one; with "final": true (handed-over) it is the last one, at which the VM stands still. "left": true in replica.json: it was made of what was left here of a VM that
+ * went to `from`, and that has not written to it yet. "handover":{"epoch","paused"} in replica.json: its source was asked to hand it over, and has perhaps (failover.h). Members that one does not
  * know are kept.
  *
  * A record is durable before anything is done by it. The epoch starts at 1 and rises with every change of owner; it never falls.

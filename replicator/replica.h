@@ -72,7 +72,7 @@ void replicas_attach(struct replicas *r, struct link *l);
 void replicas_closed(struct replicas *r, const struct rpc *rpc);
 
 /* ---- what operators ask; {vm} is a name or UUID ---- */
-/* Appends status objects (of one VM, or all). */
+/* Appends status objects (of one VM, or all). Those of protections from here may be in it already: a replica that a VM was taken over from says so. */
 void replicas_list(struct replicas *r, const char *vm, json_t *out);
 bool replicas_has(struct replicas *r, const char *vm);
 int replicas_points(struct replicas *r, const json_t *args, json_t **result, struct err *e);

@@ -150,6 +150,8 @@ int replica_begin_record(struct replica *p, const char *peer, uint64_t epoch, co
 		if (p->record && epoch > field_u64(p->record, "epoch"))
 			log_warn("replica_epoch", "uuid=%s from=%s was=%llu is=%llu", p->uuid, peer,
 				 (unsigned long long)field_u64(p->record, "epoch"), (unsigned long long)epoch);
+		if (json_is_true(json_object_get(p->record, "left")))
+			json_object_set_new(changes, "left", json_false());
 		json_object_foreach (changes, key, v)
 			same &= p->record && json_equal(json_object_get(p->record, key), v);
 	}

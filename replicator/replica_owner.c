@@ -226,9 +226,9 @@ int replicas_adopt(struct replicas *r, const char *uuid, const char *vm, const c
 	MEM_AUTO char *dir = epoch_replica_dir(r->replica_dir, uuid);
 	MEM_AUTO char *name = mem_printf("store-%" PRIu64, epoch);
 	MEM_AUTO char *path = mem_printf("%s/%s", dir, name);
-	json_t *changes = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:n, s:n, s:n}", "vm", vm, "from", from, "epoch",
-				    (json_int_t)epoch, "state", "replica", "store", name, "old", old_json(record),
-				    "promotion", "promoted_ns", "seed");
+	json_t *changes = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:b, s:n, s:n, s:n}", "vm", vm, "from", from,
+				    "epoch", (json_int_t)epoch, "state", "replica", "store", name, "old",
+				    old_json(record), "left", 1, "promotion", "promoted_ns", "seed");
 	int rc = 0;
 
 	if (extra) {

@@ -52,42 +52,116 @@ int replicas_status(struct replicas *r, const json_t *args, json_t **result, str
 	return 0;
 }
 
-static const char *shown_state(const struct replica *p, const char **reason)
+/* Why a replica is in its state, and what to do about it; or empty. */
+struct said {
+	char reason[800], remedy[600];
+};
+
+/* Where a VM that this host has taken over is by now: what a promoted replica is good for. ours: the status of its protection from here, or NULL. */
+static void say_promoted(const struct replica *p, const json_t *ours, struct said *said)
+{
+	const char *from = field_text(p->record, "from"), *vm = field_text(p->record, "vm");
+	const char *to = field_text(ours, "host");
+	const int64_t when_ns = json_integer_value(json_object_get(p->record, "promoted_ns"));
+	char when[40] = "", now[300];
+
+	if (when_ns)
+		clock_format_wall(when_ns, when, sizeof(when));
+	snprintf(now, sizeof(now), "this host has taken it over from %.100s%s%s", from, when_ns ? ", at " : "", when);
+	if (field_is(ours, "state", "fenced")) {
+		snprintf(said->reason, sizeof(said->reason), "%s, and since then %s has", now, to);
+	} else if (ours) {
+		snprintf(said->reason, sizeof(said->reason), "%s, and protects it to %s", now, to);
+	} else {
+		snprintf(said->reason, sizeof(said->reason), "%s, and does not protect it yet", now);
+		snprintf(said->remedy, sizeof(said->remedy),
+			 "'vmferry protect %.100s --to %.100s' keeps a replica there; 'vmferry failback %.100s' moves "
+			 "it there",
+			 vm, from, vm);
+	}
+}
+
+/* A replica that nobody writes to. */
+static void say_waiting(const struct replica *p, struct said *said)
+{
+	const char *from = field_text(p->record, "from"), *vm = field_text(p->record, "vm");
+
+	if (json_is_true(json_object_get(p->record, "left"))) {
+		snprintf(said->reason, sizeof(said->reason),
+			 "it went to %s, and this is what was left of it here: no point has come since, and it gets "
+			 "older",
+			 from);
+		snprintf(said->remedy, sizeof(said->remedy),
+			 "'vmferry protect %.100s --to %.100s' at %.100s goes on with it; if it is of no use, 'vmferry "
+			 "unprotect %.100s --forget' here removes it",
+			 vm, p->all->host_name, from, vm);
+		return;
+	}
+	snprintf(said->reason, sizeof(said->reason), "the source is not connected: no points come from %s", from);
+	snprintf(said->remedy, sizeof(said->remedy), "'vmferry status %.100s' at %.100s says why%s%.100s%s", vm, from,
+		 p->last ? "; if that host is lost, 'vmferry failover " : "", p->last ? vm : "",
+		 p->last ? "' here goes on from the last point" : "");
+}
+
+/* What is said: why, and what to do about it. */
+static const char *shown_state(const struct replica *p, const json_t *ours, struct said *said)
 {
 	const char *state = field_text(p->record, "state");
 
-	*reason = p->trouble;
+	if (p->trouble[0])
+		snprintf(said->reason, sizeof(said->reason), "%s", p->trouble);
 	if (json_object_get(p->record, "unreadable"))
 		return "failed";
 	if (strcmp(state, "promoting") == 0) {
-		*reason = "a failover to this host is under way, or what came of it is being found out";
+		snprintf(said->reason, sizeof(said->reason),
+			 "a failover to this host is under way, or what came of it is being found out");
 		return "promoting";
 	}
 	if (strcmp(state, "promoted") == 0) {
 		if (failover_is_frozen(p->record))
-			*reason = "the guest's file systems may be frozen, as they were at the point: its agent is "
-				  "asked again and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if "
-				  "that does not end either";
+			snprintf(said->reason, sizeof(said->reason),
+				 "the guest's file systems may be frozen, as they were at the point: its agent is "
+				 "asked again "
+				 "and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if that does not "
+				 "end "
+				 "either");
 		else if (failover_left_frozen(p->record))
-			*reason = "it was gone from this host before its file systems could be thawed: 'virsh "
-				  "domfsthaw' where it runs";
+			snprintf(said->reason, sizeof(said->reason),
+				 "it was gone from this host before its file systems could be thawed: 'virsh "
+				 "domfsthaw' where "
+				 "it runs");
+		else
+			say_promoted(p, ours, said);
 		return "promoted";
 	}
 	if (p->session && p->session->receive)
 		return p->last ? "protected" : "seeding";
 	if (!p->trouble[0])
-		*reason = "the source is not connected";
+		say_waiting(p, said);
 	return "waiting";
 }
 
-static json_t *status_of(struct replica *p, const struct store_usage *u)
+/* What is protected from here is in the list already. */
+static const json_t *protection_in(const json_t *list, const char *uuid)
 {
-	const char *reason;
-	const char *state = shown_state(p, &reason);
+	size_t i;
+	const json_t *o;
+
+	json_array_foreach (list, i, o)
+		if (field_is(o, "role", "source") && field_is(o, "uuid", uuid))
+			return o;
+	return NULL;
+}
+
+static json_t *status_of(struct replica *p, const struct store_usage *u, const json_t *ours)
+{
+	struct said said = { 0 };
+	const char *state = shown_state(p, ours, &said), *reason = said.reason;
 	char seed[200];
 	if (replica_seed_said_locked(p, seed, sizeof(seed))) {
 		state = "seeding";
 		reason = seed;
+		said.remedy[0] = '\0';
 	}
 	const struct replica_session *ss = p->session;
 	/* Of a record of whatever age: what is not in it is left out, or 0. Copies: what is ours goes with a lock that who has the answer does not hold. */
@@ -97,6 +171,8 @@ static json_t *status_of(struct replica *p, const struct store_usage *u)
 			      json_integer_value(json_object_get(p->record, "epoch")), "rpo_target_ms",
 			      json_deep_copy(json_object_get(p->record, "rpo_ms")));
 
+	if (said.remedy[0])
+		json_object_set_new(o, "remedy", json_string(said.remedy));
 	if (p->last) {
 		const int64_t instant = json_integer_value(json_object_get(p->last, "instant_ns"));
 		json_object_set_new(o, "last_point", json_deep_copy(p->last));
@@ -135,9 +211,11 @@ void replicas_list(struct replicas *r, const char *vm, json_t *out)
 		struct replica *p = replica_find_locked(r, uuid[i]);
 		if (!p || !p->record)
 			continue;
-		json_t *o = status_of(p, &u);
-		if (err_is_set(&e) && e.cls != ERR_REFUSED)
+		json_t *o = status_of(p, &u, protection_in(out, uuid[i]));
+		if (err_is_set(&e) && e.cls != ERR_REFUSED) {
 			json_object_set_new(o, "reason", json_string(e.text));
+			json_object_del(o, "remedy");
+		}
 		json_array_append_new(out, o);
 	}
 }

@@ -195,6 +195,24 @@ static void check_replica(uint64_t epoch)
 	json_decref(record);
 }
 
+/* Nothing looks as if a replica were just out of touch with its source: the VM is protected by nobody. */
+static void says_what_is_left(void)
+{
+	json_t *list = json_array();
+
+	replicas_list(replicas, VM_UUID, list);
+	const json_t *o = json_array_get(list, 0);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "state")), "waiting");
+	ck_assert_str_eq(
+		json_string_value(json_object_get(o, "reason")),
+		"it went to host2, and this is what was left of it here: no point has come since, and it gets older");
+	ck_assert_str_eq(
+		json_string_value(json_object_get(o, "remedy")),
+		"'vmferry protect web1 --to host1' at host2 goes on with it; if it is of no use, 'vmferry unprotect "
+		"web1 --forget' here removes it");
+	json_decref(list);
+}
+
 START_TEST(a_fenced_vm_becomes_a_replica)
 {
 	struct err e = ERR_INIT;
@@ -207,8 +225,10 @@ START_TEST(a_fenced_vm_becomes_a_replica)
 	ck_assert_uint_eq(removed, 1);
 	json_decref(report);
 	check_replica(2);
+	says_what_is_left();
 	restart();
 	check_replica(2);
+	says_what_is_left();
 	/* Asked again: nothing more to be done. */
 	OK(adopt(protection("fenced", 1), 2, &report, &e), e);
 	ck_assert_str_eq(json_string_value(json_object_get(report, "adopted")), "before");

@@ -351,6 +351,56 @@ START_TEST(listed_without_an_aim)
 }
 END_TEST
 
+static void shows(const json_t *ours, const char *reason, const char *remedy)
+{
+	json_t *list = json_array();
+
+	if (ours)
+		json_array_append_new(list, json_deep_copy(ours));
+	replicas_list(target.replicas, NULL, list);
+	const json_t *o = json_array_get(list, ours ? 1 : 0);
+	ck_assert_str_eq(json_string_value(json_object_get(o, "reason")), reason);
+	if (remedy)
+		ck_assert_str_eq(json_string_value(json_object_get(o, "remedy")), remedy);
+	else
+		ck_assert_ptr_null(json_object_get(o, "remedy"));
+	json_decref(list);
+}
+
+/* Whoever reads the line of a replica that is none any more sees where the VM is, and what that line is. */
+START_TEST(what_a_replica_is_by_now)
+{
+	struct err e = ERR_INIT;
+	json_t *r = NULL, *left = json_pack("{s:b}", "left", 1);
+	uint64_t epoch;
+
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	shows(NULL, "the source is not connected: no points come from host1", "'vmferry status web1' at host1 says why");
+	/* What was left of a VM that went away is a replica like any other once it is written to again. */
+	OK(replicas_change(target.replicas, GUEST_UUID, "replica", left, &e), e);
+	OK(call(peer_rpc, "replica.begin", begin_args(1), &r, &e), e);
+	json_decref(r);
+	shows(NULL, "the source is not connected: no points come from host1", "'vmferry status web1' at host1 says why");
+	OK(replicas_promote(target.replicas, GUEST_UUID, &epoch, &e), e);
+	shows(NULL, "a failover to this host is under way, or what came of it is being found out", NULL);
+	json_t *done = json_pack("{s:s, s:I}", "state", "promoted", "promoted_ns", (json_int_t)1795813157408 * 1000000);
+	OK(replicas_change(target.replicas, GUEST_UUID, "promoting", done, &e), e);
+	shows(NULL, "this host has taken it over from host1, at 2026-11-27T20:59:17.408Z, and does not protect it yet",
+	      "'vmferry protect web1 --to host1' keeps a replica there; 'vmferry failback web1' moves it there");
+	json_t *ours = json_pack("{s:s, s:s, s:s, s:s}", "role", "source", "uuid", GUEST_UUID, "host", "host3", "state",
+				 "protected");
+	shows(ours, "this host has taken it over from host1, at 2026-11-27T20:59:17.408Z, and protects it to host3",
+	      NULL);
+	json_object_set_new(ours, "state", json_string("fenced"));
+	shows(ours, "this host has taken it over from host1, at 2026-11-27T20:59:17.408Z, and since then host3 has",
+	      NULL);
+	json_decref(ours);
+	json_decref(done);
+	json_decref(left);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("replicator/replica");
@@ -366,6 +416,7 @@ int main(void)
 	tcase_add_test(t, nonsense_is_refused);
 	tcase_add_test(t, a_session_is_its_owners);
 	tcase_add_test(t, listed_without_an_aim);
+	tcase_add_test(t, what_a_replica_is_by_now);
 	suite_add_tcase(s, t);
 	return fixture_run(s);
 }
