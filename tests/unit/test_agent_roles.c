@@ -75,7 +75,7 @@ START_TEST(peers_may_what_their_roles_say)
 	for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++) {
 		json_t *args = json_pack("{s:s, s:s, s:[s]}", "vm", "instant", "host", "node3", "hosts", "node2");
 		if (strcmp(needs[i].call, "drain") == 0)
-			json_object_set_new(args, "to", json_pack("[s]", "node3"));
+			json_object_set_new(args, "to", json_pack("[s]", "node1"));
 		if (needs[i].any_of == 0 || (needs[i].any_of & grants[_i].bits))
 			json_decref(fixture_must(r, needs[i].call, args));
 		else

@@ -64,7 +64,11 @@ START_TEST(tables)
 	EXPECT(0, "node2 loses nothing", "", "cpu-baseline", "node2");
 	EXPECT(4, "", "node3", "cpu-baseline");
 	EXPECT(1, "checks", "", "check");
-	EXPECT(1, "b stayed:\n  too big", "", "drain", "--dry-run");
+	EXPECT(1, "VM TO\na  node2\nb stayed:\n  too big", "", "drain", "--dry-run", "--to=node2");
+	EXPECT(1, "VM TO    TOTAL DOWNTIME ON THE WIRE\na  node2     -        -           -\nb stayed:", "", "drain",
+	       "--to=node2");
+	EXPECT(3, "", "drain: nod2 is not a peer of node1; did you mean node2?", "drain", "--to=node3", "--to=nod2");
+	EXPECT(3, "", "drain: node1 is this host itself", "drain", "--dry-run", "--to=node1");
 	EXPECT(0, "instant can move to node2", "", "plan", "instant", "node2");
 	EXPECT(3, "refused cannot move to node2", "", "plan", "refused", "node2");
 	EXPECT(3, "", "no migration of x is under way", "cancel", "x");

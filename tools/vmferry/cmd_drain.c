@@ -124,8 +124,9 @@ static void print_warnings(const json_t *vm)
 
 static void print(const struct drain *d, const json_t *result)
 {
-	static const char *const headings[] = { "VM", "TO", ">TOTAL", ">DOWNTIME", ">ON THE WIRE", NULL };
-	struct table *t = table_new(headings);
+	static const char *const done[] = { "VM", "TO", ">TOTAL", ">DOWNTIME", ">ON THE WIRE", NULL };
+	static const char *const planned[] = { "VM", "TO", NULL };
+	struct table *t = table_new(d->dry_run ? planned : done);
 	size_t i;
 	const json_t *vm, *moved = json_object_get(result, "moved"), *stayed = json_object_get(result, "stayed");
 	json_array_foreach (moved, i, vm) {

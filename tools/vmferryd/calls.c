@@ -111,6 +111,17 @@ static json_t *drain_targets(struct agent *a, const json_t *args)
 	return all;
 }
 
+/* A name that is mistyped is found now, and not when there is something to move. */
+static int check_targets(struct agent *a, const json_t *to, struct err *e)
+{
+	size_t i;
+	const json_t *name;
+	json_array_foreach (to, i, name)
+		if (json_is_string(name) && peers_check(a->peers, json_string_value(name), e) < 0)
+			return err_wrap(e, "drain");
+	return 0;
+}
+
 static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args, json_t **result, struct err *e)
 {
 	struct job_caller caller = { .agent = a, .call = call };
@@ -123,7 +134,7 @@ static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args
 	if (json_array_size(json_object_get(full, "to")) == 0) {
 		err_set(e, ERR_REFUSED, "there is no other host to move VMs to");
 		err_remedy(e, "add peers to vmferryd.conf");
-	} else {
+	} else if (check_targets(a, json_object_get(full, "to"), e) == 0) {
 		rc = migrator_drain(a->migrator, full, &ctl, result, e);
 	}
 	json_array_foreach (rc == 0 ? json_object_get(*result, "moved") : NULL, i, moved)

@@ -82,6 +82,14 @@ static int unknown_peer(const struct config *c, const char *host, struct err *e)
 		e, "`vmferry hosts' lists the peers; new ones are added to `peers' in vmferryd.conf of both hosts");
 }
 
+int peers_check(struct peers *p, const char *host, struct err *e)
+{
+	const struct settings_view *view = settings_get(p->settings);
+	const int rc = config_peer_find(view->config, host) ? 0 : unknown_peer(view->config, host, e);
+	settings_put(p->settings, view);
+	return rc;
+}
+
 static struct link *open_link(struct peers *p, const char *host, json_t *hello, struct err *e)
 {
 	const struct settings_view *view = settings_get(p->settings);

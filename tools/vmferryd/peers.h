@@ -16,6 +16,8 @@ struct peers *peers_new(struct settings *settings);
 /* Ends all connections. NULL is fine. */
 void peers_free(struct peers *p);
 
+/* Does the configuration have it? ERR_REFUSED, as of peers_connect. Nothing is connected. */
+int peers_check(struct peers *p, const char *host, struct err *e);
 /* New reference to the control connection; ERR_REFUSED if the configuration has no such peer (with the nearest name). */
 struct rpc *peers_connect(struct peers *p, const char *host, struct err *e);
 /* A data link; steals hello. */
