@@ -153,6 +153,11 @@ START_TEST(exit_statuses)
 	ck_assert_int_eq(end_of(start_daemon((const char *const[]){ "--config", "/nonexistent", NULL })), 1);
 	expect_said("vmferryd: cannot read the configuration");
 	expect_said("what to do: write the file");
+	ck_assert_int_eq(end_of(start_daemon((const char *const[]){ "--check-config", "-c", "/nonexistent", NULL })), 2);
+	expect_said("vmferryd: cannot read the configuration: open /nonexistent: No such file or directory\n"
+		    "  what to do: write the file");
+	ck_assert_int_eq(end_of(start_daemon((const char *const[]){ "--check-config", "-c", "/etc", NULL })), 2);
+	expect_said("/etc: read: Is a directory");
 	ck_assert_int_eq(end_of(start_daemon((const char *const[]){ "--loud", NULL })), 2);
 	ck_assert_int_eq(end_of(start_daemon((const char *const[]){ "extra", NULL })), 2);
 	ck_assert_int_eq(end_of(start_daemon((const char *const[]){ "--version", NULL })), 0);

@@ -76,20 +76,31 @@ static void print_problem(void *ctx, const char *line)
 	(*n)++;
 }
 
+static int say_what_to_write(struct err *e)
+{
+	return err_remedy(e, "write the file (an example is /usr/share/doc/vmferry/examples/vmferryd.conf.example), or "
+			     "name another with --config");
+}
+
+/* Whatever is wrong, a file that cannot be read too, no agent could use it: 2. */
 static int check_config(const char *path)
 {
 	struct err e = ERR_INIT;
 	unsigned problems = 0;
 	struct config *c = config_load(path, print_problem, &problems, &e);
 	if (!c) {
-		if (!problems)
-			return fail(&e);
+		if (!problems) {
+			say_what_to_write(&e);
+			(void)fail(&e);
+			return EXIT_CONFIG;
+		}
 		fprintf(stderr, "vmferryd: %u problem%s in %s\n", problems, problems == 1 ? "" : "s", path);
 		return EXIT_CONFIG;
 	}
 	if (kafka_check_config(c, &e) < 0) {
 		config_free(c);
-		return fail(&e);
+		(void)fail(&e);
+		return EXIT_CONFIG;
 	}
 	MEM_AUTO char *text = config_describe(c);
 	fputs(text, stdout);
@@ -123,9 +134,7 @@ static struct settings *load_settings(const char *path, struct err *e)
 	unsigned problems = 0;
 	struct settings *s = settings_new(path, print_problem, &problems, e);
 	if (!s && e->cls == ERR_SYS)
-		err_remedy(e, "write the file (an example is /usr/share/doc/vmferry/examples/vmferryd.conf.example), "
-			      "or name another "
-			      "with --config");
+		say_what_to_write(e);
 	if (!s && problems > 0) {
 		err_clear(e);
 		err_set(e, ERR_CONFIG, "%u problem%s in %s", problems, problems == 1 ? "" : "s", path);
