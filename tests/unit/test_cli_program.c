@@ -14,7 +14,7 @@ static const char *const commands[] = { "pki",    "check",        "hosts",  "vms
 
 START_TEST(usage)
 {
-	EXPECT(2, "", "Usage:", "--json");
+	EXPECT(2, "", "Usage: vmferry [OPTION...] COMMAND", "--json");
 	EXPECT(2, "", "there is no command", "");
 	EXPECT(2, "", "did you mean \"migrate\"?", "migrte");
 	EXPECT(2, "", "which VM, and to which host?", "migrate");
@@ -34,6 +34,7 @@ START_TEST(usage)
 	}
 	EXPECT(0, "cpu-baseline", "", "--help");
 	EXPECT(0, "cpu-baseline", "", "help");
+	EXPECT(0, "Usage: vmferry [OPTION...] COMMAND", "", "help");
 	EXPECT(0, "--max-downtime", "", "help", "migrate");
 	EXPECT(2, "", "there is no command", "help", "frobnicate");
 }

@@ -68,7 +68,7 @@ int main(int argc, char **argv)
 	struct start start = { 0 };
 	MEM_AUTO char *doc = describe_commands();
 	const struct argp argp = { .parser = parse, .args_doc = "COMMAND [ARG...]", .doc = doc, .children = cli_children };
-	static char help[] = "--help";
+	static char help[] = "--help", name_alone[] = "vmferry"; /* wherever it lies */
 	argp_err_exit_status = EXIT_CODE_USAGE;
 	setlocale(LC_CTYPE, ""); /* widths of characters in tables; numbers stay as they are */
 	signal(SIGPIPE, SIG_IGN);
@@ -76,12 +76,12 @@ int main(int argc, char **argv)
 	if (argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &start) != 0)
 		return EXIT_CODE_USAGE;
 	if (!start.command) {
-		argp_help(&argp, stderr, ARGP_HELP_STD_USAGE, argv[0]);
+		argp_help(&argp, stderr, ARGP_HELP_STD_USAGE, name_alone);
 		return EXIT_CODE_USAGE;
 	}
 	if (strcmp(argv[start.command], "help") == 0) { /* help COMMAND: COMMAND --help */
 		if (start.command + 1 >= argc) {
-			argp_help(&argp, stdout, ARGP_HELP_STD_HELP, argv[0]);
+			argp_help(&argp, stdout, ARGP_HELP_STD_HELP, name_alone);
 			return EXIT_CODE_OK;
 		}
 		argv[start.command] = argv[start.command + 1];
