@@ -161,7 +161,7 @@ int units_parse_rate(const char *s, uint64_t *bytes_per_s, struct err *e)
 				v /= 8;
 			/* 0 means unlimited, which nobody means who writes "1bit". */
 			if (v == 0 && !is_zero(&n)) {
-				err_set(e, ERR_CONFIG, "rate '%s' is below one byte per second", s);
+				err_set(e, ERR_CONFIG, "rate '%s' is too small", s);
 				return err_remedy(e, "Write 0 or 'unlimited' for no limit.");
 			}
 			*bytes_per_s = v;

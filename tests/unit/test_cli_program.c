@@ -25,6 +25,9 @@ START_TEST(usage)
 	EXPECT(2, "", "0 is out of range (allowed: 10ms to 30m)", "plan", "a", "b", "--max-downtime=0");
 	EXPECT(2, "", "1ms is out of range (allowed: 1s to 30d)", "plan", "a", "b", "--deadline=1ms");
 	EXPECT(2, "", "1k is out of range (allowed: from 1M, or unlimited)", "plan", "a", "b", "--bandwidth=1k");
+	/* Less than a byte: the bound is that of the option, too. */
+	EXPECT(2, "", "--bandwidth: rate '1' is too small (allowed: from 1M, such as 500M or 1G; or unlimited)", "plan",
+	       "a", "b", "--bandwidth=1");
 	EXPECT(2, "", "not a number", "events", "--since=x");
 	EXPECT(2, "", "which VM?", "cancel");
 	EXPECT(2, "", "init, issue or show?", "pki");

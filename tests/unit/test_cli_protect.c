@@ -25,8 +25,14 @@ START_TEST(usage)
 	EXPECT(2, "", "allowed: such as 50GiB", "protect", "web1", "--to=dr1", "--keep=size=many");
 	EXPECT(2, "", "allowed: such as 22:00-06:00=1G", "protect", "web1", "--to=dr1", "--window=22-6=1G");
 	EXPECT(2, "", "allowed: such as 22:00-06:00=1G", "protect", "web1", "--to=dr1", "--window=22:00-22:00=1G");
-	EXPECT(2, "", "below 1M", "protect", "web1", "--to=dr1", "--window=22:00-06:00=1k");
-	EXPECT(2, "", "below 1M", "protect", "web1", "--to=dr1", "--bandwidth=1k");
+	EXPECT(2, "", "1k is out of range (allowed: from 1M, or unlimited)", "protect", "web1", "--to=dr1",
+	       "--window=22:00-06:00=1k");
+	EXPECT(2, "", "1k is out of range (allowed: from 1M, or unlimited)", "protect", "web1", "--to=dr1",
+	       "--bandwidth=1k");
+	EXPECT(2, "", "--bandwidth: rate '1' is too small (allowed: from 1M, such as 500M or 1G; or unlimited)",
+	       "protect", "web1", "--to=dr1", "--bandwidth=1");
+	EXPECT(2, "", "--window: rate '1' is too small (allowed: from 1M, such as 500M or 1G; or unlimited)", "protect",
+	       "web1", "--to=dr1", "--window=22:00-06:00=1");
 	EXPECT(2, "", "out of range", "protect", "web1", "--to=dr1", "--max-pause=1m");
 	EXPECT(2, "", "no absolute path", "protect", "web1", "--to=dr1", "--seed=old.qcow2");
 	EXPECT(2, "", "no absolute path", "protect", "web1", "--to=dr1", "--seed=vda=old.qcow2");

@@ -393,6 +393,8 @@ static const struct {
 	  "test.conf:2: protections[0].max_pause: 0 is out of range (allowed: 1ms to 10s)" },
 	{ PROTECT("bandwidth = \"1kbit\";"), "test.conf:2: protections[0].bandwidth: 1kbit is out of range (allowed: "
 					     "\"unlimited\", or a rate of at least \"1Mbit\")" },
+	{ PROTECT("bandwidth = \"1\";"), "test.conf:2: protections[0].bandwidth: rate '1' is too small (allowed: "
+					 "\"unlimited\", or a rate of at least \"1Mbit\")" },
 	{ PROTECT("keep = 10;"), "test.conf:2: protections[0].keep: is an integer, must be a group { ... }" },
 	{ PROTECT("keep = { last = 0; };"),
 	  "test.conf:2: protections[0].keep.last: 0 is out of range (allowed: 1 to 10000)" },

@@ -46,7 +46,7 @@ static const struct argp_option options[] = {
 	  "stretches",
 	  0 },
 	{ "bandwidth", OPT_BANDWIDTH, "RATE", 0,
-	  "At most so many bits per second on the wire: 500M, 1G; or \"unlimited\"", 0 },
+	  "At most so many bits per second on the wire (from 1M): 500M, 1G; or \"unlimited\"", 0 },
 	{ "every", OPT_EVERY, "TIME", 0, "Time between checkpoints (100ms to 1d, at most --rpo; default: as that asks)",
 	  0 },
 	{ "window", OPT_WINDOW, "HH:MM-HH:MM=RATE", 0,
@@ -78,9 +78,9 @@ static json_t *rate_of(struct argp_state *state, const char *option, const char 
 	struct err e = ERR_INIT;
 	uint64_t rate = 0;
 	if (units_parse_rate(arg, &rate, &e) < 0)
-		argp_error(state, "--%s: %s (allowed: such as 500M, 1G, unlimited)", option, e.text);
+		argp_error(state, "--%s: %s (allowed: from 1M, such as 500M or 1G; or unlimited)", option, e.text);
 	else if (rate != 0 && rate < 125000)
-		argp_error(state, "--%s: %s is below 1M", option, arg);
+		argp_error(state, "--%s: %s is out of range (allowed: from 1M, or unlimited)", option, arg);
 	return json_integer((json_int_t)rate);
 }
 
