@@ -3,6 +3,7 @@
 #include "tests/unit/agent_fake_migrator.h"
 #include "tests/unit/agent_fixture.h"
 
+#include "migrator/where.h"
 #include "tools/vmferryd/calls.h"
 
 #include <fcntl.h>
@@ -82,6 +83,33 @@ START_TEST(peers_may_what_their_roles_say)
 			expect_refused(r, needs[i].call, args, "node1 may not call");
 	}
 	rpc_unref(r);
+}
+END_TEST
+
+/* Whatever word `vmferry vms' and `vmferry status' show for a state stands in the manual, and in the protocol's answers. */
+START_TEST(every_state_is_explained)
+{
+	static const char *const words[] = { "crashed", "seeding",      "protected",   "degraded",  "waiting",
+					     "paused",  "fenced",       "promoting",   "promoted",  "failed",
+					     "active",  "handing-over", "handed-over", "unreadable" };
+	const size_t n = sizeof(words) / sizeof(words[0]);
+	struct err e = ERR_INIT;
+	MEM_AUTO char *man = file_read_all(TESTS_DIR "/../tools/man/vmferry.1", 1 << 20, NULL, &e),
+		      *protocol = file_read_all(TESTS_DIR "/../transport/PROTOCOL.md", 1 << 20, NULL, &e);
+	ck_assert_msg(man && protocol, "%s", e.text);
+	for (size_t i = 0; i < n + WHERE_RUNNING; i++) {
+		const char *word = i < n ? words[i]
+					 : where_name((enum where)(i - n + 1)); /* what is absent is not shown */
+		MEM_AUTO char *in_list = mem_printf(".It Cm %s\n", word), *in_text = mem_printf(".Cm %s\n", word),
+			      *with_comma = mem_printf(".Cm %s ,\n", word), *with_stop = mem_printf(".Cm %s .\n", word),
+			      *quoted = mem_printf("\"%s\"", word);
+		ck_assert_msg(strstr(man, in_list) || strstr(man, in_text) || strstr(man, with_comma) ||
+				      strstr(man, with_stop),
+			      "vmferry.1 has no %s", word);
+		/* The last four are of records, which do not travel; crashed is a reason. */
+		ck_assert_msg((i >= n - 4 && i < n) || i == 0 || strstr(protocol, quoted), "PROTOCOL.md has no %s",
+			      word);
+	}
 }
 END_TEST
 
@@ -319,6 +347,7 @@ int main(void)
 	tcase_add_checked_fixture(t, fixture_set_up, fixture_tear_down);
 	tcase_add_test(t, local_callers_may_everything);
 	tcase_add_loop_test(t, peers_may_what_their_roles_say, 0, (int)(sizeof(grants) / sizeof(grants[0])));
+	tcase_add_test(t, every_state_is_explained);
 	tcase_add_test(t, the_protocol_lists_every_call);
 	tcase_add_test(t, strangers_are_refused);
 	tcase_add_test(t, data_links_need_migrate_in);
