@@ -71,6 +71,7 @@ struct protection {
 	double throughput; /* on the wire, bytes per second: of the last point, over the time since the one before */
 	struct pace pace;
 	bool degraded_said;
+	char started_as[16]; /* capture_name of the last capture that started, but for a hand-over's; empty: there was none */
 	char said_reason[900]; /* with the last event of that, and when */
 	int64_t said_ns;
 

@@ -88,18 +88,43 @@ static struct capture *make_watched(const struct protection_session *s, const st
 	return NULL;
 }
 
-/* How it is captured, which may turn out at its start. */
+/* How it is captured: as chosen. What comes of that turns out at its start. */
 static void say_how(const struct protection_session *s)
 {
 	struct protection *p = s->p;
-	const char *name = capture_mode_name(p->opts.capture->chosen(s->capture));
 
 	THREAD_LOCKED(&p->lock);
-	if (p->capture_name[0] && strcmp(p->capture_name, name) != 0)
-		log_info("capture", "vm=%s uuid=%s was=%s now=%s", LOG_Q(p->vm), p->uuid, p->capture_name, name);
-	snprintf(p->capture_name, sizeof(p->capture_name), "%s", name);
+	snprintf(p->capture_name, sizeof(p->capture_name), "%s", capture_mode_name(p->opts.capture->chosen(s->capture)));
 	snprintf(p->capture_reason, sizeof(p->capture_reason), "%.240s%s%.150s", p->opts.capture->reason(s->capture),
 		 s->otherwise[0] ? "; " : "", s->otherwise);
+}
+
+/* It has started. Another way than the time before is an event; so is the first, if a memory that was to be had is not. The last checkpoint of a hand-over
+ * has a way of its own, once. */
+static void say_started(const struct protection_session *s)
+{
+	struct protection *p = s->p;
+	const bool any = strcmp(p->mode, "auto") == 0;
+	char was[16], now[16], reason[400];
+
+	say_how(s);
+	if (p->for_last)
+		return;
+	{
+		THREAD_LOCKED(&p->lock);
+		snprintf(was, sizeof(was), "%s", p->started_as);
+		snprintf(now, sizeof(now), "%s", p->capture_name);
+		snprintf(reason, sizeof(reason), "%s", p->capture_reason);
+		snprintf(p->started_as, sizeof(p->started_as), "%s", now);
+	}
+	if (strcmp(was, now) == 0 || (!was[0] && !(any && strcmp(now, "disk") == 0)))
+		return;
+	log_info("capture", "vm=%s uuid=%s was=%s now=%s msg=%s", LOG_Q(p->vm), p->uuid, was[0] ? was : "none", now,
+		 LOG_Q(reason));
+	if (p->opts.event)
+		p->opts.event(p->opts.ctx, "protection.capture", p->uuid,
+			      json_pack("{s:s, s:s, s:s, s:s, s:s*, s:s}", "vm", p->vm, "host", p->host, "from",
+					p->opts.host_name, "capture", now, "was", was[0] ? was : NULL, "reason", reason));
 }
 
 static int make_capture(struct protection_session *s, struct err *e)
@@ -167,7 +192,7 @@ static int first_pass(struct protection_session *s, struct err *e)
 	if (ship_begin(s->ship, id, e) < 0 ||
 	    protection_watch_capture(p, s->capture, NULL, ship_sink(s->ship), NULL, e) < 0)
 		return -1;
-	say_how(s);
+	say_started(s);
 	if (ship_cancel(s->ship))
 		return 0;
 	if (ship_finish(s->ship, NULL, NULL, NULL, &t, e) < 0)

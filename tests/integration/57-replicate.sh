@@ -112,6 +112,7 @@ test_disks_alone() {
 	eventually 30 "the VM is protected" is_state protected
 	[ "$(status_value capture)" = disk ] || fail "captured by $(status_value capture)"
 	[[ $(status_value capture_reason) = "disks alone: "*"vm.unprivileged_userfaultfd=1"* ]] || fail "$(status_value capture_reason)"
+	in_host host1 vmferry events | grep -q "protection.capture .*capture=disk .*reason=disks alone: " || fail "no event says so: $(in_host host1 vmferry events)"
 	vmferry_at host1 verify vm1
 	lab purge
 }

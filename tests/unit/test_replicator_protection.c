@@ -147,6 +147,15 @@ START_TEST(colo_is_tried_again)
 }
 END_TEST
 
+static unsigned times(const char *type)
+{
+	unsigned n = 0;
+
+	for (const char *at = event_log(); (at = strstr(at, type)) != NULL; at++)
+		n++;
+	return n;
+}
+
 /* COLO's pauses are too long, and QEMU can take no background snapshots. i = 0: disks alone, and that is said. 1: with memory, or not at all: COLO. */
 START_TEST(there_is_no_other_way)
 {
@@ -160,12 +169,30 @@ START_TEST(there_is_no_other_way)
 	if (_i == 0) {
 		EVENTUALLY(capture_is(CAPTURE_DISK, "\"capture\":\"disk\""));
 		ck_assert_ptr_nonnull(strstr(shown, "COLO's pauses were over the budget"));
+		EVENTUALLY(times("protection.capture ") == 1);
 		return;
 	}
 	EVENTUALLY(capture_is(CAPTURE_COLO, "\"capture\":\"colo\"") && fake.made >= 3);
 	const unsigned made = fake.made;
 	EVENTUALLY(number("points") >= 12);
 	ck_assert_uint_eq(fake.made, made); /* and no more tries */
+	ck_assert_uint_eq(times("protection.capture "), 0);
+}
+END_TEST
+
+/* The disks alone from the beginning: said once, and not again with every session. i = 0: QEMU says so when it is asked; 1: it is not asked. */
+START_TEST(disks_alone_are_an_event)
+{
+	fake.no_colo = fake.no_background = _i == 0;
+	fake.refuse_memory = _i == 1;
+	protect_as(record_of(400, "auto"));
+	for (unsigned k = 0; k < 3; k++) {
+		EVENTUALLY(is_state("protected", "") && strstr(shown, "\"capture\":\"disk\""));
+		ck_assert_uint_eq(times("protection.capture "), 1);
+		target_stop();
+		EVENTUALLY(is_state("degraded", NULL));
+		target_start();
+	}
 }
 END_TEST
 
@@ -437,15 +464,6 @@ START_TEST(disks_alone_where_memory_cannot_be)
 }
 END_TEST
 
-static unsigned times(const char *type)
-{
-	unsigned n = 0;
-
-	for (const char *at = event_log(); (at = strstr(at, type)) != NULL; at++)
-		n++;
-	return n;
-}
-
 /* It was degraded before, for its peer was away. i = 1: that was an event a moment ago. */
 START_TEST(a_full_disk_at_the_target)
 {
@@ -537,6 +555,7 @@ int main(void)
 	tcase_add_test(t, nothing_is_paused_without_a_guardian);
 	tcase_add_loop_test(t, colo_is_tried_again, 0, 3);
 	tcase_add_loop_test(t, there_is_no_other_way, 0, 2);
+	tcase_add_loop_test(t, disks_alone_are_an_event, 0, 2);
 	tcase_add_test(t, a_mode_that_cannot_be_is_refused_at_once);
 	tcase_add_test(t, one_that_has_crashed_stays_here);
 	tcase_add_test(t, memory_alone_is_refused_without_a_guardian);
