@@ -51,6 +51,7 @@
 	X(FAULT_REPLICA_BEGIN_SOURCE, "replica.begin.source")     /* source: before replica.begin is sent */ \
 	X(FAULT_REPLICA_BEGIN_TARGET, "replica.begin.target")     /* target: before the store is made or opened */ \
 	X(FAULT_REPLICA_BEGUN_TARGET, "replica.begun.target")     /* target: session made, not answered */ \
+	X(FAULT_REPLICA_LINK, "replica.link")                     /* target: a data link is welcome, not taken in */ \
 	X(FAULT_REPLICA_SEEDED, "replica.seeded")                 /* target: what was at hand is read, not recorded */ \
 	X(FAULT_REPLICA_HASHES, "replica.hashes")                 /* target: asked for hashes */          \
 	X(FAULT_REPLICA_SEED, "replica.seed")                     /* source: a part of a first copy is committed */ \

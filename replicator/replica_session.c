@@ -15,6 +15,7 @@
 #include <sys/random.h>
 
 #define COMMIT_NS (60 * NS_PER_S)
+#define LINKS_NS (5 * NS_PER_S)
 
 /* ---- its life ---- */
 
@@ -114,14 +115,25 @@ static struct replica_session *find_locked(struct replicas *r, const char *id)
 	return NULL;
 }
 
-/* For one call of the session's owner. */
+/* For one call of the session's owner. That has been told that its last data link is welcome a moment before it is taken in here. */
 static struct replica_session *borrow(struct replicas *r, const struct rpc *rpc, const json_t *args, struct err *e)
 {
+	const int64_t deadline = clock_mono_ns() + LINKS_NS;
+	struct replica_session *s;
+
 	THREAD_LOCKED(&r->lock);
-	struct replica_session *s = find_locked(r, field_text(args, "session"));
-	if (!s || s->ending || s->owner != rpc || !s->receive) {
-		err_set(e, ERR_REFUSED, "no such session");
-		return NULL;
+	for (;;) {
+		s = find_locked(r, field_text(args, "session"));
+		if (!s || s->ending || s->owner != rpc) {
+			err_set(e, ERR_REFUSED, "no such session");
+			return NULL;
+		}
+		if (s->receive)
+			break;
+		if (thread_cond_wait_until(&r->changed, &r->lock, deadline) < 0) {
+			err_set(e, ERR_PROTOCOL, "not all data links of the session have come");
+			return NULL;
+		}
 	}
 	s->busy++;
 	return s;
@@ -264,7 +276,8 @@ void replicas_attach(struct replicas *r, struct link *l)
 		link_refuse(l, &e);
 		return;
 	}
-	if (link_welcome(l, json_object(), clock_mono_ns() + 5 * NS_PER_S, &e) < 0) {
+	if (link_welcome(l, json_object(), clock_mono_ns() + LINKS_NS, &e) < 0 ||
+	    fault_point(FAULT_REPLICA_LINK, &e) < 0) {
 		log_warn("data_link_lost", "peer=%s msg=%s", link_peer_name(l), LOG_Q(e.text));
 		link_free(l);
 		return;

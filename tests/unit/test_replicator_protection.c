@@ -156,6 +156,25 @@ static unsigned times(const char *type)
 	return n;
 }
 
+/* A source that asks for something at once. */
+START_TEST(a_data_link_is_taken_in_late)
+{
+	struct err e = ERR_INIT;
+
+	OK(fault_arm("replica.link=delay:300@2", &e), e);
+	protect_as(record_of(400, "auto"));
+	EVENTUALLY(is_state("protected", ""));
+	target_stop();
+	EVENTUALLY(is_state("degraded", NULL));
+	const unsigned made = fake.made;
+	OK(fault_arm("replica.link=delay:300@2", &e), e);
+	target_start();
+	EVENTUALLY(is_state("protected", ""));
+	ck_assert_uint_eq(fake.made, made + 1);
+	check_replica();
+}
+END_TEST
+
 /* COLO's pauses are too long, and QEMU can take no background snapshots. i = 0: disks alone, and that is said. 1: with memory, or not at all: COLO. */
 START_TEST(there_is_no_other_way)
 {
@@ -517,6 +536,7 @@ static const char *const breaks[] = { "replica.begin.source=fail@2",
 				      "channel.recv=fail@7",
 				      "channel.connect=fail@4",
 				      "channel.accept=fail@4",
+				      "replica.link=fail@4",
 				      "replica.prune=fail@1" };
 
 START_TEST(it_heals)
@@ -528,7 +548,7 @@ START_TEST(it_heals)
 	EVENTUALLY(is_state("protected", ""));
 	write_some(3);
 	settle();
-	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") ||
+	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "link") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") ||
 	    strstr(breaks[_i], "connect")) {
 		target_stop(); /* so that there is a second session */
 		EVENTUALLY(is_state("degraded", NULL));
@@ -555,6 +575,7 @@ int main(void)
 	tcase_add_test(t, nothing_is_paused_without_a_guardian);
 	tcase_add_loop_test(t, colo_is_tried_again, 0, 3);
 	tcase_add_loop_test(t, there_is_no_other_way, 0, 2);
+	tcase_add_test(t, a_data_link_is_taken_in_late);
 	tcase_add_loop_test(t, disks_alone_are_an_event, 0, 2);
 	tcase_add_test(t, a_mode_that_cannot_be_is_refused_at_once);
 	tcase_add_test(t, one_that_has_crashed_stays_here);
