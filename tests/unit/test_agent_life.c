@@ -340,6 +340,35 @@ START_TEST(the_configuration_fills_in)
 }
 END_TEST
 
+/* Its protection stays behind: said of one that has moved, and beforehand of one that would. */
+START_TEST(what_a_drain_leaves_behind)
+{
+	static const char record[] =
+		"{\"uuid\":\"6b0e4a2c-0000-4000-8000-000000000001\",\"vm\":\"a\",\"host\":\"node2\","
+		"\"epoch\":1,\"role\":\"source\",\"state\":\"paused\",\"rpo_ms\":5000,\"mode\":\"auto\"}";
+	struct err e = ERR_INIT;
+	fixture_write_config(1, (const char *const[]){ NULL, "", NULL }, NULL);
+	ck_assert_int_eq(mkdir(fixture_path("state1"), 0700), 0);
+	ck_assert_int_eq(mkdir(fixture_path("state1/protections"), 0700), 0);
+	ck_assert_int_eq(file_write_durable(fixture_path(
+						    "state1/protections/6b0e4a2c-0000-4000-8000-000000000001.json"),
+					    record, strlen(record), 0600, &e),
+			 0);
+	fixture_start(1);
+	struct rpc *r = fixture_local(1);
+	for (int dry = 0; dry < 2; dry++) {
+		json_t *result = fixture_must(r, "drain", json_pack("{s:b}", "dry_run", dry));
+		const json_t *moved = json_array_get(json_object_get(result, "moved"), 0);
+		const char *said = json_string_value(json_array_get(json_object_get(moved, "warnings"), 0));
+		ck_assert_ptr_nonnull(said);
+		ck_assert_ptr_nonnull(strstr(said, dry ? "its protection to node2 would stay behind"
+						       : "its protection to node2 has stayed behind"));
+		json_decref(result);
+	}
+	rpc_unref(r);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("agent_life");
@@ -359,6 +388,7 @@ int main(void)
 	tcase_add_test(t, a_peer_that_comes_back_is_found);
 	tcase_add_test(t, the_doctor);
 	tcase_add_test(t, the_configuration_fills_in);
+	tcase_add_test(t, what_a_drain_leaves_behind);
 	suite_add_tcase(s, t);
 	SRunner *r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

@@ -61,8 +61,8 @@ static int call_plan(struct agent *a, struct rpc_call *call, const json_t *args,
 	return rc;
 }
 
-/* A VM that has moved is protected no more, and its replica gets older: said where it was moved. */
-static void tell_left_behind(struct agent *a, const char *vm, json_t *report)
+/* A VM that has moved is protected no more, and its replica gets older: said where it was moved; or, where it could only be, beforehand. */
+static void tell_left_behind(struct agent *a, const char *vm, bool moved, json_t *report)
 {
 	json_t *record = NULL, *warnings = json_object_get(report, "warnings");
 
@@ -72,10 +72,14 @@ static void tell_left_behind(struct agent *a, const char *vm, json_t *report)
 		warnings = json_array();
 		json_object_set_new(report, "warnings", warnings);
 	}
-	json_array_append_new(warnings, json_sprintf("its protection to %s has stayed behind and makes no points: "
-						     "'vmferry unprotect %s "
-						     "--forget' here, then 'vmferry protect' it where it runs now",
-						     json_string_value(json_object_get(record, "host")), vm));
+	json_array_append_new(warnings,
+			      json_sprintf(moved ? "its protection to %s has stayed behind and makes no points: "
+						   "'vmferry unprotect %s --forget' here, then 'vmferry "
+						   "protect' it where it runs now"
+						 : "its protection to %s would stay behind and make no points: "
+						   "once it has moved, 'vmferry unprotect %s --forget' here, "
+						   "then 'vmferry protect' it where it runs then",
+					   json_string_value(json_object_get(record, "host")), vm));
 	json_decref(record);
 }
 
@@ -93,7 +97,7 @@ static int call_migrate(struct agent *a, struct rpc_call *call, const json_t *ar
 	if (vm)
 		replicator_release_vm(a->replicator, vm);
 	if (vm && rc == 0)
-		tell_left_behind(a, vm, *result);
+		tell_left_behind(a, vm, true, *result);
 	return rc;
 }
 
@@ -138,7 +142,8 @@ static int call_drain(struct agent *a, struct rpc_call *call, const json_t *args
 		rc = migrator_drain(a->migrator, full, &ctl, result, e);
 	}
 	json_array_foreach (rc == 0 ? json_object_get(*result, "moved") : NULL, i, moved)
-		tell_left_behind(a, json_string_value(json_object_get(moved, "vm")), moved);
+		tell_left_behind(a, json_string_value(json_object_get(moved, "vm")),
+				 !json_is_true(json_object_get(args, "dry_run")), moved);
 	json_decref(full);
 	return rc;
 }
