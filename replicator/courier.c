@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "replicator/block_hash.h"
 #include "transport/codec.h"
+#include "transport/peer_err.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -302,16 +303,12 @@ struct courier *courier_open(const struct courier_opts *o, struct err *e)
 static void learn_why(const json_t *answer, const char *host, struct err *why)
 {
 	const json_t *error = json_object_get(answer, "error");
-	const char *text = json_string_value(json_object_get(error, "text"));
-	const char *cls = json_string_value(json_object_get(error, "class"));
-	const char *remedy = json_string_value(json_object_get(error, "remedy"));
 
-	if (!text || !cls)
+	if (!error)
 		return;
 	err_clear(why);
-	err_set(why, err_class_from_name(cls), "%s: %s", host, text);
-	if (remedy && remedy[0])
-		err_remedy(why, "%s", remedy);
+	(void)peer_err_from_json(error, why);
+	err_wrap(why, "%s", host);
 }
 
 void courier_close(struct courier *c, struct err *why)
