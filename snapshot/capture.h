@@ -87,7 +87,7 @@ const char *capture_reason(const struct capture *c); /* one sentence for people:
  * COLO: RAM from the initial pre-copy pass; disks: nothing (dirty bitmaps begin here; the first take gives all that is allocated, and the
  * sink compares).
  *
- * What QEMU says only now: it does not do COLO, or no background snapshots (ERR_LIBVIRT with errnum ENOTSUP, for as long as this QEMU runs).
+ * What QEMU says only now: it does not do COLO, or no background snapshots (ERR_REFUSED with errnum ENOTSUP: for as long as this QEMU runs).
  * CAPTURE_AUTO goes on in the next way that it may, and capture_chosen and capture_reason say which. */
 int capture_start(struct capture *c, const struct capture_sink *sink, struct err *e);
 /* One checkpoint into the sink: pages written since the last one (COLO) or all (background); disks: blocks in grains written since the last one

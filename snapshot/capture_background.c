@@ -199,8 +199,10 @@ static int set_up(struct capture *c, struct err *e)
 	if (capture_migration_set_up(c, "background-snapshot", params, e) == 0)
 		return 0;
 	c->impossible = strstr(e->text, "ackground-snapshot is not") || strstr(e->text, "does not know the capability");
-	if (c->impossible)
+	if (c->impossible) {
+		e->cls = ERR_REFUSED;
 		e->errnum = ENOTSUP;
+	}
 	if (strstr(e->text, "not supported by host kernel"))
 		err_remedy(e, "a QEMU that is not root's needs sysctl vm.unprivileged_userfaultfd=1");
 	return -1;

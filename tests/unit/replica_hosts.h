@@ -435,7 +435,7 @@ static int fake_start(struct capture *c, const struct capture_sink *sink, struct
 	(void)c;
 	THREAD_LOCKED(&fake.lock);
 	if (fake.mode == CAPTURE_BACKGROUND && fake.no_background) {
-		err_set(e, ERR_LIBVIRT, "Background-snapshot is not supported by host kernel");
+		err_set(e, ERR_REFUSED, "Background-snapshot is not supported by host kernel");
 		e->errnum = ENOTSUP;
 		if (fake.memory_only)
 			return -1;

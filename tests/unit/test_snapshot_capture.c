@@ -360,6 +360,7 @@ START_TEST(background_is_not_possible)
 	ck_assert_int_eq(capture_chosen(c), CAPTURE_BACKGROUND);
 	ck_assert_ptr_null(strstr(capture_reason(c), "COLO"));
 	ck_assert_int_eq(capture_start(c, &sink, &e), -1);
+	ck_assert_int_eq(e.cls, ERR_REFUSED);
 	ck_assert_int_eq(e.errnum, ENOTSUP);
 	ck_assert_ptr_nonnull(strstr(e.text, "not supported by host kernel"));
 	ck_assert_ptr_nonnull(strstr(e.remedy, "vm.unprivileged_userfaultfd=1"));
