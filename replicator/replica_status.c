@@ -121,15 +121,12 @@ static const char *shown_state(const struct replica *p, const json_t *ours, stru
 		if (failover_is_frozen(p->record))
 			snprintf(said->reason, sizeof(said->reason),
 				 "the guest's file systems may be frozen, as they were at the point: its agent is "
-				 "asked again "
-				 "and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if that does not "
-				 "end "
-				 "either");
+				 "asked again and again; 'virsh domfsthaw' does it by hand, and a reset of the VM if "
+				 "that does not end either");
 		else if (failover_left_frozen(p->record))
 			snprintf(said->reason, sizeof(said->reason),
 				 "it was gone from this host before its file systems could be thawed: 'virsh "
-				 "domfsthaw' where "
-				 "it runs");
+				 "domfsthaw' where it runs");
 		else
 			say_promoted(p, ours, said);
 		return "promoted";

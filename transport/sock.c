@@ -32,7 +32,7 @@ struct sock {
 	/* any thread */
 	atomic_bool shut;
 	pthread_mutex_t sending; /* held over each send(): who has the peer's answer to some bytes finds them counted */
-	uint64_t sent;		 /* under sending */
+	uint64_t sent;           /* under sending */
 	_Atomic uint64_t received;
 	/* the thread that uses it */
 	uint8_t *held; /* taken in while writing: [held_at, held_len) is not read yet */

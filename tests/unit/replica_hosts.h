@@ -411,7 +411,7 @@ static struct capture *fake_make(struct guest *g, const struct capture_opts *o, 
 	fake.first = true;
 	fake.aborted = false;
 	fake.in_vm = true;
-	fake.mode = o->mode != CAPTURE_AUTO	? o->mode
+	fake.mode = o->mode != CAPTURE_AUTO      ? o->mode
 		    : fake.no_colo || o->no_colo ? CAPTURE_BACKGROUND
 						 : CAPTURE_COLO;
 	fake.memory_only = o->memory;

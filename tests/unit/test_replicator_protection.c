@@ -548,8 +548,8 @@ START_TEST(it_heals)
 	EVENTUALLY(is_state("protected", ""));
 	write_some(3);
 	settle();
-	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "link") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") ||
-	    strstr(breaks[_i], "connect")) {
+	if (strstr(breaks[_i], "begin") || strstr(breaks[_i], "begun") || strstr(breaks[_i], "hashes") ||
+	    strstr(breaks[_i], "connect") || strstr(breaks[_i], "link")) {
 		target_stop(); /* so that there is a second session */
 		EVENTUALLY(is_state("degraded", NULL));
 		target_start();

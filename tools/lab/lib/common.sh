@@ -17,9 +17,9 @@ die() {
 wait_for() {
 	local limit=$1 what=$2 end
 	shift 2
-	end=$((${EPOCHREALTIME/./} + limit * 1000000))
+	end=$((${EPOCHREALTIME/[.,]/} + limit * 1000000))
 	until "$@"; do
-		if [ "${EPOCHREALTIME/./}" -ge "$end" ]; then
+		if [ "${EPOCHREALTIME/[.,]/}" -ge "$end" ]; then
 			echo "${0##*/}: $what: not within $limit s" >&2
 			return 1
 		fi
