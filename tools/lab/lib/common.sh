@@ -1,6 +1,8 @@
 # common.sh - where things are, errors, waiting, processes by pid and start time. Sourced by lab and guest.
 # shellcheck shell=bash
 
+export LC_ALL=C.UTF-8 # what others print is read
+
 LAB_DIR=${VMFERRY_LAB:-/var/tmp/vmferry-lab}
 LAB_NET=${LAB_NET:-10.77.0}
 LAB_ROOT=${LAB_TOOLS%/*/*}
@@ -17,9 +19,9 @@ die() {
 wait_for() {
 	local limit=$1 what=$2 end
 	shift 2
-	end=$((${EPOCHREALTIME/[.,]/} + limit * 1000000))
+	end=$((${EPOCHREALTIME/./} + limit * 1000000))
 	until "$@"; do
-		if [ "${EPOCHREALTIME/[.,]/}" -ge "$end" ]; then
+		if [ "${EPOCHREALTIME/./}" -ge "$end" ]; then
 			echo "${0##*/}: $what: not within $limit s" >&2
 			return 1
 		fi
